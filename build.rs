@@ -1,0 +1,29 @@
+//! Gives the binary a run path to libtorch, and tells it which libtorch it was built with.
+
+use std::{env, fs, path::PathBuf};
+
+fn main() {
+    println!("cargo:rerun-if-env-changed=LIBTORCH");
+    println!("cargo:rerun-if-changed=build.rs");
+    if env::var_os("CARGO_FEATURE_TORCH").is_none() {
+        println!("cargo:rustc-env=SIDELENS_LIBTORCH_VERSION=none");
+        return;
+    }
+    // `.cargo/config.toml` sets LIBTORCH, or the user does; torch-sys has already refused to build without.
+    let Some(libtorch) = env::var_os("LIBTORCH").map(PathBuf::from) else {
+        println!("cargo:rustc-env=SIDELENS_LIBTORCH_VERSION=unknown");
+        return;
+    };
+    let lib = libtorch.join("lib");
+    // First the checkout (or the user's libtorch), then a `lib` folder shipped beside the binary,
+    // so that an installed copy starts without LD_LIBRARY_PATH too.
+    for path in [lib.display().to_string(), "$ORIGIN/lib".into(), "$ORIGIN/../lib".into()] {
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{path}");
+    }
+    let version = fs::read_to_string(libtorch.join("build-version")).unwrap_or_default();
+    let version = version.trim();
+    println!(
+        "cargo:rustc-env=SIDELENS_LIBTORCH_VERSION={}",
+        if version.is_empty() { "unknown" } else { version }
+    );
+}
