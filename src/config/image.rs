@@ -1,0 +1,17 @@
+//! Decoding.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::Background;
+
+/// How pictures are decoded, and how large they may be.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageConfig {
+    /// What shows through transparent pixels.
+    pub background: Background,
+    /// Most pixels of a picture, checked in its header.
+    pub max_pixels: u64,
+    /// Pictures decoded and texts tokenised at once; 0 means one per core.
+    pub threads: usize,
+}

@@ -1,0 +1,53 @@
+//! The settings: what they are, where they come from, what is refused.
+//!
+//! Layers, each over the one before: `config/default.toml` (compiled in), a file, `SIDELENS_*`
+//! variables, flags. One file here per room; unknown keys are errors everywhere.
+
+mod auth;
+mod batch;
+mod cache;
+mod fetch;
+mod image;
+mod log;
+mod model;
+mod server;
+
+use serde::{Deserialize, Serialize};
+
+pub use auth::{ApiKey, AuthConfig};
+pub use batch::BatchConfig;
+pub use cache::CacheConfig;
+pub use fetch::FetchConfig;
+pub use image::ImageConfig;
+pub use log::{LogConfig, LogFormat};
+pub use model::{DeviceChoice, DtypeChoice, ModelConfig, ModelSource};
+pub use server::ServerConfig;
+
+use crate::domain::OnItemError;
+
+/// The documented defaults, `config/default.toml`.
+pub const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
+
+/// Every setting.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// What becomes of a request with a broken picture.
+    pub on_item_error: OnItemError,
+    /// The listener.
+    pub server: ServerConfig,
+    /// Who may call.
+    pub auth: AuthConfig,
+    /// Which model, where, how.
+    pub model: ModelConfig,
+    /// Decoding.
+    pub image: ImageConfig,
+    /// Remote pictures.
+    pub fetch: FetchConfig,
+    /// Queue and batches.
+    pub batch: BatchConfig,
+    /// Vectors kept.
+    pub cache: CacheConfig,
+    /// Logs.
+    pub log: LogConfig,
+}

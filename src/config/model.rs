@@ -1,0 +1,112 @@
+//! Which model, where, how.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// Which model, where, how.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// The demo model or a directory.
+    pub source: ModelSource,
+    /// Where it runs.
+    pub device: DeviceChoice,
+    /// What it computes in.
+    pub dtype: DtypeChoice,
+    /// Threads of one forward pass on the CPU; 0 means one per core.
+    pub threads: usize,
+}
+
+/// Where the model's files are.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(from = "String", into = "String")]
+pub enum ModelSource {
+    /// The small model inside the binary.
+    Demo,
+    /// A directory in Hugging Face layout.
+    Directory(PathBuf),
+}
+
+impl From<String> for ModelSource {
+    fn from(source: String) -> Self {
+        match source.as_str() {
+            "demo" => Self::Demo,
+            path => Self::Directory(path.into()),
+        }
+    }
+}
+
+impl From<ModelSource> for String {
+    fn from(source: ModelSource) -> Self {
+        match source {
+            ModelSource::Demo => "demo".into(),
+            ModelSource::Directory(path) => path.display().to_string(),
+        }
+    }
+}
+
+/// The device asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DeviceChoice {
+    /// CUDA if it is there, else CPU.
+    Auto,
+    /// The processor.
+    Cpu,
+    /// The CUDA device with this number.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            other => other
+                .strip_prefix("cuda:")
+                .and_then(|n| n.parse().ok())
+                .map(Self::Cuda)
+                .ok_or_else(|| format!("unknown device `{other}`: use `auto`, `cpu` or `cuda:N`")),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(n) => write!(f, "cuda:{n}"),
+        }
+    }
+}
+
+impl TryFrom<String> for DeviceChoice {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<DeviceChoice> for String {
+    fn from(device: DeviceChoice) -> Self {
+        device.to_string()
+    }
+}
+
+/// The number format asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DtypeChoice {
+    /// bf16 where the hardware computes it, else fp32.
+    Auto,
+    /// 32-bit floats.
+    Fp32,
+    /// bfloat16.
+    Bf16,
+}

@@ -1,0 +1,87 @@
+//! What the caller sent, and what goes back.
+
+use bytes::Bytes;
+
+use super::{Embedding, ItemError};
+
+/// One request: every input gets exactly one vector, in this order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmbedRequest {
+    /// The model named by the caller. Recorded, not enforced: Meilisearch's own guides name other
+    /// vendors' models, and must work with only the URL changed.
+    pub model: Option<String>,
+    /// The number of components that the caller expects; another number than the model's is refused.
+    pub dimensions: Option<usize>,
+    /// The inputs, in the caller's order.
+    pub inputs: Vec<EmbedInput>,
+}
+
+/// One input: one part, or several whose unit vectors are averaged by weight. Never empty.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmbedInput {
+    /// The parts, in the caller's order.
+    pub parts: Vec<Part>,
+}
+
+impl EmbedInput {
+    /// A single text.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self { parts: vec![Part { content: Content::Text(text.into()), weight: 1.0 }] }
+    }
+
+    /// A single picture.
+    pub fn image(source: ImageSource) -> Self {
+        Self { parts: vec![Part { content: Content::Image(source), weight: 1.0 }] }
+    }
+}
+
+/// One part of an input.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    /// Text or picture.
+    pub content: Content,
+    /// Its share in the mean of the parts: finite, above zero; 1.0 unless the caller said otherwise.
+    pub weight: f32,
+}
+
+/// What a part holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    /// Text, possibly empty (an empty text has a vector of its own).
+    Text(String),
+    /// A picture, wherever it is.
+    Image(ImageSource),
+}
+
+/// Where a picture comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ImageSource {
+    /// An `http://` or `https://` address, as the caller wrote it.
+    Url(String),
+    /// A `data:` URI or bare base64, still encoded. Possibly empty, which is an item error.
+    Encoded(String),
+    /// The encoded file (JPEG, PNG, ...) itself.
+    Bytes(Bytes),
+}
+
+/// The answer to an [`EmbedRequest`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmbedResponse {
+    /// The model that made the vectors.
+    pub model: String,
+    /// One unit vector per input, in the order of the inputs.
+    pub embeddings: Vec<Embedding>,
+    /// Items answered by the placeholder vector (only with `on_item_error = "placeholder"`).
+    pub errors: Vec<ItemError>,
+    /// What the request cost.
+    pub usage: Usage,
+}
+
+/// What a request cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the texts, special tokens included, after truncation; cached texts count too.
+    pub text_tokens: u64,
+    /// Pictures, cached ones included.
+    pub images: u64,
+}

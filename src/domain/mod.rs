@@ -1,0 +1,17 @@
+//! The words every room shares: plain data, no I/O, no engine.
+//!
+//! A request is an [`EmbedRequest`] of [`EmbedInput`]s; a model eats [`Prepared`] and gives
+//! [`Embedding`]s; the facts of a checkpoint are its [`ModelSpec`]; what goes wrong is an
+//! [`EmbedError`], which knows whose [`Fault`] it is.
+
+mod embedding;
+mod error;
+mod input;
+mod prepared;
+mod spec;
+
+pub use embedding::{Embedding, EmbeddingError};
+pub use error::{EmbedError, Fault, ItemError, ItemErrorKind, OnItemError};
+pub use input::{Content, EmbedInput, EmbedRequest, EmbedResponse, ImageSource, Part, Usage};
+pub use prepared::{Modality, Pixels, Prepared, Tokens};
+pub use spec::{Background, Filter, ImageSpec, ModelSpec, Resize, TextSpec};

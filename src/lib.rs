@@ -1,0 +1,14 @@
+//! Sidelens gives Meilisearch its own image and text vectors.
+pub mod batch;
+pub mod cache;
+pub mod config;
+pub mod dialect;
+pub mod domain;
+pub mod embedder;
+pub mod fetch;
+pub mod http;
+pub mod imaging;
+pub mod model;
+pub mod runtime;
+pub mod telemetry;
+pub mod text;

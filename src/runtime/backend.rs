@@ -1,0 +1,25 @@
+//! What the batch room asks of an engine.
+
+use crate::domain::{Embedding, Prepared};
+
+/// A loaded model on one device. Lives on the device's own OS thread.
+pub trait Backend: Send {
+    /// One forward pass: one vector per input, in order.
+    ///
+    /// `batch` has 1 to `max_batch_size` inputs, all of one modality that the model has.
+    ///
+    /// # Errors
+    /// [`BackendError`]; no input of the batch has a vector then.
+    fn embed(&mut self, batch: &[Prepared]) -> Result<Vec<Embedding>, BackendError>;
+}
+
+/// Why a batch has no vectors.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BackendError {
+    /// This batch failed; the next may not.
+    #[error("inference failed: {0}")]
+    Failed(String),
+    /// The device is gone (a sticky CUDA error): nothing will succeed on it again.
+    #[error("device lost: {0}")]
+    DeviceLost(String),
+}

@@ -1,0 +1,170 @@
+//! Every metric, its unit and its help text in one list.
+//!
+//! All series exist from the start, so that a rate over a counter's first step is not lost.
+
+use std::sync::Arc;
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::domain::{ItemErrorKind, Modality};
+
+/// The value of the label `route` for each route that is counted.
+pub const ROUTES: [&str; 6] = ["embed", "health", "ready", "info", "metrics", "other"];
+/// The values of the label `status`.
+pub const STATUSES: [&str; 11] =
+    ["200", "400", "401", "404", "405", "413", "429", "500", "502", "503", "504"];
+/// The values of the label `lane`.
+pub const LANES: [&str; 2] = ["search", "bulk"];
+
+/// From 0.5 ms (a cached text) to the 30 s that Meilisearch waits.
+const SECONDS: [f64; 16] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0];
+/// Powers of two, as batches grow.
+const SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+/// The house's metrics. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Requests answered, by `route` and `status`.
+    pub requests: IntCounterVec,
+    /// Seconds from a request's head to its answer, by `route`.
+    pub request_seconds: HistogramVec,
+    /// Requests being answered.
+    pub requests_in_flight: IntGauge,
+    /// Items by `modality` (text, image) and `outcome` (`ok`, or the kind of the fault).
+    pub items: IntCounterVec,
+    /// Inputs admitted and not yet answered.
+    pub items_in_flight: IntGauge,
+    /// Inputs waiting in the batch queue, by nothing: the sum of both lanes.
+    pub queue_depth: IntGauge,
+    /// Seconds that an input waited in the batch queue, by `lane`.
+    pub queue_wait_seconds: HistogramVec,
+    /// Inputs of one forward pass, by `modality`.
+    pub batch_size: HistogramVec,
+    /// Seconds of one forward pass, by `modality`.
+    pub inference_seconds: HistogramVec,
+    /// Seconds to decode, resize and crop one picture.
+    pub decode_seconds: Histogram,
+    /// Seconds to fetch one picture, failed ones included.
+    pub fetch_seconds: Histogram,
+    /// Inputs found in the cache, or joined to one in flight.
+    pub cache_hits: IntCounter,
+    /// Inputs computed.
+    pub cache_misses: IntCounter,
+    /// Bytes held by the cache.
+    pub cache_bytes: IntGauge,
+    /// Texts that lost their end to the model's context length.
+    pub truncated_texts: IntCounter,
+    /// Items answered by the placeholder vector.
+    pub placeholder_vectors: IntCounter,
+    /// 1 once the model is warmed up, else 0.
+    pub ready: IntGauge,
+}
+
+impl Metrics {
+    /// Registers every metric, all series at zero.
+    pub fn new() -> Arc<Self> {
+        let registry = Registry::new();
+        let r = &registry;
+        let metrics = Self {
+            requests: counters(r, "requests_total", "Requests answered.", &["route", "status"]),
+            request_seconds: histograms(r, "request_seconds", "Seconds to answer a request.", &["route"], &SECONDS),
+            requests_in_flight: gauge(r, "requests_in_flight", "Requests being answered."),
+            items: counters(r, "items_total", "Items answered, by outcome.", &["modality", "outcome"]),
+            items_in_flight: gauge(r, "items_in_flight", "Inputs admitted and not yet answered."),
+            queue_depth: gauge(r, "queue_depth", "Inputs waiting for a batch."),
+            queue_wait_seconds: histograms(
+                r,
+                "queue_wait_seconds",
+                "Seconds that an input waited for its batch.",
+                &["lane"],
+                &SECONDS,
+            ),
+            batch_size: histograms(r, "batch_size", "Inputs of one forward pass.", &["modality"], &SIZES),
+            inference_seconds: histograms(
+                r,
+                "inference_seconds",
+                "Seconds of one forward pass.",
+                &["modality"],
+                &SECONDS,
+            ),
+            decode_seconds: histogram(r, "decode_seconds", "Seconds to decode, resize and crop one picture."),
+            fetch_seconds: histogram(r, "fetch_seconds", "Seconds to fetch one picture."),
+            cache_hits: counter(r, "cache_hits_total", "Inputs answered from the cache or joined to one in flight."),
+            cache_misses: counter(r, "cache_misses_total", "Inputs that had to be computed."),
+            cache_bytes: gauge(r, "cache_bytes", "Bytes held by the cache."),
+            truncated_texts: counter(r, "truncated_texts_total", "Texts cut to the model's context length."),
+            placeholder_vectors: counter(r, "placeholder_vectors_total", "Items answered by the placeholder vector."),
+            ready: gauge(r, "ready", "1 once the model is warmed up."),
+            registry,
+        };
+        metrics.touch_every_series();
+        Arc::new(metrics)
+    }
+
+    fn touch_every_series(&self) {
+        for route in ROUTES {
+            self.request_seconds.with_label_values(&[route]);
+            for status in STATUSES {
+                self.requests.with_label_values(&[route, status]);
+            }
+        }
+        for modality in Modality::ALL {
+            let modality = modality.as_str();
+            self.batch_size.with_label_values(&[modality]);
+            self.inference_seconds.with_label_values(&[modality]);
+            for outcome in ItemErrorKind::ALL.map(ItemErrorKind::as_str).into_iter().chain(["ok"]) {
+                self.items.with_label_values(&[modality, outcome]);
+            }
+        }
+        for lane in LANES {
+            self.queue_wait_seconds.with_label_values(&[lane]);
+        }
+    }
+
+    /// The metrics in Prometheus text format.
+    pub fn render(&self) -> String {
+        let mut out = Vec::new();
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut out)
+            .expect("writing to memory cannot fail, and every family has a name");
+        String::from_utf8(out).expect("names, labels and numbers are UTF-8")
+    }
+}
+
+fn name(name: &str) -> String {
+    format!("sidelens_{name}")
+}
+
+fn registered<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> C {
+    let metric = metric.expect("names and labels are constants of the right form");
+    registry.register(Box::new(metric.clone())).expect("each name is registered once");
+    metric
+}
+
+fn counter(registry: &Registry, id: &str, help: &str) -> IntCounter {
+    registered(registry, IntCounter::with_opts(Opts::new(name(id), help)))
+}
+
+fn counters(registry: &Registry, id: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    registered(registry, IntCounterVec::new(Opts::new(name(id), help), labels))
+}
+
+fn gauge(registry: &Registry, id: &str, help: &str) -> IntGauge {
+    registered(registry, IntGauge::with_opts(Opts::new(name(id), help)))
+}
+
+fn histogram(registry: &Registry, id: &str, help: &str) -> Histogram {
+    registered(registry, Histogram::with_opts(HistogramOpts::new(name(id), help).buckets(SECONDS.to_vec())))
+}
+
+fn histograms(registry: &Registry, id: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+    registered(
+        registry,
+        HistogramVec::new(HistogramOpts::new(name(id), help).buckets(buckets.to_vec()), labels),
+    )
+}
