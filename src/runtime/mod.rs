@@ -3,3 +3,22 @@
 mod backend;
 
 pub use backend::{Backend, BackendError};
+
+use crate::domain::ModelSpec;
+
+/// A model that is ready to be given to the batch room.
+pub struct LoadedModel {
+    /// Its facts.
+    pub spec: ModelSpec,
+    /// Digest over weights, configuration, tokenizer, preprocessing and dtype, in hex: two models with
+    /// the same fingerprint give the same vectors.
+    pub fingerprint: String,
+    /// `tokenizer.json`, for a model with a text tower.
+    pub tokenizer_json: Option<Vec<u8>>,
+    /// Where it runs: `cpu`, `cuda:0`, ...
+    pub device: String,
+    /// What it computes in: `fp32`, `bf16`.
+    pub dtype: String,
+    /// The engine.
+    pub backend: Box<dyn Backend>,
+}

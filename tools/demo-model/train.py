@@ -23,12 +23,35 @@ import numpy as np
 import world
 
 PICTURES = 32_000
+MORE_PICTURES = 20_000  # drawn with the next seed, for the last lesson
 SCENE_SHARE = 0.6  # of the drawn pictures
 SINGLE_GROUP, SCENE_GROUP = 2, 4
 CONTEXT = 32
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 MEAN = [0.5, 0.5, 0.5]
 STD = [0.5, 0.5, 0.5]
+
+
+# The lessons.  Each starts from the exported weights of the one before, with
+# a fresh optimiser.  `scenes`: share of scenes in a batch at the beginning
+# and after `ramp` steps.  `colours`: most batches draw their singles from so
+# many colours only, so that kind, pattern, count and size have to tell them
+# apart.  `scale`: how much faster the temperature learns.  `more`: use the
+# second drawing too.  `heads`: weight of the helper loss
+# (see make_heads), `heads_lr`: a fixed rate for the heads themselves.
+# `simple`: for so many steps scenes are told in one direction only.
+PHASES = [
+    dict(steps=750, horizon=1100, lr=1.5e-3, warmup=100,
+         scenes=(0.4, 0.7), ramp=275, colours=None, scale=1.0),
+    dict(steps=750, horizon=1050, lr=1.2e-3, warmup=60,
+         scenes=(0.5, 0.5), ramp=1, colours=3, scale=5.0),
+    dict(steps=750, horizon=1000, lr=1.0e-3, warmup=40,
+         scenes=(0.6, 0.6), ramp=1, colours=3, scale=5.0,
+         more=True, heads=0.5),
+    dict(steps=720, horizon=720, lr=8e-4, warmup=60,
+         scenes=(0.5, 0.5), ramp=1, colours=3, scale=5.0,
+         more=True, heads=0.5, heads_lr=3e-3, simple=280),
+]
 
 
 # -- pictures --------------------------------------------------------------
@@ -101,7 +124,7 @@ def draw_all(pool, seed, total):
     return result
 
 
-def validation(seed, blocks=3):
+def validation(seed, blocks=2):
     """Held-out blocks like those of the fixtures, but other pictures."""
     rng = random.Random(seed + 77)
     sets = []
@@ -222,6 +245,52 @@ def fit_mask(claims, specs):
         ~of_single & (straight | crossed))
 
 
+# What the helper heads read from an embedding: (name, classes, column of
+# world.encode, asked of singles, asked of scenes).
+QUESTIONS = [
+    ("type", 2, 0, True, True), ("kind", 20, 1, True, True),
+    ("colour", 10, 2, True, True), ("pattern", 4, 3, True, True),
+    ("count", 4, 4, True, False), ("size", 3, 5, True, False),
+    ("time", 2, 6, True, True), ("second kind", 20, 7, False, True),
+    ("second colour", 10, 8, False, True),
+    ("second pattern", 4, 9, False, True), ("relation", 2, 10, False, True),
+]
+
+
+def make_heads():
+    """Linear heads shared by both towers, used in training only: from a
+    picture's or a caption's embedding they name what is left (or above),
+    what is right (or below), how many, and so on.  They teach both towers to
+    put the same facts, bound to places, into the same directions."""
+    import torch
+
+    return torch.nn.Linear(128, sum(q[1] for q in QUESTIONS))
+
+
+def heads_loss(heads, embeddings, facts):
+    """Facts that are -1 (unsaid) are not asked; a scene caption without a
+    relation does not say which thing comes first."""
+    import torch
+
+    answers = heads(embeddings * 8.0)
+    vague = (facts[:, 0] == 1) & (facts[:, 10] < 0)
+    total, at = 0.0, 0
+    for name, classes, column, singles, scenes in QUESTIONS:
+        target = facts[:, column].clone()
+        if not singles:
+            target[facts[:, 0] == 0] = -1
+        if not scenes:
+            target[facts[:, 0] == 1] = -1
+        if name not in ("type", "time"):
+            target[vague] = -1
+        part = torch.nn.functional.cross_entropy(
+            answers[:, at:at + classes], target, ignore_index=-1,
+            reduction="sum")
+        total = total + part / len(facts)
+        at += classes
+    return total
+
+
 def embed_text(model, ids):
     out = model.text_model(input_ids=ids)
     return model.text_projection(out.pooler_output)
@@ -297,7 +366,23 @@ def quick_gelu_state(model):
     return state
 
 
-def train(rank, args, data, sets, tokenizer, begun, rendezvous):
+def load_folded(model, folder):
+    """Takes exported weights back into the model in training."""
+    from safetensors.torch import load_file
+
+    state = load_file(os.path.join(folder, "model.safetensors"))
+    for name, value in state.items():
+        value = value.float()
+        if ".mlp.fc1." in name:
+            value *= FOLD
+        elif name.endswith(".mlp.fc2.weight"):
+            value /= FOLD
+        state[name] = value
+    missing, extra = model.load_state_dict(state, strict=False)
+    assert not extra and all(n.endswith("position_ids") for n in missing)
+
+
+def train(rank, args, data, first, sets, tokenizer, begun, rendezvous):
     """One of `--workers` processes of one thread each.  All of them draw the
     same batches; each embeds its share, the embeddings are exchanged, every
     worker computes the whole loss and the gradients are summed."""
@@ -327,16 +412,9 @@ def train(rank, args, data, sets, tokenizer, begun, rendezvous):
     config.text_config.hidden_act = "silu"
     config.vision_config.hidden_act = "silu"
     model = CLIPModel(config)
+    heads = make_heads()
     params = [p for p in model.parameters()]
     log(f"parameters {sum(p.numel() for p in params)}")
-    no_decay, decay = [], []
-    for name, p in model.named_parameters():
-        small = p.ndim < 2 or "embedding" in name
-        (no_decay if small else decay).append(p)
-    opt = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.05},
-         {"params": no_decay, "weight_decay": 0.0}],
-        lr=args.lr, betas=(0.9, 0.98), eps=1e-8)
     (single_specs, single_pixels), (scene_specs, scene_pixels) = data
 
     def exchange(local):
@@ -345,21 +423,42 @@ def train(rank, args, data, sets, tokenizer, begun, rendezvous):
         parts[rank] = local
         return torch.cat(parts)
 
-    for cycle, steps in enumerate(args.cycles):
-        kept = os.path.join(args.cache or "", f"cycle-{cycle}.pt")
-        if cycle < args.start_cycle:
-            if cycle == args.start_cycle - 1:
-                saved = torch.load(kept)
-                model.load_state_dict(saved["model"])
-                opt.load_state_dict(saved["opt"])
+    previous = args.resume
+    for number, phase in enumerate(PHASES):
+        if number < args.phase:
             continue
-        rng = random.Random(args.seed + 2 + 1000 * cycle)
-        gen = np.random.default_rng(args.seed + 3 + 1000 * cycle)
+        if previous:
+            load_folded(model, previous)
+        use_heads = phase.get("heads", 0)
+        # The first drawing lies in front of the second one.
+        limits = ([len(single_specs), len(scene_specs)]
+                  if phase.get("more") else first)
+        by_colour = {}
+        for g in range(limits[0] // SINGLE_GROUP):
+            colour = single_specs[g * SINGLE_GROUP][2]
+            by_colour.setdefault(colour, []).append(g)
+        no_decay, decay = [], []
+        for name, p in model.named_parameters():
+            if name == "logit_scale":
+                continue
+            small = p.ndim < 2 or "embedding" in name
+            (no_decay if small else decay).append(p)
+        opt = torch.optim.AdamW(
+            [{"params": decay, "weight_decay": 0.05, "rate": 1.0},
+             {"params": no_decay, "weight_decay": 0.0, "rate": 1.0},
+             {"params": [model.logit_scale], "weight_decay": 0.0,
+              "rate": phase["scale"]},
+             {"params": list(heads.parameters()), "weight_decay": 0.0,
+              "rate": 3.0}],
+            lr=phase["lr"], betas=(0.9, 0.98), eps=1e-8)
+        trained = params + (list(heads.parameters()) if use_heads else [])
+        rng = random.Random(args.seed + 2 + 1000 * number)
+        gen = np.random.default_rng(args.seed + 3 + 1000 * number)
         orders = [[], []]
 
         def draw_groups(which, n_pictures):
             size = (SINGLE_GROUP, SCENE_GROUP)[which]
-            total = len((single_specs, scene_specs)[which]) // size
+            total = limits[which] // size
             picked = []
             while len(picked) < n_pictures:
                 if not orders[which]:
@@ -369,20 +468,30 @@ def train(rank, args, data, sets, tokenizer, begun, rendezvous):
                 picked += range(g * size, g * size + size)
             return picked[:n_pictures]
 
-        peak = args.lr if cycle == 0 else args.lr * 0.6
-        running = None
-        cycle_begun = time.time()
-        for step in range(steps):
-            done = step / steps
-            lr = peak * min(1.0, (step + 1) / args.warmup)
+        def draw_singles(n_pictures):
+            if not phase["colours"] or rng.random() < 0.3:
+                return draw_groups(0, n_pictures)
+            colours = rng.sample(range(len(world.COLOURS)), phase["colours"])
+            pool = [g for c in colours for g in by_colour[c]]
+            picked = []
+            for g in rng.sample(pool, n_pictures // SINGLE_GROUP):
+                picked += range(g * SINGLE_GROUP, (g + 1) * SINGLE_GROUP)
+            return picked
+
+        running, helped = None, 0.0
+        phase_begun = time.time()
+        for step in range(phase["steps"]):
+            lr = phase["lr"] * min(1.0, (step + 1) / phase["warmup"])
+            done = step / phase["horizon"]
             lr *= 0.5 * (1 + math.cos(math.pi * done)) * 0.99 + 0.01
             for group in opt.param_groups:
-                group["lr"] = lr
-            # Singles first; scenes take over.
-            ramp = 1.0 if cycle else min(1.0, done / 0.25)
-            share = 0.4 + 0.3 * ramp
+                group["lr"] = lr * group["rate"]
+            if "heads_lr" in phase:
+                opt.param_groups[-1]["lr"] = phase["heads_lr"]
+            low, high = phase["scenes"]
+            share = low + (high - low) * min(1.0, step / phase["ramp"])
             n_scene = int(args.batch * share) // SCENE_GROUP * SCENE_GROUP
-            a = draw_groups(0, args.batch - n_scene)
+            a = draw_singles(args.batch - n_scene)
             b = draw_groups(1, n_scene)
             chosen = [(0, i) for i in a] + [(1, i) for i in b]
             # Worker r embeds every workers-th entry, so that the order after
@@ -390,14 +499,17 @@ def train(rank, args, data, sets, tokenizer, begun, rendezvous):
             chosen = [c for r in range(workers) for c in chosen[r::workers]]
             specs = [(scene_specs if w else single_specs)[i]
                      for w, i in chosen]
-            said = [world.caption(rng, s, rng.random() < 0.5) for s in specs]
+            simple = step < phase.get("simple", 0)
+            said = [world.caption(rng, s, rng.random() < 0.5, simple)
+                    for s in specs]
             each = args.batch // workers
             mine = slice(rank * each, (rank + 1) * each)
             pixels = np.stack([(scene_pixels if w else single_pixels)[i]
                                for w, i in chosen[mine]])
             ids = encode_texts(tokenizer, eos, [t for t, _ in said[mine]])
-            skip = fit_mask([world.encode(c) for _, c in said],
-                            [world.encode(s) for s in specs])
+            claims = [world.encode(c) for _, c in said]
+            facts = [world.encode(s) for s in specs]
+            skip = fit_mask(claims, facts)
             skip.fill_diagonal_(False)
             t = embed_text(model, ids)
             v = embed_image(model, to_pixels(augment(gen, pixels)))
@@ -408,25 +520,32 @@ def train(rank, args, data, sets, tokenizer, begun, rendezvous):
             target = torch.arange(len(specs))
             loss = (torch.nn.functional.cross_entropy(logits, target)
                     + torch.nn.functional.cross_entropy(logits.T, target)) / 2
+            value = loss.item()
+            if use_heads:  # every worker asks about its own share
+                helper = (
+                    heads_loss(heads, v[mine], torch.tensor(facts[mine]))
+                    + heads_loss(heads, t[mine], torch.tensor(claims[mine])))
+                loss = loss + use_heads / 2 / workers * helper
+                helped = helper.item() / 2
             opt.zero_grad(set_to_none=True)
             loss.backward()
             model.logit_scale.grad /= workers
-            flat = torch.cat([p.grad.reshape(-1) for p in params])
+            flat = torch.cat([p.grad.reshape(-1) for p in trained])
             dist.all_reduce(flat)
             flat *= min(1.0, 1.0 / (flat.norm().item() + 1e-6))
             at = 0
-            for p in params:
+            for p in trained:
                 p.grad.copy_(flat[at:at + p.numel()].view_as(p))
                 at += p.numel()
             opt.step()
             with torch.no_grad():
                 model.logit_scale.clamp_(0, math.log(100))
-            value = loss.item()
             running = (value if running is None
                        else 0.95 * running + 0.05 * value)
             if (step + 1) % 50 == 0:
-                took = (time.time() - cycle_begun) / (step + 1)
-                log(f"cycle {cycle} step {step + 1} loss {running:.3f} lr "
+                took = (time.time() - phase_begun) / (step + 1)
+                log(f"phase {number} step {step + 1} loss {running:.3f} "
+                    f"helper {helped:.2f} lr "
                     f"{lr:.2e} scale {model.logit_scale.exp().item():.1f} "
                     f"{took:.3f} s/step")
             if rank == 0 and (step + 1) % args.every == 0:
@@ -435,14 +554,12 @@ def train(rank, args, data, sets, tokenizer, begun, rendezvous):
                 if args.cache:
                     export(model, tokenizer,
                            os.path.join(args.cache, "latest"))
-        log(f"cycle {cycle} took {time.time() - cycle_begun:.0f} s")
+        log(f"phase {number} took {time.time() - phase_begun:.0f} s")
         if rank == 0:
-            if args.cache:
-                torch.save({"model": model.state_dict(),
-                            "opt": opt.state_dict()}, kept)
             singles, scenes = measure(model, tokenizer, eos, sets)
             log(f"validation: singles {singles:.4f} scenes {scenes:.4f}")
             export(model, tokenizer, args.out)
+        previous = args.out
         dist.barrier()
     dist.destroy_process_group()
 
@@ -503,14 +620,11 @@ def main():
     p.add_argument("--cache")
     p.add_argument("--seed", type=int, default=2024)
     p.add_argument("--pictures", type=int, default=PICTURES)
-    p.add_argument("--cycles", type=lambda t: [int(n) for n in t.split(",")],
-                   default=[1500], help="steps of each cosine cycle")
-    p.add_argument("--start-cycle", type=int, default=0,
-                   help="go on from the cached end of an earlier cycle")
+    p.add_argument("--phase", type=int, default=0,
+                   help="start with this phase, from --resume")
+    p.add_argument("--resume", help="folder of an exported checkpoint")
     p.add_argument("--batch", type=int, default=160)
-    p.add_argument("--lr", type=float, default=1.5e-3)
-    p.add_argument("--warmup", type=int, default=100)
-    p.add_argument("--every", type=int, default=250)
+    p.add_argument("--every", type=int, default=240)
     p.add_argument("--workers", type=int, default=2)
     args = p.parse_args()
     begun = time.time()
@@ -521,22 +635,30 @@ def main():
     tokenizer, longest = make_tokenizer(args.seed)
     log(f"tokenizer of {tokenizer.get_vocab_size()}, longest caption "
         f"{longest} tokens")
-    key = os.path.join(args.cache or tempfile.gettempdir(),
-                       f"drawn-{args.seed}-{args.pictures}.npz")
-    if args.cache and os.path.exists(key):
-        kept = np.load(key, allow_pickle=False)
-        data = [([(n, *row) for row in kept[n + "_specs"].tolist()],
-                 kept[n]) for n in ("single", "scene")]
-    else:
+    parts = []
+    for seed, pictures in ((args.seed, args.pictures),
+                           (args.seed + 1, MORE_PICTURES)):
+        key = os.path.join(args.cache or "", f"drawn-{seed}-{pictures}.npz")
+        if args.cache and os.path.exists(key):
+            kept = np.load(key, allow_pickle=False)
+            parts.append([
+                ([(n, *row) for row in kept[n + "_specs"].tolist()], kept[n])
+                for n in ("single", "scene")])
+            continue
         with multiprocessing.get_context("fork").Pool(
                 2, initializer=os.setsid) as pool:
-            data = draw_all(pool, args.seed, args.pictures)
+            parts.append(draw_all(pool, seed, pictures))
         if args.cache:
             os.makedirs(args.cache, exist_ok=True)
             np.savez(key, **{n: d[1] for n, d in zip(
-                ("single", "scene"), data)}, **{
+                ("single", "scene"), parts[-1])}, **{
                 n + "_specs": np.array([s[1:] for s in d[0]])
-                for n, d in zip(("single", "scene"), data)})
+                for n, d in zip(("single", "scene"), parts[-1])})
+    first = [len(specs) for specs, _ in parts[0]]
+    data = [(parts[0][i][0] + parts[1][i][0],
+             np.concatenate([parts[0][i][1], parts[1][i][1]]))
+            for i in (0, 1)]
+    del parts
     for specs, _ in data:
         assert not any(world.is_held_out(s) for s in specs)
     log("pictures drawn: " + ", ".join(str(len(d[0])) for d in data))
@@ -545,7 +667,7 @@ def main():
         rendezvous = f"file://{folder}/rendezvous"
         ctx = multiprocessing.get_context("fork")
         procs = [ctx.Process(target=train, args=(
-            r, args, data, sets, tokenizer, begun, rendezvous))
+            r, args, data, first, sets, tokenizer, begun, rendezvous))
             for r in range(args.workers)]
         for proc in procs:
             proc.start()

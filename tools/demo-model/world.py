@@ -916,15 +916,16 @@ _ENDS = {
 }
 
 
-def scene_phrase(rng, a, b, relation):
-    """a is left of or above b; relation None leaves it unsaid."""
+def scene_phrase(rng, a, b, relation, simple=False):
+    """a is left of or above b; relation None leaves it unsaid.  `simple`
+    keeps to "a left of b" and "a above b"."""
     one, two = noun_phrase(rng, *a, 1, None), noun_phrase(rng, *b, 1, None)
     if relation is None:
         if rng.random() < 0.5:
             one, two = two, one
         return f"{one} {rng.choice(('and', 'and', 'next to', 'with'))} {two}"
-    if rng.random() < 0.75:
-        flip = rng.randint(0, 1)
+    if rng.random() < 0.75 or simple:
+        flip = 0 if simple else rng.randint(0, 1)
         word = _first(rng, _SIDES[relation, flip], 0.5)
         return f"{two} {word} {one}" if flip else f"{one} {word} {two}"
     here, there = rng.choice(_ENDS[relation])
@@ -940,7 +941,7 @@ def scene_phrase(rng, a, b, relation):
 # for a scene; None is unsaid.
 
 
-def caption(rng, spec, full):
+def caption(rng, spec, full, simple=False):
     """Returns (text, claim).  With `full` everything that sets the picture
     apart is said (a plain pattern, a medium size and daylight go unsaid, as
     people leave them); otherwise things are left out at random."""
@@ -972,7 +973,7 @@ def caption(rng, spec, full):
             p if (keep(0.92) if p else rng.random() < 0.08) else None))
     r = relation if keep(0.93) else None
     t = time if (keep(0.85) if time else rng.random() < 0.1) else None
-    text = scene_phrase(rng, looks[0], looks[1], r)
+    text = scene_phrase(rng, looks[0], looks[1], r, simple)
     return _dress(rng, text, t), ("scene", *looks[0], *looks[1], r, t)
 
 
