@@ -26,9 +26,12 @@ except ImportError:
     from transformers import CLIPImageProcessor as ImageProcessor
 
 QUERIES = [
-    "a red car", "two small blue fish at night", "a green tree",
-    "a cat above a house", "three balloons", "striped umbrella",
-    "a snowman at night", "crimson automobile",
+    "a red boat to the left of a green cactus",
+    "an orange snowman over a black kitten",
+    "a black kitten below an orange snowman", "three red cacti at night",
+    "a large red tree with polka dots", "three small chequered green fish",
+    "a big black star at night", "a red rocket",
+    "a red snowman left of a black parasol", "a red car",
 ]
 
 
