@@ -1,8 +1,14 @@
 //! Where a model runs: the trait that hides the engine, the OS thread that owns one, and the engines.
 
 mod backend;
+mod device;
+#[cfg(feature = "torch")]
+mod torch;
 
 pub use backend::{Backend, BackendError};
+pub use device::{DeviceFacts, cores, facts};
+#[cfg(feature = "torch")]
+pub use torch::{LoadError, load};
 
 use crate::domain::ModelSpec;
 

@@ -1,0 +1,66 @@
+//! Matrix product and layer norm.
+
+use tch::{TchError, Tensor};
+
+use crate::model::{ModelError, Weights};
+
+/// `x W^T + b`.
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// `{name}.weight` `[outputs, inputs]` and `{name}.bias` `[outputs]`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load(weights: &Weights, name: &str, inputs: i64, outputs: i64) -> Result<Self, ModelError> {
+        let bias = Some(weights.tensor(&format!("{name}.bias"), &[outputs])?);
+        Ok(Self { bias, ..Self::load_without_bias(weights, name, inputs, outputs)? })
+    }
+
+    /// `{name}.weight` `[outputs, inputs]` alone.
+    ///
+    /// # Errors
+    /// When the tensor is missing or has another shape.
+    pub fn load_without_bias(
+        weights: &Weights,
+        name: &str,
+        inputs: i64,
+        outputs: i64,
+    ) -> Result<Self, ModelError> {
+        Ok(Self { weight: weights.tensor(&format!("{name}.weight"), &[outputs, inputs])?, bias: None })
+    }
+
+    /// `[.., inputs]` to `[.., outputs]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        x.f_linear(&self.weight, self.bias.as_ref())
+    }
+}
+
+/// Layer norm over the last dimension.
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// `{name}.weight` and `{name}.bias`, both `[size]`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load(weights: &Weights, name: &str, size: i64, eps: f64) -> Result<Self, ModelError> {
+        Ok(Self {
+            weight: weights.tensor(&format!("{name}.weight"), &[size])?,
+            bias: weights.tensor(&format!("{name}.bias"), &[size])?,
+            eps,
+        })
+    }
+
+    /// `[.., size]` to the same shape.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        x.f_layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)
+    }
+}

@@ -1,0 +1,161 @@
+//! `preprocessor_config.json`: how pictures are prepared.
+
+use serde::Deserialize;
+
+use super::{ModelError, ModelFiles};
+use crate::domain::{Filter, ImageSpec, Resize};
+
+const FILE: &str = "preprocessor_config.json";
+
+/// The file, in both of its styles: OpenAI's old one has bare integers and leaves most keys out.
+#[derive(Debug, Deserialize)]
+struct Preprocessor {
+    #[serde(default = "yes")]
+    do_resize: bool,
+    size: Size,
+    #[serde(default = "bicubic")]
+    resample: u8,
+    #[serde(default)]
+    do_center_crop: Option<bool>,
+    #[serde(default)]
+    crop_size: Option<Size>,
+    #[serde(default = "yes")]
+    do_rescale: bool,
+    #[serde(default = "one_by_255")]
+    rescale_factor: f64,
+    #[serde(default = "yes")]
+    do_normalize: bool,
+    #[serde(default)]
+    image_mean: Option<[f32; 3]>,
+    #[serde(default)]
+    image_std: Option<[f32; 3]>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(untagged)]
+enum Size {
+    Number(u32),
+    ShortestEdge { shortest_edge: u32 },
+    Exact { height: u32, width: u32 },
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn bicubic() -> u8 {
+    3
+}
+
+fn one_by_255() -> f64 {
+    1.0 / 255.0
+}
+
+/// What a family's image processor does where the file is silent.
+pub struct Defaults {
+    /// Whether an integer `size` means the shortest edge (CLIP) or a square.
+    pub shortest_edge: bool,
+    /// Whether there is a centre crop.
+    pub center_crop: bool,
+    /// `image_mean`.
+    pub mean: [f32; 3],
+    /// `image_std`.
+    pub std: [f32; 3],
+}
+
+/// Reads the file for an image tower with square input of `image_size` pixels.
+///
+/// # Errors
+/// When the file is missing, or prepares pictures in a way that does not give the tower its input size.
+pub fn image_spec(files: &ModelFiles, image_size: u32, defaults: &Defaults) -> Result<ImageSpec, ModelError> {
+    let file: Preprocessor = files.json(FILE)?;
+    let unsupported =
+        |key, found: String, expected| ModelError::Unsupported { file: FILE, key, found, expected };
+    if !file.do_resize {
+        return Err(unsupported("do_resize", "false".into(), "pictures of any size must be resized"));
+    }
+    let filter = match file.resample {
+        2 => Filter::Bilinear,
+        3 => Filter::Bicubic,
+        other => {
+            return Err(unsupported(
+                "resample",
+                other.to_string(),
+                "Sidelens has 2 (bilinear) and 3 (bicubic)",
+            ));
+        }
+    };
+    let resize = match file.size {
+        Size::Number(n) if defaults.shortest_edge => Resize::ShortestEdge(n),
+        Size::Number(n) => Resize::Exact { height: n, width: n },
+        Size::ShortestEdge { shortest_edge } => Resize::ShortestEdge(shortest_edge),
+        Size::Exact { height, width } => Resize::Exact { height, width },
+    };
+    let crop = match (file.do_center_crop.unwrap_or(defaults.center_crop), file.crop_size) {
+        (false, _) => None,
+        (true, None) => Some([image_size; 2]),
+        (true, Some(Size::Number(n) | Size::ShortestEdge { shortest_edge: n })) => Some([n, n]),
+        (true, Some(Size::Exact { height, width })) => Some([height, width]),
+    };
+    let output = match (crop, resize) {
+        (Some(size), _) => Some(size),
+        (None, Resize::Exact { height, width }) => Some([height, width]),
+        (None, Resize::ShortestEdge(_)) => None,
+    };
+    if output != Some([image_size; 2]) {
+        return Err(unsupported(
+            "crop_size",
+            output.map_or("absent".into(), |[h, w]| format!("{h}x{w}")),
+            "it must give the `image_size` of config.json",
+        ));
+    }
+    let (mean, std) = match file.do_normalize {
+        true => (file.image_mean.unwrap_or(defaults.mean), file.image_std.unwrap_or(defaults.std)),
+        false => ([0.0; 3], [1.0; 3]),
+    };
+    let rescale_factor = if file.do_rescale { file.rescale_factor } else { 1.0 };
+    Ok(ImageSpec { resize, crop, filter, rescale_factor, mean, std })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIP: Defaults =
+        Defaults { shortest_edge: true, center_crop: true, mean: [0.5; 3], std: [0.25; 3] };
+
+    fn read(json: &str, image_size: u32) -> Result<ImageSpec, ModelError> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), json).unwrap();
+        image_spec(&ModelFiles::Directory(dir.path().into()), image_size, &CLIP)
+    }
+
+    #[test]
+    fn reads_both_styles() {
+        let old =
+            read(r#"{"size": 224, "crop_size": 224, "resample": 3, "image_mean": [0.1, 0.2, 0.3]}"#, 224);
+        let new = read(
+            r#"{"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}, "do_rescale": true,
+                "rescale_factor": 0.00392156862745098, "image_mean": [0.1, 0.2, 0.3]}"#,
+            224,
+        );
+        let old = old.unwrap();
+        assert_eq!(old.resize, Resize::ShortestEdge(224));
+        assert_eq!((old.crop, old.mean, old.std), (Some([224; 2]), [0.1, 0.2, 0.3], [0.25; 3]));
+        assert_eq!(old, new.unwrap());
+    }
+
+    #[test]
+    fn refuses_what_does_not_fit_the_tower() {
+        for (json, word) in [
+            (r#"{"size": 224, "crop_size": 200}"#, "200x200"),
+            (r#"{"size": 224, "do_center_crop": false}"#, "absent"),
+            (r#"{"size": 224, "resample": 1}"#, "resample"),
+            (r#"{"size": 224, "do_resize": false}"#, "do_resize"),
+            (r#"{}"#, "size"),
+        ] {
+            let message = read(json, 224).unwrap_err().to_string();
+            assert!(message.contains(word) && message.contains(FILE), "{message}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Which device and dtype the model gets, and what this machine has.
+
+use std::fmt;
+
+#[cfg(feature = "torch")]
+pub use resolve::{DeviceError, resolve_device, resolve_dtype};
+
+/// The processor's features that decide how fast a model runs on it, fastest first.
+const CPU_FEATURES: [&str; 6] = ["amx_bf16", "amx_int8", "avx512_bf16", "avx512f", "avx2", "fma"];
+
+/// What this machine has, for `--version` and bug reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceFacts {
+    /// The libtorch that the binary was built with, or `none`.
+    pub libtorch: String,
+    /// Cores that this process may use.
+    pub cores: usize,
+    /// Those of the processor's features that matter here.
+    pub cpu_features: Vec<&'static str>,
+    /// The CUDA devices, or one sentence that says what is missing.
+    pub cuda: Result<usize, String>,
+}
+
+/// Looks at the machine. Opens the CUDA half of libtorch where there is one.
+pub fn facts() -> DeviceFacts {
+    DeviceFacts {
+        libtorch: env!("SIDELENS_LIBTORCH_VERSION").into(),
+        cores: cores(),
+        cpu_features: cpu_features(),
+        #[cfg(feature = "torch")]
+        cuda: resolve::cuda_devices(),
+        #[cfg(not(feature = "torch"))]
+        cuda: Err("built without libtorch".into()),
+    }
+}
+
+/// Cores that this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Linux names the features of the processor in `/proc/cpuinfo`; `std` cannot detect AMX on stable Rust.
+fn cpu_features() -> Vec<&'static str> {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    CPU_FEATURES.into_iter().filter(|feature| flags.split_whitespace().any(|flag| flag == *feature)).collect()
+}
+
+impl fmt::Display for DeviceFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "libtorch: {}", self.libtorch)?;
+        let features = self.cpu_features.join(" ");
+        writeln!(
+            f,
+            "cpu:      {} cores, {}",
+            self.cores,
+            if features.is_empty() { "no AVX" } else { &features }
+        )?;
+        match &self.cuda {
+            Ok(n) => write!(f, "cuda:     {n} device{}", if *n == 1 { "" } else { "s" }),
+            Err(missing) => write!(f, "cuda:     none ({missing})"),
+        }
+    }
+}
+
+#[cfg(feature = "torch")]
+mod resolve {
+    use std::sync::OnceLock;
+
+    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+    use tch::{Cuda, Device, Kind};
+
+    use crate::config::{DeviceChoice, DtypeChoice};
+
+    /// Why the device asked for cannot be had.
+    #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+    pub enum DeviceError {
+        /// CUDA cannot be used at all.
+        #[error("device `cuda:{wanted}` cannot be used: {missing}")]
+        NoCuda {
+            /// The device asked for.
+            wanted: usize,
+            /// What is missing.
+            missing: String,
+        },
+        /// There are fewer devices.
+        #[error(
+            "device `cuda:{wanted}` is not there: this machine has {found} CUDA devices, numbered from 0"
+        )]
+        NoSuchDevice {
+            /// The device asked for.
+            wanted: usize,
+            /// How many there are.
+            found: usize,
+        },
+    }
+
+    /// Opens the CUDA half of libtorch, once. The binary is linked to the CPU half alone, so that it starts
+    /// where there is no CUDA; the other half registers itself with the first when it is opened.
+    fn load_cuda() -> Result<(), String> {
+        static LOADED: OnceLock<Result<(), String>> = OnceLock::new();
+        LOADED
+            .get_or_init(|| {
+                // SAFETY: The library's initialisers only register kernels with libtorch_cpu.so, which is
+                // loaded; it is never closed again.
+                let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
+                match library {
+                    Ok(library) => {
+                        std::mem::forget(library);
+                        Ok(())
+                    }
+                    Err(error) => Err(format!(
+                        "the CUDA half of libtorch does not load ({error}); put libtorch_cuda.so of the same \
+                         version and NVIDIA's libraries on LD_LIBRARY_PATH"
+                    )),
+                }
+            })
+            .clone()
+    }
+
+    /// The number of CUDA devices, or what is missing.
+    pub fn cuda_devices() -> Result<usize, String> {
+        load_cuda()?;
+        match Cuda::device_count() {
+            n if n > 0 => Ok(n as usize),
+            _ => Err("no CUDA device answers; is the NVIDIA driver there, and the device visible?".into()),
+        }
+    }
+
+    /// Turns the choice into a device of this machine.
+    ///
+    /// # Errors
+    /// When a CUDA device is asked for by number and cannot be had: one sentence says what is missing.
+    pub fn resolve_device(choice: DeviceChoice) -> Result<Device, DeviceError> {
+        match choice {
+            DeviceChoice::Cpu => Ok(Device::Cpu),
+            DeviceChoice::Auto => Ok(cuda_devices().map_or(Device::Cpu, |_| Device::Cuda(0))),
+            DeviceChoice::Cuda(wanted) => match cuda_devices() {
+                Ok(found) if wanted < found => Ok(Device::Cuda(wanted)),
+                Ok(found) => Err(DeviceError::NoSuchDevice { wanted, found }),
+                Err(missing) => Err(DeviceError::NoCuda { wanted, missing }),
+            },
+        }
+    }
+
+    /// Turns the choice into a dtype: bf16 where the hardware multiplies it, else fp32.
+    pub fn resolve_dtype(choice: DtypeChoice, device: Device) -> Kind {
+        let in_hardware = || {
+            device.is_cuda() || super::cpu_features().iter().any(|f| ["amx_bf16", "avx512_bf16"].contains(f))
+        };
+        match choice {
+            DtypeChoice::Fp32 => Kind::Float,
+            DtypeChoice::Bf16 => Kind::BFloat16,
+            DtypeChoice::Auto if in_hardware() => Kind::BFloat16,
+            DtypeChoice::Auto => Kind::Float,
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_missing_cuda_is_one_clear_sentence() {
+            if cuda_devices().is_ok() {
+                assert_eq!(resolve_device(DeviceChoice::Auto), Ok(Device::Cuda(0)));
+                return;
+            }
+            let message = resolve_device(DeviceChoice::Cuda(0)).unwrap_err().to_string();
+            assert!(message.starts_with("device `cuda:0` cannot be used: "), "{message}");
+            assert!(!message.contains('\n'), "{message}");
+            assert_eq!(resolve_device(DeviceChoice::Auto), Ok(Device::Cpu));
+        }
+
+        #[test]
+        fn a_dtype_asked_for_is_given() {
+            assert_eq!(resolve_dtype(DtypeChoice::Fp32, Device::Cuda(0)), Kind::Float);
+            assert_eq!(resolve_dtype(DtypeChoice::Bf16, Device::Cpu), Kind::BFloat16);
+            assert_eq!(resolve_dtype(DtypeChoice::Auto, Device::Cuda(0)), Kind::BFloat16);
+        }
+    }
+}
