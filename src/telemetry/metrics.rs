@@ -72,7 +72,13 @@ impl Metrics {
         let r = &registry;
         let metrics = Self {
             requests: counters(r, "requests_total", "Requests answered.", &["route", "status"]),
-            request_seconds: histograms(r, "request_seconds", "Seconds to answer a request.", &["route"], &SECONDS),
+            request_seconds: histograms(
+                r,
+                "request_seconds",
+                "Seconds to answer a request.",
+                &["route"],
+                &SECONDS,
+            ),
             requests_in_flight: gauge(r, "requests_in_flight", "Requests being answered."),
             items: counters(r, "items_total", "Items answered, by outcome.", &["modality", "outcome"]),
             items_in_flight: gauge(r, "items_in_flight", "Inputs admitted and not yet answered."),
@@ -94,11 +100,19 @@ impl Metrics {
             ),
             decode_seconds: histogram(r, "decode_seconds", "Seconds to decode, resize and crop one picture."),
             fetch_seconds: histogram(r, "fetch_seconds", "Seconds to fetch one picture."),
-            cache_hits: counter(r, "cache_hits_total", "Inputs answered from the cache or joined to one in flight."),
+            cache_hits: counter(
+                r,
+                "cache_hits_total",
+                "Inputs answered from the cache or joined to one in flight.",
+            ),
             cache_misses: counter(r, "cache_misses_total", "Inputs that had to be computed."),
             cache_bytes: gauge(r, "cache_bytes", "Bytes held by the cache."),
             truncated_texts: counter(r, "truncated_texts_total", "Texts cut to the model's context length."),
-            placeholder_vectors: counter(r, "placeholder_vectors_total", "Items answered by the placeholder vector."),
+            placeholder_vectors: counter(
+                r,
+                "placeholder_vectors_total",
+                "Items answered by the placeholder vector.",
+            ),
             ready: gauge(r, "ready", "1 once the model is warmed up."),
             registry,
         };
@@ -140,7 +154,10 @@ fn name(name: &str) -> String {
     format!("sidelens_{name}")
 }
 
-fn registered<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> C {
+fn registered<C: prometheus::core::Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: prometheus::Result<C>,
+) -> C {
     let metric = metric.expect("names and labels are constants of the right form");
     registry.register(Box::new(metric.clone())).expect("each name is registered once");
     metric

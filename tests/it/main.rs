@@ -1,1 +1,1 @@
-//! One test binary.
+//! it
