@@ -1,0 +1,184 @@
+//! Why a picture's bytes could not be had.
+
+use crate::domain::ItemErrorKind;
+
+/// Why the HTTP client cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchSetupError {
+    /// The TLS versions do not fit the crypto provider.
+    #[error("cannot set up tls for remote pictures: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The client refuses its settings.
+    #[error("cannot set up the client for remote pictures: {0}")]
+    Client(#[from] reqwest::Error),
+}
+
+/// Why there are no bytes. `host` is the host of the picture's address, with its port where that is
+/// not the scheme's own; paths, queries and credentials are never kept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// No address and no data.
+    #[error("the picture is empty; a null field in a template renders so")]
+    Empty,
+    /// A data URI without a comma between its type and its data.
+    #[error("the data uri has no comma before its data")]
+    DataUri,
+    /// Neither base64 nor anything else that is known.
+    #[error("the picture is neither an http(s) url nor a data uri nor base64: {0}")]
+    Base64(&'static str),
+    /// Not an absolute URL.
+    #[error("the picture's url cannot be read: {0}")]
+    Url(#[from] url::ParseError),
+    /// Longer than any server reads, or a host that no name server knows.
+    #[error("the picture's url or its host name is too long")]
+    UrlLength,
+    /// Another scheme than http and https.
+    #[error("the picture's url is neither http nor https")]
+    Scheme,
+    /// A user name or password in the URL.
+    #[error("the url of the picture at `{host}` holds credentials; remove them")]
+    Credentials {
+        /// The picture's host.
+        host: String,
+    },
+    /// No address of the host may be reached.
+    #[error("`{host}` is not at a global address; list its network in `fetch.allow_networks` to allow it")]
+    Blocked {
+        /// The host, or the one redirected to.
+        host: String,
+    },
+    /// A redirect from https to http.
+    #[error("`{host}` redirects from https to http, which is refused")]
+    Downgrade {
+        /// The redirecting host.
+        host: String,
+    },
+    /// 404 or 410.
+    #[error("`{host}` answered {status}")]
+    NotFound {
+        /// The host that answered.
+        host: String,
+        /// Its status.
+        status: u16,
+    },
+    /// Another 4xx that will not pass.
+    #[error("`{host}` refused with {status}")]
+    Refused {
+        /// The host that answered.
+        host: String,
+        /// Its status.
+        status: u16,
+    },
+    /// More bytes than allowed.
+    #[error("{} is larger than `fetch.max_bytes` {limit}; raise it or send a smaller picture", picture(host))]
+    TooLarge {
+        /// The host; none for bytes out of the request itself.
+        host: Option<String>,
+        /// The most bytes allowed.
+        limit: usize,
+    },
+    /// Connecting took too long.
+    #[error("`{host}` could not be connected to within `fetch.connect_timeout_ms` {limit_ms}")]
+    ConnectTimeout {
+        /// The host.
+        host: String,
+        /// The most milliseconds allowed.
+        limit_ms: u64,
+    },
+    /// The picture as a whole took too long.
+    #[error("`{host}` did not deliver the picture within `fetch.timeout_ms` {limit_ms}")]
+    Timeout {
+        /// The host of the first address.
+        host: String,
+        /// The most milliseconds allowed.
+        limit_ms: u64,
+    },
+    /// Too many hops.
+    #[error("`{host}` redirects more than `fetch.max_redirects` {limit} times")]
+    Redirects {
+        /// The host of the first address.
+        host: String,
+        /// The most redirects followed.
+        limit: usize,
+    },
+    /// The host failed in another way.
+    #[error("`{host}` failed: {failure}")]
+    Host {
+        /// The host that failed.
+        host: String,
+        /// How.
+        failure: HostFailure,
+    },
+}
+
+/// How a picture's host failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HostFailure {
+    /// Its name leads to no address.
+    #[error("its name has no address")]
+    Name,
+    /// No connection.
+    #[error("no connection")]
+    Connect,
+    /// The certificate or the handshake.
+    #[error("its certificate or tls handshake is not acceptable")]
+    Tls,
+    /// The answer is not HTTP, or there is none.
+    #[error("no valid http answer")]
+    Answer,
+    /// A status that may pass (5xx, 408, 425, 429), or one that means nothing here.
+    #[error("status {0}")]
+    Status(u16),
+    /// A redirect without a place to go that is an http(s) URL without credentials.
+    #[error("it redirects to no http(s) url")]
+    Location,
+    /// The body ends too early or breaks its framing.
+    #[error("the body broke off")]
+    Body,
+    /// A success without a body.
+    #[error("empty body")]
+    EmptyBody,
+}
+
+impl FetchError {
+    /// What the caller is told.
+    pub fn kind(&self) -> ItemErrorKind {
+        match self {
+            Self::Empty => ItemErrorKind::EmptyImage,
+            Self::DataUri | Self::Base64(_) => ItemErrorKind::InvalidBase64,
+            Self::Url(_) | Self::UrlLength | Self::Scheme | Self::Credentials { .. } => {
+                ItemErrorKind::InvalidUrl
+            }
+            Self::Blocked { .. } | Self::Downgrade { .. } => ItemErrorKind::BlockedAddress,
+            Self::NotFound { .. } => ItemErrorKind::NotFound,
+            Self::Refused { .. } => ItemErrorKind::Forbidden,
+            Self::TooLarge { .. } => ItemErrorKind::TooLarge,
+            Self::ConnectTimeout { .. } | Self::Timeout { .. } => ItemErrorKind::Timeout,
+            Self::Redirects { .. } | Self::Host { .. } => ItemErrorKind::HostError,
+        }
+    }
+}
+
+fn picture(host: &Option<String>) -> String {
+    match host {
+        Some(host) => format!("the picture at `{host}`"),
+        None => "the picture".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_name_the_host_the_limit_and_the_setting() {
+        let too_large = FetchError::TooLarge { host: Some("a.example:8080".to_owned()), limit: 20971520 };
+        assert_eq!(
+            too_large.to_string(),
+            "the picture at `a.example:8080` is larger than `fetch.max_bytes` 20971520; \
+             raise it or send a smaller picture"
+        );
+        let empty = FetchError::Host { host: "a.example".to_owned(), failure: HostFailure::EmptyBody };
+        assert_eq!(empty.to_string(), "`a.example` failed: empty body");
+    }
+}
