@@ -1,0 +1,49 @@
+//! Puts a background behind transparent pixels, leaving RGB.
+
+use image::{DynamicImage, RgbImage};
+
+use crate::domain::Background;
+
+/// Repeats gray, and composites or drops alpha. `image` has 8 bits per sample.
+pub(super) fn flatten(image: DynamicImage, background: Background) -> RgbImage {
+    let (width, height) = (image.width(), image.height());
+    let rgb = match image {
+        DynamicImage::ImageRgb8(rgb) => return rgb,
+        DynamicImage::ImageLuma8(gray) => gray.into_raw().into_iter().flat_map(|v| [v; 3]).collect(),
+        DynamicImage::ImageLumaA8(pixels) => {
+            pixels.pixels().flat_map(|p| over(background, [p[0]; 3], p[1])).collect()
+        }
+        image => {
+            image.into_rgba8().pixels().flat_map(|p| over(background, [p[0], p[1], p[2]], p[3])).collect()
+        }
+    };
+    RgbImage::from_raw(width, height, rgb).expect("three samples per pixel")
+}
+
+/// Source: Pillow 12 `src/libImaging/AlphaComposite.c` over an opaque colour, including how it rounds.
+fn over(background: Background, colour: [u8; 3], alpha: u8) -> [u8; 3] {
+    let Background::Color(behind) = background else { return colour };
+    let (front, back) = (u32::from(alpha) << 7, u32::from(255 - alpha) << 7);
+    std::array::from_fn(|i| {
+        let t = u32::from(colour[i]) * front + u32::from(behind[i]) * back + (0x80 << 7);
+        ((((t >> 8) + t) >> 8) >> 7) as u8
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn composites_or_uncovers() {
+        let magenta = [255, 0, 255];
+        for (background, alpha, expected) in [
+            (Background::WHITE, 0, [255; 3]),
+            (Background::WHITE, 255, magenta),
+            (Background::Color([0; 3]), 51, [51, 0, 51]),
+            (Background::None, 0, magenta),
+        ] {
+            assert_eq!(over(background, magenta, alpha), expected, "{background:?} {alpha}");
+        }
+    }
+}

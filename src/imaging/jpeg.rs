@@ -1,0 +1,149 @@
+//! JPEG by the libjpeg-turbo family: the integer DCT and smooth chroma upsampling, bit-identical to Pillow.
+//!
+//! libjpeg reports errors by unwinding; they are caught here and become [`ImagingError`]s.
+
+use std::io::{self, BufRead, Read};
+use std::panic;
+
+use image::metadata::Orientation;
+use image::{DynamicImage, GrayImage, RgbImage};
+use mozjpeg::{ColorSpace, DctMethod, Decompress, Marker};
+
+use super::{ImagingError, decode::check_size, orient};
+
+const FORMAT: &str = "JPEG";
+
+/// What the `mozjpeg` crate puts before libjpeg's own words when it unwinds.
+const UNWOUND: &str = "libjpeg fatal error: ";
+
+/// Decodes to RGB or gray, not yet upright.
+///
+/// # Errors
+/// [`ImagingError::Corrupt`] also for a file without its end marker, which Pillow refuses too;
+/// [`ImagingError::Unsupported`] for 12-bit, arithmetic-coded or lossless files;
+/// [`ImagingError::TooManyPixels`] before anything of the picture's size is allocated.
+pub(super) fn decode(encoded: &[u8], max_pixels: u64) -> Result<(DynamicImage, Orientation), ImagingError> {
+    panic::catch_unwind(|| read(encoded, max_pixels)).unwrap_or_else(|payload| {
+        match payload.downcast_ref::<String>().and_then(|message| message.strip_prefix(UNWOUND)) {
+            Some(message) => Err(failure(message)),
+            None => panic::resume_unwind(payload),
+        }
+    })
+}
+
+fn read(encoded: &[u8], max_pixels: u64) -> Result<(DynamicImage, Orientation), ImagingError> {
+    let failed = |error: io::Error| failure(&error.to_string());
+    let markers = [Marker::APP(1)];
+    let mut decoder =
+        Decompress::builder().with_markers(&markers).from_reader(Whole(encoded)).map_err(failed)?;
+    let (columns, rows) = decoder.size();
+    check_size(FORMAT, columns as u64, rows as u64, max_pixels)?;
+    let (width, height) = (columns as u32, rows as u32);
+    let orientation = decoder
+        .markers()
+        .find_map(|marker| marker.data.strip_prefix(b"Exif\0\0"))
+        .map_or(Orientation::NoTransforms, orient::from_exif);
+    decoder.dct_method(DctMethod::IntegerSlow);
+    decoder.do_fancy_upsampling(true);
+    let (space, components) = match decoder.components().len() {
+        1 => (ColorSpace::JCS_GRAYSCALE, 1),
+        3 => (ColorSpace::JCS_RGB, 3),
+        4 => (ColorSpace::JCS_CMYK, 4),
+        n => return Err(failure(&format!("Unsupported number of components {n}"))),
+    };
+    let mut started = decoder.to_colorspace(space).map_err(failed)?;
+    let samples = started.read_scanlines::<u8>().map_err(failed)?;
+    started.finish().map_err(failed)?;
+    let image = match components {
+        1 => GrayImage::from_raw(width, height, samples).map(DynamicImage::from),
+        3 => RgbImage::from_raw(width, height, samples).map(DynamicImage::from),
+        _ => RgbImage::from_raw(width, height, cmyk_to_rgb(&samples)).map(DynamicImage::from),
+    };
+    Ok((image.expect("libjpeg filled every row"), orientation))
+}
+
+fn failure(message: &str) -> ImagingError {
+    // libjpeg tells what it cannot from what is broken only by its wording, which has not changed since 1998.
+    if message.starts_with("Unsupported") || message.starts_with("Sorry") {
+        ImagingError::Unsupported { format: FORMAT, detail: message.to_owned() }
+    } else if message == "Input file read error" {
+        ImagingError::Corrupt { format: FORMAT, detail: "it breaks off before its end".into() }
+    } else {
+        ImagingError::Corrupt { format: FORMAT, detail: message.to_owned() }
+    }
+}
+
+/// Converts as Pillow does: samples are stored inverted (Adobe's habit, assumed always), no colour management.
+fn cmyk_to_rgb(inverted: &[u8]) -> Vec<u8> {
+    let ink = |stored: u8, light: u32| {
+        let t = u32::from(255 - stored) * light + 128;
+        light.saturating_sub(((t >> 8) + t) >> 8) as u8
+    };
+    inverted
+        .chunks_exact(4)
+        .flat_map(|pixel| {
+            let light = u32::from(pixel[3]);
+            [ink(pixel[0], light), ink(pixel[1], light), ink(pixel[2], light)]
+        })
+        .collect()
+}
+
+/// The file, whose end is an error: at a mere end of input libjpeg would invent an end marker and paint the
+/// missing part gray.
+struct Whole<'a>(&'a [u8]);
+
+impl BufRead for Whole<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.0.is_empty() { Err(io::Error::other("the file is over")) } else { Ok(self.0) }
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.0 = &self.0[n..];
+    }
+}
+
+impl Read for Whole<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PHOTO: &[u8] = include_bytes!("../../tests/fixtures/images/photo_422_odd.jpg");
+
+    /// The offset of the frame header's payload (precision, height, width, components).
+    fn frame_header() -> usize {
+        PHOTO.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap() + 4
+    }
+
+    #[test]
+    fn every_truncation_is_corrupt() {
+        for length in [4, 20, 300, PHOTO.len() / 2, PHOTO.len() - 2, PHOTO.len() - 1] {
+            let error = decode(&PHOTO[..length], 1 << 20).unwrap_err();
+            assert!(matches!(error, ImagingError::Corrupt { .. }), "{length}: {error}");
+        }
+        assert!(decode(PHOTO, 1 << 20).is_ok());
+    }
+
+    #[test]
+    fn twelve_bits_are_refused_clearly() {
+        let mut file = PHOTO.to_vec();
+        file[frame_header()] = 12;
+        let error = decode(&file, 1 << 20).unwrap_err();
+        assert!(
+            matches!(error, ImagingError::Unsupported { .. }) && error.to_string().contains("12"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_claimed_size_is_refused_before_decoding() {
+        let mut file = PHOTO.to_vec();
+        file[frame_header() + 1..frame_header() + 5].copy_from_slice(&[0xea, 0x60, 0xea, 0x60]);
+        let error = decode(&file, 1 << 20).unwrap_err();
+        assert_eq!(error, ImagingError::TooManyPixels { width: 60000, height: 60000, limit: 1 << 20 });
+    }
+}

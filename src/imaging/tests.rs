@@ -1,0 +1,179 @@
+//! Every fixture against Pillow's pixels (`tools/fixtures/pixels.py`), and the inputs that must not hurt.
+
+use std::io::Cursor;
+use std::path::PathBuf;
+
+use image::{GrayImage, ImageFormat, RgbImage};
+use serde::Deserialize;
+
+use super::*;
+use crate::domain::{Filter, ItemErrorKind, Resize};
+
+const OPTIONS: ImagingOptions = ImagingOptions { background: Background::WHITE, max_pixels: 50_000_000 };
+
+fn fixtures() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+fn read(path: &str) -> Vec<u8> {
+    std::fs::read(fixtures().join(path)).unwrap()
+}
+
+fn spec(resize: Resize, crop: Option<[u32; 2]>, filter: Filter) -> ImageSpec {
+    ImageSpec { resize, crop, filter, rescale_factor: 1.0 / 255.0, mean: [0.5; 3], std: [0.5; 3] }
+}
+
+fn clip() -> ImageSpec {
+    spec(Resize::ShortestEdge(224), Some([224, 224]), Filter::Bicubic)
+}
+
+/// The specs of `tools/fixtures/pixels.py`, by name.
+fn named(name: &str) -> ImageSpec {
+    let exact = |height, width| Resize::Exact { height, width };
+    match name {
+        "clip-224" => clip(),
+        "shortest-64" => spec(Resize::ShortestEdge(64), Some([64, 64]), Filter::Bicubic),
+        "shortest-50-no-crop" => spec(Resize::ShortestEdge(50), None, Filter::Bilinear),
+        "exact-32x48-bilinear" => spec(exact(32, 48), None, Filter::Bilinear),
+        "exact-384" => spec(exact(384, 384), None, Filter::Bicubic),
+        "crop-exceeds-resize" => spec(Resize::ShortestEdge(40), Some([61, 57]), Filter::Bicubic),
+        other => panic!("no spec {other}"),
+    }
+}
+
+#[derive(Deserialize)]
+struct Expected {
+    pictures: Vec<Picture>,
+}
+
+#[derive(Deserialize)]
+struct Picture {
+    file: String,
+    white: std::collections::BTreeMap<String, Digest>,
+    none: std::collections::BTreeMap<String, Digest>,
+}
+
+#[derive(Deserialize)]
+struct Digest {
+    height: u32,
+    width: u32,
+    blake3: String,
+}
+
+#[test]
+fn every_picture_has_pillows_pixels() {
+    let expected: Expected = serde_json::from_slice(&read("pixels/expected.json")).unwrap();
+    assert_eq!(expected.pictures.len(), 25);
+    let mut wrong = Vec::new();
+    for picture in &expected.pictures {
+        let encoded = read(&format!("images/{}", picture.file));
+        for (background, digests) in [(Background::WHITE, &picture.white), (Background::None, &picture.none)]
+        {
+            for (name, digest) in digests {
+                let options = ImagingOptions { background, ..OPTIONS };
+                let pixels = prepare(&encoded, &named(name), &options).unwrap();
+                assert_eq!(pixels.rgb8.len() as u32, pixels.height * pixels.width * 3);
+                let same = (pixels.height, pixels.width) == (digest.height, digest.width)
+                    && blake3::hash(&pixels.rgb8).to_hex().as_str() == digest.blake3;
+                if !same {
+                    wrong.push(format!("{} {name} {background:?}", picture.file));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "differ from Pillow: {wrong:#?}");
+}
+
+fn kind_of(encoded: &[u8]) -> (ItemErrorKind, String) {
+    let error = prepare(encoded, &clip(), &OPTIONS).unwrap_err();
+    (error.kind(), error.to_string())
+}
+
+#[test]
+fn bad_files_are_told_apart() {
+    for (file, kind, words) in [
+        ("empty", ItemErrorKind::EmptyImage, "empty"),
+        ("not_an_image.html", ItemErrorKind::NotAnImage, "an HTML page; JPEG, PNG"),
+        ("truncated.jpg", ItemErrorKind::Corrupt, "breaks off"),
+        ("truncated.png", ItemErrorKind::Corrupt, "PNG"),
+        ("huge_header.png", ItemErrorKind::TooManyPixels, "100000x100000, above `image.max_pixels` 50000000"),
+    ] {
+        let (actual, message) = kind_of(&read(&format!("bad/{file}")));
+        assert!(actual == kind && message.contains(words), "{file}: {actual} {message}");
+    }
+}
+
+#[test]
+fn what_is_no_picture_is_named() {
+    for (bytes, words) in [
+        (&b"\0\0\0\x20ftypavif\0\0\0\0"[..], "AVIF"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (b"<?xml version=\"1.0\"?>\n<svg xmlns=\"x\"/>", "SVG"),
+        (b"\xef\xbb\xbf hello", "text"),
+        (b"%PDF-1.7", "PDF"),
+        (b"\x01\x02\x03", "unknown"),
+    ] {
+        let (kind, message) = kind_of(bytes);
+        assert!(kind == ItemErrorKind::NotAnImage && message.contains(words), "{message}");
+    }
+}
+
+#[test]
+fn every_cut_of_every_format_is_an_error_or_a_picture() {
+    for file in ["photo_gray.jpg", "palette_trns.png", "anim.gif", "photo.bmp", "anim.webp", "interlaced.png"]
+    {
+        let encoded = read(&format!("images/{file}"));
+        let mut step = encoded.len() / 23;
+        step = step.max(1);
+        for length in (1..encoded.len() / 2).step_by(step) {
+            assert!(prepare(&encoded[..length], &clip(), &OPTIONS).is_err(), "{file} cut to {length}");
+        }
+    }
+}
+
+#[test]
+fn the_limit_counts_pixels() {
+    let encoded = read("images/photo_baseline_420.jpg");
+    let prepare = |max_pixels| prepare(&encoded, &clip(), &ImagingOptions { max_pixels, ..OPTIONS });
+    assert!(prepare(160_000).is_ok());
+    let error = prepare(159_999).unwrap_err();
+    assert_eq!(error, ImagingError::TooManyPixels { width: 400, height: 400, limit: 159_999 });
+}
+
+fn encode(image: impl Into<image::DynamicImage>, format: ImageFormat) -> Vec<u8> {
+    let mut out = Cursor::new(Vec::new());
+    image.into().write_to(&mut out, format).unwrap();
+    out.into_inner()
+}
+
+#[test]
+fn extreme_aspect_ratios_cost_only_their_window() {
+    for (width, height) in [(65535, 1), (1, 65535)] {
+        // A ramp along the long side: the middle of it is what the crop sees.
+        let ramp = RgbImage::from_fn(width, height, |x, y| image::Rgb([((x + y) >> 8) as u8; 3]));
+        let encoded = encode(ramp, ImageFormat::Png);
+        let pixels = prepare(&encoded, &clip(), &OPTIONS).unwrap();
+        assert_eq!((pixels.width, pixels.height), (224, 224));
+        assert!(pixels.rgb8.iter().all(|v| (127..=128).contains(v)), "the crop is not the middle");
+        // A resize to an exact size reads all of it.
+        let exact = spec(Resize::Exact { height: 8, width: 8 }, None, Filter::Bicubic);
+        let pixels = prepare(&encoded, &exact, &OPTIONS).unwrap();
+        assert!(pixels.rgb8[0] < 20 && pixels.rgb8[8 * 8 * 3 - 1] > 235);
+        // Without a crop the result itself would be gigabytes.
+        let whole = spec(Resize::ShortestEdge(224), None, Filter::Bicubic);
+        let error = prepare(&encoded, &whole, &OPTIONS).unwrap_err();
+        assert!(matches!(error, ImagingError::ResizedTooLarge { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_flat_picture_stays_flat_in_every_format() {
+    let exact = spec(Resize::Exact { height: 9, width: 5 }, None, Filter::Bicubic);
+    for format in [ImageFormat::Png, ImageFormat::Tiff, ImageFormat::Bmp, ImageFormat::WebP] {
+        let flat = RgbImage::from_pixel(31, 17, image::Rgb([10, 200, 255]));
+        let pixels = prepare(&encode(flat, format), &exact, &OPTIONS).unwrap();
+        assert!(pixels.rgb8.chunks(3).all(|p| p == [10, 200, 255]), "{format:?}");
+    }
+    let gray = encode(GrayImage::from_pixel(3, 3, image::Luma([99])), ImageFormat::Tiff);
+    assert!(prepare(&gray, &exact, &OPTIONS).unwrap().rgb8.iter().all(|&v| v == 99));
+}
