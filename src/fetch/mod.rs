@@ -78,15 +78,18 @@ mod tests {
     use crate::domain::ItemErrorKind::{self, *};
 
     async fn fetched(source: ImageSource) -> Result<Bytes, ItemErrorKind> {
-        let server_less = FetchConfig { max_bytes: 8, ..config() };
+        let server_less = FetchConfig { max_bytes: 20, ..config() };
         Fetcher::new(&server_less).unwrap().fetch(&source).await.map_err(|error| error.kind())
     }
 
     #[tokio::test]
     async fn passes_bytes_through_within_the_cap() {
-        let bytes = Bytes::from_static(b"12345678");
+        let bytes = Bytes::from_static(b"a picture of 20 byte");
         assert_eq!(fetched(ImageSource::Bytes(bytes.clone())).await, Ok(bytes));
-        assert_eq!(fetched(ImageSource::Bytes(Bytes::from_static(b"123456789"))).await, Err(TooLarge));
+        assert_eq!(
+            fetched(ImageSource::Bytes(Bytes::from_static(b"a picture of 21 bytes"))).await,
+            Err(TooLarge)
+        );
         assert_eq!(fetched(ImageSource::Bytes(Bytes::new())).await, Err(EmptyImage));
     }
 
