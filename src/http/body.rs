@@ -1,0 +1,176 @@
+//! Bodies: read whole, bounded one by one and all together.
+//!
+//! One body may be a hundred megabytes and Meilisearch has 40 in flight, so memory is bounded by waiting for
+//! room rather than by 413, which is final for Meilisearch.
+
+use std::{sync::Arc, time::Duration};
+
+use actix_web::{HttpRequest, http::header::CONTENT_LENGTH, web::Payload};
+use futures_util::StreamExt;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+use super::HttpError;
+use crate::{
+    config::{BatchConfig, ServerConfig},
+    domain::EmbedError,
+};
+
+/// Room is counted in units of this many bytes.
+const UNIT: usize = 1024;
+/// Bodies up to this size take no room: they fit into the connection's own buffers, and a search must not
+/// wait behind bulky pictures.
+const SMALL: usize = 16 * 1024;
+/// What a body without Content-Length starts with.
+const FIRST_CHUNK: usize = 64 * 1024;
+
+/// Reads bodies within the limits of the settings. Clones share the room.
+#[derive(Clone)]
+pub(super) struct Bodies {
+    room: Arc<Semaphore>,
+    units: u32,
+    max_bytes: usize,
+    deadline_ms: u64,
+}
+
+/// A body, and the room that it takes until this is dropped: parsed pictures are still base64, so keep it
+/// until the answer is there.
+pub(super) struct Body {
+    pub(super) bytes: Vec<u8>,
+    pub(super) room: Option<OwnedSemaphorePermit>,
+}
+
+impl Bodies {
+    pub(super) fn new(server: &ServerConfig, batch: &BatchConfig) -> Self {
+        let units = (server.max_inflight_body_bytes / UNIT).clamp(1, Semaphore::MAX_PERMITS);
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        Self {
+            room: Arc::new(Semaphore::new(units as usize)),
+            units,
+            max_bytes: server.max_body_bytes,
+            deadline_ms: batch.deadline_ms,
+        }
+    }
+
+    /// Waits for room, then reads the body.
+    ///
+    /// # Errors
+    /// [`HttpError::BodyTooLarge`], before reading where Content-Length tells; [`EmbedError::Deadline`] when
+    /// room or body take too long; [`EmbedError::InvalidRequest`] when the body breaks off.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the room back.
+    pub(super) async fn read(&self, request: &HttpRequest, payload: Payload) -> Result<Body, HttpError> {
+        let length = declared_length(request);
+        if length.is_some_and(|length| length > self.max_bytes) {
+            return Err(HttpError::BodyTooLarge { limit: self.max_bytes });
+        }
+        let read = async {
+            // A body of unknown length takes the room of the largest: growing while holding room could
+            // deadlock two of them. Meilisearch always tells the length.
+            let room = self.room(length.unwrap_or(self.max_bytes)).await?;
+            let bytes = self.collect(length, payload).await?;
+            Ok(Body { bytes, room })
+        };
+        let late = || Err(EmbedError::Deadline { deadline_ms: self.deadline_ms }.into());
+        timeout(Duration::from_millis(self.deadline_ms), read).await.unwrap_or_else(|_| late())
+    }
+
+    async fn room(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, HttpError> {
+        if bytes <= SMALL {
+            return Ok(None);
+        }
+        // A body larger than all the room waits until it is alone.
+        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.units);
+        let permit = self.room.clone().acquire_many_owned(units).await;
+        Ok(Some(permit.expect("the semaphore is never closed")))
+    }
+
+    async fn collect(&self, length: Option<usize>, mut payload: Payload) -> Result<Vec<u8>, HttpError> {
+        // With Content-Length the buffer never grows; untouched pages cost nothing.
+        let mut bytes = Vec::with_capacity(length.unwrap_or(FIRST_CHUNK).min(self.max_bytes));
+        while let Some(chunk) = payload.next().await {
+            let chunk = chunk.map_err(|_| {
+                EmbedError::InvalidRequest(format!("the body broke off after {} bytes", bytes.len()))
+            })?;
+            if bytes.len() + chunk.len() > self.max_bytes {
+                return Err(HttpError::BodyTooLarge { limit: self.max_bytes });
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    }
+}
+
+fn declared_length(request: &HttpRequest) -> Option<usize> {
+    request.headers().get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::{App, HttpResponse, test, web};
+
+    use super::*;
+    use crate::config::{Config, DEFAULT_TOML};
+
+    fn bodies(max_body_bytes: usize, max_inflight_body_bytes: usize) -> Bodies {
+        let Config { server, mut batch, .. } = toml::from_str(DEFAULT_TOML).unwrap();
+        batch.deadline_ms = 200;
+        Bodies::new(&ServerConfig { max_body_bytes, max_inflight_body_bytes, ..server }, &batch)
+    }
+
+    /// Answers with the length of the body.
+    async fn status_and_body(bodies: Bodies, request: test::TestRequest) -> (u16, String) {
+        let handler = move |request: HttpRequest, payload: Payload| {
+            let bodies = bodies.clone();
+            async move {
+                match bodies.read(&request, payload).await {
+                    Ok(body) => HttpResponse::Ok().body(body.bytes.len().to_string()),
+                    Err(error) => error.response(),
+                }
+            }
+        };
+        let app = test::init_service(App::new().route("/", web::post().to(handler))).await;
+        let response = test::call_service(&app, request.to_request()).await;
+        let status = response.status().as_u16();
+        (status, String::from_utf8(test::read_body(response).await.to_vec()).unwrap())
+    }
+
+    fn post(bytes: usize) -> test::TestRequest {
+        test::TestRequest::post().set_payload(vec![b'x'; bytes])
+    }
+
+    #[actix_web::test]
+    async fn reads_up_to_the_limit_and_no_further() {
+        assert_eq!(status_and_body(bodies(1000, 4096), post(1000)).await, (200, "1000".into()));
+        let (status, body) = status_and_body(bodies(1000, 4096), post(1001)).await;
+        assert_eq!(status, 413);
+        assert!(body.contains("`server.max_body_bytes`") && body.contains("1000"), "{body}");
+    }
+
+    #[actix_web::test]
+    async fn refuses_by_content_length_before_reading() {
+        let request = post(5).insert_header((CONTENT_LENGTH, "1001"));
+        assert_eq!(status_and_body(bodies(1000, 4096), request).await.0, 413);
+    }
+
+    #[actix_web::test]
+    async fn a_body_above_all_room_passes_alone() {
+        assert_eq!(status_and_body(bodies(1 << 20, 4096), post(50_000)).await.0, 200);
+    }
+
+    #[actix_web::test]
+    async fn waits_for_room_but_not_for_ever() {
+        tokio::time::pause();
+        let bodies = bodies(1 << 20, 100 * 1024);
+        let room = bodies.room(90 * 1024).await.unwrap();
+        assert_eq!(status_and_body(bodies.clone(), post(50_000)).await.0, 503);
+        // What is small never waits.
+        let small = post(100).insert_header((CONTENT_LENGTH, "100"));
+        assert_eq!(status_and_body(bodies.clone(), small).await.0, 200);
+        drop(room);
+        assert_eq!(status_and_body(bodies, post(50_000)).await.0, 200);
+    }
+}

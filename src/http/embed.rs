@@ -1,0 +1,63 @@
+//! The one embed handler, shared by all dialects.
+
+use actix_web::{HttpRequest, HttpResponse, http::header::ContentType, web};
+
+use super::{HttpError, HttpState};
+use crate::{
+    dialect::{Call, Dialect},
+    domain::EmbedError,
+};
+
+/// Larger bodies are parsed away from the event loop, where other connections wait.
+const PARSE_INLINE_BYTES: usize = 256 * 1024;
+
+/// Answers one embedding request.
+///
+/// # Cancel safety
+/// actix drops this future when the caller goes away, and with it the wait for a vector and the body's room;
+/// nothing is spawned that outlives it but the parsing of a large body, which ends on its own.
+pub(super) async fn embed(
+    dialect: &'static dyn Dialect,
+    state: web::Data<HttpState>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> HttpResponse {
+    match answer(dialect, &state, &request, payload).await {
+        Ok(body) => HttpResponse::Ok().insert_header(ContentType::json()).body(body),
+        Err(error) => error.response_in(dialect),
+    }
+}
+
+async fn answer(
+    dialect: &'static dyn Dialect,
+    state: &HttpState,
+    request: &HttpRequest,
+    payload: web::Payload,
+) -> Result<Vec<u8>, HttpError> {
+    state.keys.check(request.headers())?;
+    if !state.embedder.is_ready() {
+        // At once, before the body: Meilisearch tries again, and its first call may block a worker of its own.
+        let message = "the model is not ready: it is loading or its device is lost; try again";
+        return Err(EmbedError::Unavailable(message.into()).into());
+    }
+    let body = state.bodies.read(request, payload).await?;
+    let _room = body.room;
+    let call = parse(dialect, body.bytes).await?;
+    let n_inputs = call.request.inputs.len();
+    let response = state.embedder.embed(call.request, state.config.on_item_error).await?;
+    if response.embeddings.len() != n_inputs {
+        let found = response.embeddings.len();
+        return Err(EmbedError::Internal(format!("{n_inputs} inputs gave {found} vectors")).into());
+    }
+    tracing::debug!(n_inputs, n_placeholders = response.errors.len(), "embedded");
+    Ok(dialect.render(&response, call.answer))
+}
+
+async fn parse(dialect: &'static dyn Dialect, body: Vec<u8>) -> Result<Call, EmbedError> {
+    if body.len() <= PARSE_INLINE_BYTES {
+        return dialect.parse(&body);
+    }
+    web::block(move || dialect.parse(&body))
+        .await
+        .unwrap_or_else(|_| Err(EmbedError::Internal("parsing the body was interrupted".into())))
+}

@@ -1,0 +1,154 @@
+//! Status codes, chosen by what they make Meilisearch do: it gives up on a 4xx other than 429, and tries
+//! 429 and 5xx again. So nothing that may pass later is ever a 403, 404, 408, 413 or 422.
+
+use actix_web::{
+    HttpResponse,
+    http::{
+        StatusCode,
+        header::{ALLOW, ContentType},
+    },
+};
+
+use crate::{
+    dialect::{Dialect, Failure, Meilisearch},
+    domain::{EmbedError, Fault, ItemErrorKind},
+};
+
+/// Why a request has no answer, as the edge sees it.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum HttpError {
+    /// No key, or a wrong one.
+    #[error("missing or unknown API key: set `apiKey` in the embedder's settings to one of `auth.api_keys`")]
+    Unauthorized,
+    /// The body is larger than will ever be read.
+    #[error(
+        "the body is above `server.max_body_bytes` ({limit}); raise it, or send fewer or smaller pictures"
+    )]
+    BodyTooLarge {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// Nothing is served at this path.
+    #[error("no such route; vectors are at POST /embed, facts at GET /info")]
+    NoRoute,
+    /// The path is served, but for another method.
+    #[error("wrong method; use {0}")]
+    WrongMethod(&'static str),
+    /// Everything behind the edge.
+    #[error(transparent)]
+    Embed(#[from] EmbedError),
+}
+
+impl HttpError {
+    /// The status, one for every variant.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Embed(error) => match error {
+                EmbedError::InvalidRequest(_) | EmbedError::Dimensions { .. } => StatusCode::BAD_REQUEST,
+                EmbedError::Items(items) => match EmbedError::leading(items).kind {
+                    ItemErrorKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
+                    ItemErrorKind::HostError => StatusCode::BAD_GATEWAY,
+                    ItemErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+                    ItemErrorKind::EmptyImage
+                    | ItemErrorKind::UnsupportedModality
+                    | ItemErrorKind::InvalidUrl
+                    | ItemErrorKind::InvalidBase64
+                    | ItemErrorKind::BlockedAddress
+                    | ItemErrorKind::NotFound
+                    | ItemErrorKind::Forbidden
+                    | ItemErrorKind::TooLarge
+                    | ItemErrorKind::TooManyPixels
+                    | ItemErrorKind::NotAnImage
+                    | ItemErrorKind::Corrupt => StatusCode::BAD_REQUEST,
+                },
+                EmbedError::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
+                EmbedError::Deadline { .. } | EmbedError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+                EmbedError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            },
+        }
+    }
+
+    /// The answer in a dialect's shape. Logs the failure: this is the one place where it is handled.
+    pub(super) fn response_in(&self, dialect: &dyn Dialect) -> HttpResponse {
+        let status = self.status();
+        self.log(status);
+        let mut response = HttpResponse::build(status);
+        if let Self::WrongMethod(allowed) = self {
+            response.insert_header((ALLOW, *allowed));
+        }
+        response.insert_header(ContentType::json()).body(dialect.render_error(&self.failure()))
+    }
+
+    /// The answer where no dialect is known.
+    pub(super) fn response(&self) -> HttpResponse {
+        self.response_in(&Meilisearch)
+    }
+
+    fn failure(&self) -> Failure {
+        match self {
+            Self::Embed(error) => error.into(),
+            Self::Unauthorized => Failure::new("unauthorized", self.to_string()),
+            Self::BodyTooLarge { .. } | Self::NoRoute | Self::WrongMethod(_) => {
+                Failure::new("invalid_request", self.to_string())
+            }
+        }
+    }
+
+    fn log(&self, status: StatusCode) {
+        let status = status.as_u16();
+        match self {
+            Self::NoRoute | Self::WrongMethod(_) => tracing::debug!(status, "{self}"),
+            Self::Embed(error) if error.fault() == Fault::Bug => tracing::error!(status, "{self}"),
+            _ => tracing::warn!(status, "{self}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ItemError;
+
+    fn items(kinds: &[ItemErrorKind]) -> HttpError {
+        let item = |(index, &kind)| ItemError { index, kind, message: "m".into() };
+        EmbedError::Items(kinds.iter().enumerate().map(item).collect()).into()
+    }
+
+    #[test]
+    fn the_status_is_what_meilisearch_should_do() {
+        for kind in ItemErrorKind::ALL {
+            let status = items(&[kind]).status();
+            let retried = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
+            assert_eq!(retried, kind.fault() != Fault::Caller, "{kind}");
+            assert!(retried || status == StatusCode::BAD_REQUEST, "{kind}: {status}");
+        }
+        let deadline = EmbedError::Deadline { deadline_ms: 1 };
+        let full = EmbedError::QueueFull { waiting: 1, limit: 1 };
+        let mismatch = EmbedError::Dimensions { requested: 1, actual: 2, model: "m".into() };
+        for (error, expected) in [
+            (items(&[ItemErrorKind::NotFound, ItemErrorKind::Timeout]), 504),
+            (items(&[ItemErrorKind::Internal, ItemErrorKind::HostError]), 502),
+            (items(&[ItemErrorKind::Corrupt, ItemErrorKind::Internal]), 500),
+            (deadline.into(), 503),
+            (full.into(), 429),
+            (mismatch.into(), 400),
+            (EmbedError::Unavailable("x".into()).into(), 503),
+            (EmbedError::InvalidRequest("x".into()).into(), 400),
+            (EmbedError::Internal("x".into()).into(), 500),
+            (HttpError::Unauthorized, 401),
+        ] {
+            assert_eq!(error.status().as_u16(), expected, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_method_names_the_right_one() {
+        let response = HttpError::WrongMethod("POST").response();
+        assert_eq!(response.headers().get(ALLOW).unwrap(), "POST");
+        assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+    }
+}

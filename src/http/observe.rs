@@ -1,0 +1,142 @@
+//! What every request leaves behind: a span with its id, the id in the answer, and three metrics.
+
+use std::time::Instant;
+
+use actix_web::{
+    Error, HttpMessage,
+    body::MessageBody,
+    dev::{ServiceRequest, ServiceResponse},
+    http::{
+        StatusCode,
+        header::{HeaderName, HeaderValue},
+    },
+    middleware::Next,
+    web,
+};
+use prometheus::IntGauge;
+use tracing::{Span, field::Empty};
+use tracing_actix_web::{RequestId, RootSpanBuilder};
+
+use super::HttpState;
+use crate::{dialect::DIALECTS, telemetry::metrics::STATUSES};
+
+/// The header that carries the request's id back.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Counts and times a request, and names it in its answer.
+pub(super) async fn observe(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    let state = request.app_data::<web::Data<HttpState>>().cloned();
+    let id = request.extensions().get::<RequestId>().map(ToString::to_string);
+    let route = route_label(request.path());
+    let started = Instant::now();
+    let _in_flight = state.as_ref().map(|state| InFlight::new(&state.metrics.requests_in_flight));
+
+    let mut response = next.call(request).await?;
+
+    if let Some(value) = id.and_then(|id| HeaderValue::try_from(id).ok()) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    if let Some(state) = state {
+        let status = status_label(response.status());
+        state.metrics.requests.with_label_values(&[route, status]).inc();
+        state.metrics.request_seconds.with_label_values(&[route]).observe(started.elapsed().as_secs_f64());
+    }
+    Ok(response)
+}
+
+/// Counts a request for as long as it lives, also when it is dropped half-way.
+struct InFlight(IntGauge);
+
+impl InFlight {
+    fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The label of a path; unknown ones share `other`, so that a scanner cannot grow the metrics.
+fn route_label(path: &str) -> &'static str {
+    let path = match path.trim_end_matches('/') {
+        "" => "/",
+        path => path,
+    };
+    match path {
+        "/health" => "health",
+        "/ready" => "ready",
+        "/info" => "info",
+        "/metrics" => "metrics",
+        path if DIALECTS.iter().any(|dialect| dialect.routes().contains(&path)) => "embed",
+        _ => "other",
+    }
+}
+
+/// The label of a status: its code, or where that has no series the plainest code of its class.
+fn status_label(status: StatusCode) -> &'static str {
+    let listed = STATUSES.into_iter().find(|label| *label == status.as_str());
+    listed.unwrap_or(match status.as_u16() / 100 {
+        2 => "200",
+        4 => "400",
+        _ => "500",
+    })
+}
+
+/// The span around a request. At the level `error`, so that even the tersest log names the request.
+pub(super) struct RequestSpan;
+
+impl RootSpanBuilder for RequestSpan {
+    fn on_request_start(request: &ServiceRequest) -> Span {
+        let id = request.extensions().get::<RequestId>().copied();
+        let id = id.map(|id| id.to_string());
+        tracing::error_span!(
+            "request",
+            id = id.as_deref(),
+            method = %request.method(),
+            // Without the query: nobody knows what is in there.
+            path = request.path(),
+            status = Empty,
+        )
+    }
+
+    fn on_request_end<B: MessageBody>(span: Span, outcome: &Result<ServiceResponse<B>, Error>) {
+        let status = match outcome {
+            Ok(response) => response.status(),
+            Err(error) => error.as_response_error().status_code(),
+        };
+        span.record("status", status.as_u16());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::ROUTES;
+
+    #[test]
+    fn labels_are_those_of_the_metrics() {
+        for (path, expected) in [
+            ("/", "embed"),
+            ("/embed", "embed"),
+            ("/v1/embeddings/", "embed"),
+            ("/tei/embed", "embed"),
+            ("/health/", "health"),
+            ("/metrics", "metrics"),
+            ("/embed/more", "other"),
+            ("/.env", "other"),
+        ] {
+            assert_eq!(route_label(path), expected, "{path}");
+            assert!(ROUTES.contains(&expected));
+        }
+        for (status, expected) in [(200, "200"), (204, "200"), (413, "413"), (418, "400"), (599, "500")] {
+            assert_eq!(status_label(StatusCode::from_u16(status).unwrap()), expected);
+        }
+    }
+}
