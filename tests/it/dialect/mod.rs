@@ -1,0 +1,3 @@
+//! One file per wire dialect: recorded requests through a running service.
+
+mod meilisearch;
