@@ -8,9 +8,11 @@ mod batch;
 mod cache;
 mod fetch;
 mod image;
+mod load;
 mod log;
 mod model;
 mod server;
+mod validate;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +21,7 @@ pub use batch::BatchConfig;
 pub use cache::CacheConfig;
 pub use fetch::FetchConfig;
 pub use image::ImageConfig;
+pub use load::ConfigError;
 pub use log::{LogConfig, LogFormat};
 pub use model::{DeviceChoice, DtypeChoice, ModelConfig, ModelSource};
 pub use server::ServerConfig;

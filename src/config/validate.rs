@@ -1,0 +1,133 @@
+//! Ranges: what no type can say.
+
+use std::fmt::Display;
+
+use super::{Config, ConfigError};
+
+/// Threads of any pool; more is a typing error.
+const MAX_THREADS: usize = 1024;
+/// Ten years in seconds; the cache cannot count much further.
+const MAX_TTL_S: u64 = 315_360_000;
+/// Meilisearch hangs up after this.
+const MEILISEARCH_TIMEOUT_MS: u64 = 30_000;
+
+impl Config {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`ConfigError::OutOfRange`] with the first key that is outside its own.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let Self { server, auth, model, image, fetch, batch, cache, .. } = self;
+        at_least("server.max_body_bytes", server.max_body_bytes, 1024)?;
+        at_least("server.max_inflight_body_bytes", server.max_inflight_body_bytes, server.max_body_bytes)?;
+        at_most("server.workers", server.workers, MAX_THREADS)?;
+        at_least("server.backlog", server.backlog, 1)?;
+        at_most("server.shutdown_timeout_s", server.shutdown_timeout_s, 3600)?;
+
+        for (i, key) in auth.api_keys.iter().enumerate() {
+            let place = || format!("a list whose key number {} cannot be used", i + 1);
+            if key.expose().is_empty() || key.expose().contains(|c: char| !c.is_ascii_graphic()) {
+                return Err(out_of_range("auth.api_keys", place(), "a key needs visible ASCII only".into()));
+            }
+            // Printed settings used as a file would otherwise let everybody in.
+            if key.expose() == "***" {
+                return Err(out_of_range("auth.api_keys", place(), "`***` only stands for a hidden key".into()));
+            }
+        }
+
+        at_most("model.threads", model.threads, MAX_THREADS)?;
+        at_least("image.max_pixels", image.max_pixels, 1)?;
+        at_most("image.threads", image.threads, MAX_THREADS)?;
+
+        at_least("fetch.connect_timeout_ms", fetch.connect_timeout_ms, 1)?;
+        at_least("fetch.timeout_ms", fetch.timeout_ms, 1)?;
+        no_more_than("fetch.connect_timeout_ms", fetch.connect_timeout_ms, "fetch.timeout_ms", fetch.timeout_ms)?;
+        at_least("fetch.max_bytes", fetch.max_bytes, 1)?;
+        at_most("fetch.max_redirects", fetch.max_redirects, 20)?;
+        at_least("fetch.max_concurrent", fetch.max_concurrent, 1)?;
+
+        at_least("batch.max_batch_size", batch.max_batch_size, 1)?;
+        at_least("batch.max_queue_items", batch.max_queue_items, 1)?;
+        at_least("batch.deadline_ms", batch.deadline_ms, 1)?;
+        at_most("batch.deadline_ms", batch.deadline_ms, MEILISEARCH_TIMEOUT_MS)?;
+        below("batch.max_queue_delay_ms", batch.max_queue_delay_ms, "batch.deadline_ms", batch.deadline_ms)?;
+        below("fetch.timeout_ms", fetch.timeout_ms, "batch.deadline_ms", batch.deadline_ms)?;
+
+        at_least("cache.ttl_s", cache.ttl_s, 1)?;
+        at_most("cache.ttl_s", cache.ttl_s, MAX_TTL_S)
+    }
+}
+
+fn out_of_range(key: &'static str, value: impl Display, limit: String) -> ConfigError {
+    ConfigError::OutOfRange { key, value: value.to_string(), limit }
+}
+
+fn at_least<T: PartialOrd + Display>(key: &'static str, value: T, limit: T) -> Result<(), ConfigError> {
+    if value < limit {
+        return Err(out_of_range(key, value, format!("must be {limit} or more")));
+    }
+    Ok(())
+}
+
+fn at_most<T: PartialOrd + Display>(key: &'static str, value: T, limit: T) -> Result<(), ConfigError> {
+    if value > limit {
+        return Err(out_of_range(key, value, format!("must be {limit} or less")));
+    }
+    Ok(())
+}
+
+fn no_more_than(key: &'static str, value: u64, other: &str, limit: u64) -> Result<(), ConfigError> {
+    if value > limit {
+        return Err(out_of_range(key, value, format!("must not be above `{other}`, which is {limit}")));
+    }
+    Ok(())
+}
+
+fn below(key: &'static str, value: u64, other: &str, limit: u64) -> Result<(), ConfigError> {
+    if value >= limit {
+        return Err(out_of_range(key, value, format!("must be below `{other}`, which is {limit}")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::DEFAULT_TOML;
+
+    fn check(tweak: impl FnOnce(&mut Config), expected: &str) {
+        let mut config: Config = toml::from_str(DEFAULT_TOML).unwrap();
+        config.validate().unwrap();
+        tweak(&mut config);
+        assert_eq!(config.validate().unwrap_err().to_string(), expected);
+    }
+
+    #[test]
+    fn names_key_value_and_limit() {
+        check(|c| c.batch.max_batch_size = 0, "`batch.max_batch_size` is 0, but must be 1 or more");
+        check(|c| c.batch.deadline_ms = 60_000, "`batch.deadline_ms` is 60000, but must be 30000 or less");
+        check(
+            |c| c.fetch.timeout_ms = 25_000,
+            "`fetch.timeout_ms` is 25000, but must be below `batch.deadline_ms`, which is 25000",
+        );
+        check(
+            |c| c.fetch.connect_timeout_ms = 9000,
+            "`fetch.connect_timeout_ms` is 9000, but must not be above `fetch.timeout_ms`, which is 8000",
+        );
+        check(
+            |c| c.server.max_inflight_body_bytes = 5000,
+            "`server.max_inflight_body_bytes` is 5000, but must be 104857600 or more",
+        );
+    }
+
+    #[test]
+    fn refuses_keys_without_showing_them() {
+        for key in ["", "two words", "***", "schlüssel"] {
+            let mut config: Config = toml::from_str(DEFAULT_TOML).unwrap();
+            config.auth.api_keys = vec!["good".into(), key.into()];
+            let message = config.validate().unwrap_err().to_string();
+            assert!(message.contains("key number 2"), "{message}");
+            assert!(!message.contains("words") && !message.contains("schl"), "{message}");
+        }
+    }
+}
