@@ -1,1 +1,59 @@
-//! Structured logs by `tracing`.
+//! Structured logs by `tracing`, to stderr: stdout belongs to what commands print.
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::{EnvFilter, filter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::config::{LogConfig, LogFormat};
+
+/// Why there are no logs.
+#[derive(Debug, thiserror::Error)]
+pub enum LoggingError {
+    /// Neither a level nor a filter.
+    #[error("`log.level` is `{level}`: {source}; use error, warn, info, debug, trace, or a filter such as \
+             `info,sidelens::fetch=debug`")]
+    Filter {
+        /// What the setting says.
+        level: String,
+        /// What is wrong with it.
+        source: filter::ParseError,
+    },
+}
+
+/// Starts logging for the whole process; later calls check their filter and change nothing.
+///
+/// In both shapes a line carries the fields of the spans around it, among them the `request_id` that
+/// the answer carries too.
+///
+/// # Errors
+/// [`LoggingError::Filter`] when `log.level` cannot be read.
+pub fn init(config: &LogConfig) -> Result<(), LoggingError> {
+    let filter = EnvFilter::builder()
+        .parse(&config.level)
+        .map_err(|source| LoggingError::Filter { level: config.level.clone(), source })?;
+    let registry = tracing_subscriber::registry().with(filter);
+    // A second subscriber is refused: tests start several services in one process.
+    let _already_set = match config.format {
+        LogFormat::Pretty => registry
+            .with(fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal()))
+            .try_init(),
+        LogFormat::Json => registry
+            .with(fmt::layer().json().flatten_event(true).with_current_span(false).with_writer(io::stderr))
+            .try_init(),
+    };
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_a_bad_filter_and_may_be_called_twice() {
+        let config = |level: &str| LogConfig { format: LogFormat::Pretty, level: level.into() };
+        let message = init(&config("sidelens=loud")).unwrap_err().to_string();
+        assert!(message.starts_with("`log.level` is `sidelens=loud`: "), "{message}");
+        init(&config("warn,sidelens::fetch=debug")).unwrap();
+        init(&config("warn")).unwrap();
+    }
+}
