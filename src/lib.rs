@@ -1,6 +1,8 @@
 //! Sidelens gives Meilisearch its own image and text vectors.
+pub mod app;
 pub mod batch;
 pub mod cache;
+pub mod cli;
 pub mod config;
 pub mod dialect;
 pub mod domain;
@@ -10,5 +12,6 @@ pub mod http;
 pub mod imaging;
 pub mod model;
 pub mod runtime;
+pub mod shutdown;
 pub mod telemetry;
 pub mod text;

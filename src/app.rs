@@ -1,0 +1,210 @@
+//! The composition root: the one place that knows every room and joins them.
+//!
+//! Start: [`listen`] binds (a busy port fails before a model is read), [`load_model`] reads the model
+//! while the backlog holds early connections, [`App::build`] joins the rooms, and
+//! [`App::run_until_stopped`] serves. `/health` answers from then on; `/ready` and the embedding
+//! routes answer 503 until the warm-up has ended. While the model loads nothing answers yet, so a
+//! liveness probe needs a start-up allowance that covers reading the weights.
+//!
+//! Stop: the listener closes, requests under way are answered for up to `server.shutdown_timeout_s`,
+//! then the batcher and its device thread end.
+
+use std::{
+    future::Future,
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use actix_web::dev::Server;
+use tokio::{net::TcpSocket, time::timeout};
+
+use crate::{
+    config::{Config, ModelConfig, ModelSource, ServerConfig},
+    domain::EmbedError,
+    embedder::Embedder,
+    fetch::{FetchSetupError, Fetcher},
+    http::{HttpState, serve},
+    runtime::LoadedModel,
+    telemetry::Metrics,
+};
+
+/// For what the bounded stop itself takes: closing threads, a last forward pass.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Why the service does not run, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The address is taken, or not this machine's.
+    #[error("cannot listen on {address}: {source}; choose another with `--listen`, port 0 picks a free one")]
+    Listen {
+        /// `server.listen`.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// No signal handlers, no threads.
+    #[error("cannot start: {0}")]
+    Start(#[from] io::Error),
+    /// The model has no vectors to give.
+    #[error("{0}")]
+    Model(String),
+    /// Pictures could not be fetched.
+    #[error("cannot set up the fetching of pictures: {0}")]
+    Fetch(#[from] FetchSetupError),
+    /// The model's first passes failed.
+    #[error("the model does not work: {0}")]
+    WarmUp(#[source] EmbedError),
+    /// The HTTP server ended unasked.
+    #[error("the HTTP server ended: {0}")]
+    Server(String),
+    /// The device is gone, and with it the model. A restart may bring it back.
+    #[error("{0}")]
+    DeviceLost(String),
+}
+
+impl AppError {
+    /// The exit status of the process: 70 (`EX_SOFTWARE`) for a lost device, so that a supervisor can
+    /// tell it from a wrong setting, which is 1.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::DeviceLost(_) => 70,
+            _ => 1,
+        }
+    }
+}
+
+/// Binds `server.listen` with its backlog. Needs a tokio runtime around it.
+///
+/// # Errors
+/// [`AppError::Listen`].
+pub fn listen(config: &ServerConfig) -> Result<TcpListener, AppError> {
+    let bind = || {
+        let socket = match config.listen {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        // A restart must not wait for the old connections' minutes in TIME_WAIT.
+        socket.set_reuseaddr(true)?;
+        socket.bind(config.listen)?;
+        socket.listen(config.backlog)?.into_std()
+    };
+    bind().map_err(|source| AppError::Listen { address: config.listen, source })
+}
+
+/// Reads the model; takes seconds for a large one, during which other tasks go on.
+///
+/// # Errors
+/// [`AppError::Model`], naming the file, tensor or device at fault.
+pub async fn load_model(config: &ModelConfig) -> Result<LoadedModel, AppError> {
+    let config = config.clone();
+    tokio::task::spawn_blocking(move || load_blocking(&config))
+        .await
+        .map_err(|panic| AppError::Model(format!("loading the model failed: {panic}")))?
+}
+
+#[cfg(feature = "torch")]
+fn load_blocking(config: &ModelConfig) -> Result<LoadedModel, AppError> {
+    crate::runtime::torch::load(config).map_err(|error| AppError::Model(error.to_string()))
+}
+
+#[cfg(not(feature = "torch"))]
+fn load_blocking(_config: &ModelConfig) -> Result<LoadedModel, AppError> {
+    Err(AppError::Model("this binary was built without the feature `torch`, so it has no engine".into()))
+}
+
+/// The rooms, joined and ready to serve.
+pub struct App {
+    address: SocketAddr,
+    embedder: Embedder,
+    server: Server,
+    stop_within: Duration,
+}
+
+impl App {
+    /// Joins the rooms around `model`; `listener` is bound already. Needs a tokio runtime around it.
+    ///
+    /// # Errors
+    /// [`AppError`] when a room cannot be set up.
+    pub fn build(config: Config, model: LoadedModel, listener: TcpListener) -> Result<Self, AppError> {
+        let address = listener.local_addr()?;
+        let stop_within = Duration::from_secs(config.server.shutdown_timeout_s) + STOP_GRACE;
+        log_model(&config, &model);
+        let metrics = Metrics::new();
+        let fetcher = Fetcher::new(&config.fetch)?;
+        let embedder = Embedder::new(model, fetcher, &config, metrics.clone());
+        let state = HttpState::new(embedder.clone(), metrics, Arc::new(config));
+        Ok(Self { address, embedder, server: serve(listener, state)?, stop_within })
+    }
+
+    /// Where it listens, with the port that was picked for port 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// The embedding service behind the routes.
+    pub fn embedder(&self) -> &Embedder {
+        &self.embedder
+    }
+
+    /// Serves until `stop` ends, then answers what is under way and returns.
+    ///
+    /// # Errors
+    /// [`AppError::DeviceLost`] after every waiting request was answered; [`AppError::WarmUp`];
+    /// [`AppError::Server`].
+    ///
+    /// # Cancel safety
+    /// Dropped half-way it leaves the server's threads to end with the runtime; let `stop` end instead.
+    pub async fn run_until_stopped(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
+        let Self { embedder, server, stop_within, .. } = self;
+        let handle = server.handle();
+        let mut serving = tokio::spawn(server);
+        let outcome = tokio::select! {
+            () = stop => Ok(()),
+            cause = embedder.device_lost() => Err(AppError::DeviceLost(cause)),
+            error = failed_warm_up(&embedder) => Err(error),
+            ended = &mut serving => Err(AppError::Server(match ended {
+                Ok(Ok(())) => "it was stopped from outside".into(),
+                Ok(Err(error)) => error.to_string(),
+                Err(panic) => panic.to_string(),
+            })),
+        };
+        let finish = async {
+            handle.stop(true).await;
+            // Only now: the requests that were just answered needed it.
+            embedder.shut_down().await;
+        };
+        if timeout(stop_within, finish).await.is_err() {
+            tracing::warn!("still busy after {} s, stopping anyway", stop_within.as_secs());
+        }
+        outcome
+    }
+}
+
+/// Ends only if the warm-up fails.
+async fn failed_warm_up(embedder: &Embedder) -> AppError {
+    match embedder.warm_up().await {
+        Ok(()) => {
+            tracing::info!("ready");
+            std::future::pending().await
+        }
+        Err(error) => AppError::WarmUp(error),
+    }
+}
+
+fn log_model(config: &Config, model: &LoadedModel) {
+    let LoadedModel { spec, fingerprint, device, dtype, .. } = model;
+    tracing::info!(model = spec.name, family = spec.family, dimensions = spec.dimensions, %fingerprint, %device, %dtype, "model loaded");
+    if config.model.source == ModelSource::Demo {
+        tracing::warn!(
+            "this is the demo model, which only knows its own drawn pictures; \
+             for real ones: sidelens --model DIR (a CLIP model in Hugging Face layout)"
+        );
+    }
+}

@@ -1,0 +1,59 @@
+//! Flags that are settings.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::config::{Config, ConfigError};
+
+/// The config file, and settings that win over it.
+#[derive(Debug, Clone, Args)]
+pub struct ConfigArgs {
+    /// A TOML file with settings; `sidelens config` prints all there are.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address and port to listen on; port 0 picks a free one and prints it.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// `demo`, or a directory with a CLIP model in Hugging Face layout.
+    #[arg(long, value_name = "demo|DIR")]
+    model: Option<String>,
+    /// `auto`, `cpu`, `cuda:0`, ...
+    #[arg(long)]
+    device: Option<String>,
+    /// `auto`, `fp32` or `bf16`.
+    #[arg(long)]
+    dtype: Option<String>,
+    /// Any setting by its key, such as batch.max_batch_size=64; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+}
+
+impl ConfigArgs {
+    /// Reads every layer of the settings, these flags last.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.config.as_deref(), &self.sets())
+    }
+
+    /// The settings given by flags, as dotted key and value; those with a flag of their own last.
+    pub fn sets(&self) -> Vec<(String, String)> {
+        let named = [
+            ("server.listen", &self.listen),
+            ("model.source", &self.model),
+            ("model.device", &self.device),
+            ("model.dtype", &self.dtype),
+        ];
+        let named = named.into_iter().filter_map(|(key, value)| Some((key.to_string(), value.clone()?)));
+        self.set.iter().cloned().chain(named).collect()
+    }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().into(), value.into())),
+        _ => Err("write it as key=value, for example batch.max_batch_size=64".into()),
+    }
+}

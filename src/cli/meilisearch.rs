@@ -1,0 +1,221 @@
+//! The settings of a Meilisearch index, as Meilisearch 1.50 wants them for its `rest` source.
+//!
+//! **Texts alone** need no fragments: `documentTemplate` in, one text out, no experimental switch.
+//!
+//! **Pictures** need fragments: objects that Meilisearch fills and sends as they are. A field that a
+//! document lacks is an error of its template, and the document gets no vector from that fragment;
+//! that is right for a document without a picture. A field that is null would render as an empty
+//! string and be sent, and under `on_item_error = "fail"` one such document would fail the whole task;
+//! the picture's template therefore fails on purpose when the field is null or empty.
+//!
+//! **Text and picture** go into *one* fragment with two parts, whose vectors Sidelens averages. Two
+//! fragments would each keep a store of their own, merged by distance at search; but in a CLIP space
+//! texts lie far nearer to texts than to pictures, so for a query in words the text store would fill
+//! every first page, and for a picture the image store would. In one fused fragment all documents
+//! compete on the same terms. The price: a document without a picture has no vector, and is found by
+//! its words only, and so is one that lacks a field of the text template. A second fragment for such
+//! documents would bring the unfair contest back.
+//!
+//! **Searches** render every search fragment, and exactly one must succeed. Three can never collide:
+//!
+//! | search | `text` | `image` | `url` |
+//! |---|---|---|---|
+//! | `q` | renders | no `media.image` | no `media.url` |
+//! | `media.image`, with or without `q` | fails on purpose, as there is `media` | renders | fails on purpose, as there is `media.image` |
+//! | `media.url`, with or without `q` | fails on purpose | no `media.image` | renders |
+//! | `media.image` and `media.url` | fails on purpose | renders | fails on purpose |
+//!
+//! "Fails on purpose" is an unknown field inside an `if`: Meilisearch knows no other way to switch a
+//! fragment off, and without it `q` beside `media` would match two fragments and be refused. With
+//! `media`, `q` still drives the keyword half of a hybrid search.
+
+use serde_json::{Map, Value, json};
+
+/// What an embedder is to do.
+#[derive(Debug, Clone)]
+pub(super) struct Embedder<'a> {
+    /// Its name in the index.
+    pub name: &'a str,
+    /// Where Meilisearch posts to.
+    pub url: &'a str,
+    /// Sent as a bearer key.
+    pub api_key: Option<&'a str>,
+    /// The name of the model; a change makes Meilisearch compute every vector anew.
+    pub model: &'a str,
+    /// Components of a vector.
+    pub dimensions: usize,
+    /// A Liquid template of each document's picture address; see [`picture_template`].
+    pub picture: Option<&'a str>,
+    /// A Liquid template of each document's text.
+    pub text: Option<&'a str>,
+}
+
+/// The body of `PATCH /indexes/{uid}/settings`.
+///
+/// With a picture it needs the experimental switch `multimodal`.
+pub(super) fn index_settings(embedder: &Embedder) -> Value {
+    let mut settings = json!({
+        "source": "rest",
+        "url": embedder.url,
+        // Never left to Meilisearch to find out: its probe has no deadline, and fragments forbid it.
+        "dimensions": embedder.dimensions,
+        "response": {"data": [{"embedding": "{{embedding}}"}, "{{..}}"]},
+    });
+    if let Some(key) = embedder.api_key {
+        settings["apiKey"] = key.into();
+    }
+    // The model stands in the request, since a change there re-embeds every document; a change behind
+    // the same request would mix two spaces.
+    match embedder.picture {
+        None => {
+            settings["documentTemplate"] = embedder.text.unwrap_or_default().into();
+            settings["request"] = json!({"model": embedder.model, "input": ["{{text}}", "{{..}}"]});
+        }
+        Some(picture) => {
+            let text = embedder.text.map(|text| json!({"type": "text", "text": text}));
+            let picture = json!({"type": "image_url", "image_url": picture});
+            let name = if text.is_some() { "text_and_image" } else { "image" };
+            let parts: Vec<_> = text.into_iter().chain([picture]).collect();
+            settings["indexingFragments"] = json!({name: fragment(parts)});
+            settings["searchFragments"] = search_fragments();
+            settings["request"] = json!({"model": embedder.model, "inputs": ["{{fragment}}", "{{..}}"]});
+        }
+    }
+    json!({"embedders": Map::from_iter([(embedder.name.to_string(), settings)])})
+}
+
+fn search_fragments() -> Value {
+    json!({
+        "text": fragment(vec![json!({
+            "type": "text",
+            "text": "{% if media %}{{ media.no_such_field }}{% endif %}{{q}}",
+        })]),
+        "image": fragment(vec![json!({
+            "type": "image_base64",
+            "image_base64": "data:{{media.image.mime}};base64,{{media.image.data}}",
+        })]),
+        "url": fragment(vec![json!({
+            "type": "image_url",
+            "image_url": "{% if media.image %}{{ media.no_such_field }}{% endif %}{{media.url}}",
+        })]),
+    })
+}
+
+fn fragment(parts: Vec<Value>) -> Value {
+    json!({"value": {"content": parts}})
+}
+
+/// The template of a picture's address: `field` is the name of a field (`poster`, `images.front`,
+/// `gallery[0]`), or a template already (`https://cdn.example/{{doc.file}}`).
+///
+/// # Errors
+/// One sentence, when `field` is neither.
+pub(super) fn picture_template(field: &str) -> Result<String, String> {
+    if field.contains("{{") {
+        return Ok(field.into());
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.[]".contains(c);
+    if field.is_empty() || !field.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') || !field.chars().all(plain)
+    {
+        return Err(format!(
+            "`{field}` is no field name; write a name such as poster, images.front or gallery[0], or a \
+             template such as https://cdn.example/{{{{doc.file}}}}"
+        ));
+    }
+    Ok(format!("{{% if doc.{field} == blank %}}{{{{ doc.no_such_field }}}}{{% endif %}}{{{{doc.{field}}}}}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(picture: Option<&str>, text: Option<&str>) -> Value {
+        index_settings(&Embedder {
+            name: "sidelens",
+            url: "http://127.0.0.1:7800/embed",
+            api_key: Some("secret"),
+            model: "sidelens-demo",
+            dimensions: 128,
+            picture,
+            text,
+        })
+    }
+
+    /// Every string in `value` that equals `placeholder`.
+    fn count(value: &Value, placeholder: &str) -> usize {
+        match value {
+            Value::String(text) => usize::from(text == placeholder),
+            Value::Array(items) => items.iter().map(|item| count(item, placeholder)).sum(),
+            Value::Object(map) => map.values().map(|item| count(item, placeholder)).sum(),
+            _ => 0,
+        }
+    }
+
+    /// Whether `{{..}}` is exactly the second and last item of an array whose first holds `placeholder`.
+    fn repeats(value: &Value, placeholder: &str) -> bool {
+        match value {
+            Value::Array(items) => {
+                matches!(items.as_slice(), [first, second] if count(first, placeholder) == 1 && second == "{{..}}")
+                    || items.iter().any(|item| repeats(item, placeholder))
+            }
+            Value::Object(map) => map.values().any(|item| repeats(item, placeholder)),
+            _ => false,
+        }
+    }
+
+    /// The rules by which Meilisearch accepts a `rest` embedder.
+    fn check_rules(settings: &Value) {
+        let embedder = &settings["embedders"]["sidelens"];
+        assert_eq!(embedder["source"], "rest");
+        assert!(embedder["url"].is_string());
+        assert!(embedder["dimensions"].as_u64().is_some_and(|n| n > 0));
+        let fragments = [&embedder["indexingFragments"], &embedder["searchFragments"]];
+        let n_maps = fragments.iter().filter(|map| map.as_object().is_some_and(|m| !m.is_empty())).count();
+        let placeholder = match (n_maps, embedder["documentTemplate"].is_string()) {
+            (0, true) => "{{text}}",
+            (2, false) => "{{fragment}}",
+            other => panic!("either both fragment maps or a document template: {other:?}"),
+        };
+        for (template, placeholder) in [(&embedder["request"], placeholder), (&embedder["response"], "{{embedding}}")] {
+            assert_eq!(count(template, placeholder), 1, "{template}");
+            assert_eq!(count(template, "{{..}}"), 1, "{template}");
+            assert!(repeats(template, placeholder), "{template}");
+        }
+        assert_eq!(embedder["request"]["model"], "sidelens-demo");
+        for fragment in fragments.iter().filter_map(|map| map.as_object()).flatten() {
+            assert!(fragment.1["value"]["content"].as_array().is_some_and(|parts| !parts.is_empty()));
+        }
+    }
+
+    #[test]
+    fn follows_every_rule() {
+        let picture = picture_template("poster").unwrap();
+        for (picture, text) in
+            [(None, Some("{{doc.title}}")), (Some(picture.as_str()), None), (Some(picture.as_str()), Some("{{doc.title}}"))]
+        {
+            check_rules(&settings(picture, text));
+        }
+    }
+
+    #[test]
+    fn fuses_text_and_picture() {
+        let settings = settings(Some("{{doc.poster}}"), Some("{{doc.title}}"));
+        assert_eq!(
+            settings["embedders"]["sidelens"]["indexingFragments"],
+            json!({"text_and_image": {"value": {"content": [
+                {"type": "text", "text": "{{doc.title}}"},
+                {"type": "image_url", "image_url": "{{doc.poster}}"},
+            ]}}})
+        );
+    }
+
+    #[test]
+    fn takes_fields_and_templates() {
+        let guarded = "{% if doc.a.b[0] == blank %}{{ doc.no_such_field }}{% endif %}{{doc.a.b[0]}}";
+        assert_eq!(picture_template("a.b[0]").unwrap(), guarded);
+        assert_eq!(picture_template("http://x/{{doc.f}}").unwrap(), "http://x/{{doc.f}}");
+        for bad in ["", "my field", "{doc.poster}", "a}}", "0"] {
+            assert!(picture_template(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The command line: one file per subcommand, and the flags they share.
+
+mod args;
+mod config;
+mod meilisearch;
+mod serve;
+mod settings;
+mod version;
+
+use clap::{Parser, Subcommand};
+
+pub use args::ConfigArgs;
+pub use settings::{SettingsArgs, SettingsError};
+
+use crate::{app::AppError, config::ConfigError, telemetry::logging::LoggingError};
+
+/// Image and text vectors for Meilisearch, beside it.
+///
+/// Without a command it serves.
+#[derive(Debug, Parser)]
+#[command(name = "sidelens", disable_version_flag = true, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// Prints the versions of Sidelens and libtorch and what this machine computes with.
+    #[arg(short = 'V', long)]
+    version: bool,
+    #[command(flatten)]
+    serve: ConfigArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answers embedding requests (what happens without a command, too).
+    Serve(ConfigArgs),
+    /// Prints the effective settings as TOML, secrets hidden.
+    Config(ConfigArgs),
+    /// Prints the settings of a Meilisearch index that finds pictures and texts through Sidelens.
+    Settings(SettingsArgs),
+}
+
+/// Why a command failed; printed as one sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// A setting is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The log filter is wrong.
+    #[error(transparent)]
+    Logging(#[from] LoggingError),
+    /// The service could not run.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// No Meilisearch settings.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The settings cannot be written as TOML.
+    #[error("cannot print the settings: {0}")]
+    Print(#[from] toml::ser::Error),
+    /// No runtime.
+    #[error("cannot start: {0}")]
+    Start(#[from] std::io::Error),
+}
+
+impl CliError {
+    /// The exit status of the process.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::App(error) => error.exit_status(),
+            _ => 1,
+        }
+    }
+}
+
+impl Cli {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// [`CliError`].
+    pub fn run(self) -> Result<(), CliError> {
+        if self.version {
+            println!("{}", version::describe());
+            return Ok(());
+        }
+        match self.command.unwrap_or(Command::Serve(self.serve)) {
+            Command::Serve(args) => serve::run(args),
+            Command::Config(args) => config::run(&args),
+            Command::Settings(args) => settings::run(&args),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn sets(line: &str) -> Vec<(String, String)> {
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+            Command::Serve(args) | Command::Config(args) => args.sets(),
+            Command::Settings(args) => args.config.sets(),
+        }
+    }
+
+    #[test]
+    fn is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn serve_is_the_default_and_flags_are_settings() {
+        let expected = [("batch.max_batch_size", "4"), ("server.listen", "[::]:0"), ("model.source", "demo")]
+            .map(|(key, value)| (key.to_string(), value.to_string()));
+        let flags = "--listen [::]:0 --model demo --set batch.max_batch_size=4";
+        for line in ["sidelens", "sidelens serve", "sidelens config"] {
+            assert_eq!(sets(&format!("{line} {flags}")), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn flags_before_a_command_are_refused_rather_than_lost() {
+        assert!(Cli::try_parse_from(["sidelens", "--model", "demo", "serve"]).is_err());
+        assert!(Cli::try_parse_from(["sidelens", "--set", "no-equals-sign"]).is_err());
+    }
+}

@@ -1,0 +1,35 @@
+//! `sidelens serve`: the service itself.
+
+use std::pin::pin;
+
+use super::{CliError, ConfigArgs};
+use crate::{
+    app::{self, App, AppError},
+    config::Config,
+    shutdown,
+    telemetry::logging,
+};
+
+/// Serves until SIGTERM or SIGINT.
+pub(super) fn run(args: ConfigArgs) -> Result<(), CliError> {
+    let config = args.load()?;
+    logging::init(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(serve(config));
+    // A model still loading, or a decoder still busy, must not hold up the exit.
+    runtime.shutdown_background();
+    Ok(outcome?)
+}
+
+async fn serve(config: Config) -> Result<(), AppError> {
+    let listener = app::listen(&config.server)?;
+    let mut stop = pin!(shutdown::requested()?);
+    let model = tokio::select! {
+        model = app::load_model(&config.model) => model?,
+        () = &mut stop => return Ok(()),
+    };
+    let app = App::build(config, model, listener)?;
+    // The one line on stdout: scripts read the port from it.
+    println!("listening on http://{}", app.address());
+    app.run_until_stopped(stop).await
+}
