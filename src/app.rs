@@ -106,7 +106,7 @@ pub async fn load_model(config: &ModelConfig) -> Result<LoadedModel, AppError> {
 
 #[cfg(feature = "torch")]
 fn load_blocking(config: &ModelConfig) -> Result<LoadedModel, AppError> {
-    crate::runtime::torch::load(config).map_err(|error| AppError::Model(error.to_string()))
+    crate::runtime::load(config).map_err(|error| AppError::Model(error.to_string()))
 }
 
 #[cfg(not(feature = "torch"))]
