@@ -2,11 +2,17 @@
 
 mod backend;
 mod device;
+#[doc(hidden)]
+pub mod stub;
+mod thread;
 #[cfg(feature = "torch")]
 mod torch;
 
 pub use backend::{Backend, BackendError};
 pub use device::{DeviceFacts, cores, facts};
+pub use thread::DeviceThread;
+#[cfg(test)]
+pub(crate) use thread::run_guarded;
 #[cfg(feature = "torch")]
 pub use torch::{LoadError, load};
 

@@ -1,0 +1,155 @@
+//! The OS thread that owns one backend.
+//!
+//! Engines bind state to the thread they run on and block it for as long as a forward pass takes, so each
+//! gets one of its own; the others talk to it by channel.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use tokio::sync::oneshot;
+
+use super::{Backend, BackendError};
+use crate::domain::{Embedding, Prepared};
+
+struct Pass {
+    batch: Vec<Prepared>,
+    reply: oneshot::Sender<Result<Vec<Embedding>, BackendError>>,
+}
+
+/// A backend on its own thread. Dropping it waits for the pass that runs, then for the thread's end.
+pub struct DeviceThread {
+    // An Option, so that dropping can close the channel before joining.
+    passes: Option<mpsc::Sender<Pass>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl DeviceThread {
+    /// Moves `backend` to a new thread, named after the device.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn spawn(mut backend: Box<dyn Backend>, device: &str) -> std::io::Result<Self> {
+        let (passes, inbox) = mpsc::channel::<Pass>();
+        let thread = std::thread::Builder::new().name(format!("device-{device}")).spawn(move || {
+            for pass in inbox {
+                // A caller that has left is not missed.
+                let _ = pass.reply.send(run_guarded(backend.as_mut(), &pass.batch));
+            }
+        })?;
+        Ok(Self { passes: Some(passes), thread: Some(thread) })
+    }
+
+    /// One forward pass: one vector per input, in order.
+    ///
+    /// # Errors
+    /// [`BackendError`]; a panic of the backend is [`BackendError::Failed`].
+    ///
+    /// # Cancel safety
+    /// A pass that was begun runs to its end; its vectors are dropped.
+    pub async fn run(&self, batch: Vec<Prepared>) -> Result<Vec<Embedding>, BackendError> {
+        let ended = || BackendError::DeviceLost("its thread has ended".into());
+        let (reply, answer) = oneshot::channel();
+        let passes = self.passes.as_ref().ok_or_else(ended)?;
+        passes.send(Pass { batch, reply }).map_err(|_| ended())?;
+        answer.await.unwrap_or_else(|_| Err(ended()))
+    }
+}
+
+impl Drop for DeviceThread {
+    fn drop(&mut self) {
+        drop(self.passes.take());
+        if let Some(thread) = self.thread.take() {
+            // Its panics were caught and answered.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One pass in which a panic, and a wrong number of vectors, are errors of this batch alone.
+pub(crate) fn run_guarded(
+    backend: &mut (impl Backend + ?Sized),
+    batch: &[Prepared],
+) -> Result<Vec<Embedding>, BackendError> {
+    // A backend holds weights, which a pass only reads: a broken-off one leaves nothing half done.
+    let result = catch_unwind(AssertUnwindSafe(|| backend.embed(batch)))
+        .unwrap_or_else(|panic| Err(BackendError::Failed(format!("panicked: {}", text_of(panic.as_ref())))));
+    match result {
+        Ok(vectors) if vectors.len() != batch.len() => {
+            let (n_vectors, n_inputs) = (vectors.len(), batch.len());
+            Err(BackendError::Failed(format!("{n_vectors} vectors for {n_inputs} inputs")))
+        }
+        other => other,
+    }
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::domain::Tokens;
+    use crate::runtime::stub::{StubBackend, StubFault};
+
+    fn text(id: u32) -> Prepared {
+        Prepared::Tokens(Tokens { ids: vec![id], truncated: false })
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer_and_the_thread_lives_on() {
+        let backend =
+            StubBackend::new(4).with_faults(|input| (*input == text(9)).then_some(StubFault::Panic));
+        let thread = DeviceThread::spawn(Box::new(backend), "stub").unwrap();
+        let error = thread.run(vec![text(1), text(9)]).await.unwrap_err();
+        assert!(matches!(&error, BackendError::Failed(text) if text.starts_with("panicked: ")), "{error}");
+        let vectors = thread.run(vec![text(1), text(2), text(1)]).await.unwrap();
+        assert_eq!(vectors[0], vectors[2]);
+        assert_ne!(vectors[0], vectors[1]);
+    }
+
+    struct Forgetful;
+
+    impl Backend for Forgetful {
+        fn embed(&mut self, _: &[Prepared]) -> Result<Vec<Embedding>, BackendError> {
+            Ok(Vec::new())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wrong_number_of_vectors_is_a_failure() {
+        let thread = DeviceThread::spawn(Box::new(Forgetful), "stub").unwrap();
+        let error = thread.run(vec![text(1)]).await.unwrap_err();
+        assert_eq!(error, BackendError::Failed("0 vectors for 1 inputs".into()));
+    }
+
+    struct SetOnDrop(Arc<AtomicBool>);
+
+    impl Backend for SetOnDrop {
+        fn embed(&mut self, _: &[Prepared]) -> Result<Vec<Embedding>, BackendError> {
+            Ok(Vec::new())
+        }
+    }
+
+    impl Drop for SetOnDrop {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn dropping_joins_the_thread() {
+        let gone = Arc::new(AtomicBool::new(false));
+        drop(DeviceThread::spawn(Box::new(SetOnDrop(gone.clone())), "stub").unwrap());
+        assert!(gone.load(Ordering::SeqCst));
+    }
+}
