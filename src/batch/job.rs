@@ -1,0 +1,80 @@
+//! The message between the handle and the worker.
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::domain::{Embedding, Prepared};
+
+/// Which queue an input waits in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// A request with a single item: somebody waits for a result list.
+    Search,
+    /// Everything else.
+    Bulk,
+}
+
+impl Lane {
+    /// Both, in the order of the metrics' label values.
+    pub const ALL: [Self; 2] = [Self::Search, Self::Bulk];
+
+    /// The name used in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Search => "search",
+            Self::Bulk => "bulk",
+        }
+    }
+}
+
+/// Why an input has no vector.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// It waited until its deadline.
+    #[error("the deadline passed while the input waited for its batch")]
+    Deadline,
+    /// The service is stopping or has lost its device.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Its batch failed; the next may not.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// One input on its way to the device.
+pub(super) struct Job {
+    pub prepared: Prepared,
+    pub lane: Lane,
+    pub enqueued_at: Instant,
+    pub deadline: Instant,
+    pub reply: Reply,
+}
+
+/// Where the answer goes.
+pub(super) struct Reply(Option<oneshot::Sender<Result<Embedding, BatchError>>>);
+
+impl Reply {
+    pub fn new(sender: oneshot::Sender<Result<Embedding, BatchError>>) -> Self {
+        Self(Some(sender))
+    }
+
+    /// Answers, once; a caller that has left is not missed.
+    pub fn send(&mut self, answer: Result<Embedding, BatchError>) {
+        if let Some(sender) = self.0.take() {
+            let _ = sender.send(answer);
+        }
+    }
+
+    /// Whether the caller has left.
+    pub fn is_abandoned(&self) -> bool {
+        self.0.as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+}
+
+/// What the handle tells the worker.
+pub(super) enum Message {
+    /// One more input.
+    Job(Job),
+    /// Take no more, finish what is queued, end.
+    Close,
+}

@@ -1,0 +1,182 @@
+//! The worker on tokio's paused clock, with the stub engine and no thread.
+
+use std::time::Duration;
+
+use super::super::{Batcher, Lane};
+use super::*;
+use crate::domain::{Modality, Tokens};
+use crate::runtime::run_guarded;
+use crate::runtime::stub::{StubBackend, StubFault, StubRecord};
+
+/// The stub engine, taking `pace` per batch.
+struct PacedDevice {
+    backend: StubBackend,
+    pace: Duration,
+}
+
+impl Device for PacedDevice {
+    async fn embed(&mut self, batch: Vec<Prepared>) -> Result<Vec<Embedding>, BackendError> {
+        tokio::time::sleep(self.pace).await;
+        run_guarded(&mut self.backend, &batch)
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A device that takes a second per batch of at most four; ids 90, 91, 92 panic, fail, lose it.
+fn spawn(max_queue_delay: Duration) -> (Batcher, StubRecord) {
+    let backend = StubBackend::new(4).with_faults(|prepared| match id(prepared) {
+        90 => Some(StubFault::Panic),
+        91 => Some(StubFault::Fail),
+        92 => Some(StubFault::Lose),
+        _ => None,
+    });
+    let record = backend.record();
+    let policy = BatchPolicy { max_batch_size: 4, max_queue_delay };
+    (Batcher::spawn(PacedDevice { backend, pace: SECOND }, policy, Metrics::new()), record)
+}
+
+fn text(id: u32) -> Prepared {
+    Prepared::Tokens(Tokens { ids: vec![id], truncated: false })
+}
+
+fn id(prepared: &Prepared) -> u32 {
+    match prepared {
+        Prepared::Tokens(tokens) => tokens.ids[0],
+        Prepared::Pixels(_) => 0,
+    }
+}
+
+type Waiting = tokio::task::JoinHandle<Result<Embedding, BatchError>>;
+
+/// Submits and lets the worker see it.
+async fn submit(batcher: &Batcher, id: u32, lane: Lane, within: Duration) -> Waiting {
+    let batcher = batcher.clone();
+    let deadline = Instant::now() + within;
+    let task = tokio::spawn(async move { batcher.submit(text(id), lane, deadline).await });
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    task
+}
+
+async fn bulk(batcher: &Batcher, id: u32) -> Waiting {
+    submit(batcher, id, Lane::Bulk, SECOND * 1000).await
+}
+
+/// The ids of each batch so far.
+fn batches(record: &StubRecord) -> Vec<Vec<u32>> {
+    record.batches().iter().map(|batch| batch.iter().map(id).collect()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn merges_what_comes_within_the_delay() {
+    let (batcher, record) = spawn(Duration::from_millis(5));
+    let mut waiting = vec![bulk(&batcher, 1).await];
+    tokio::time::sleep(Duration::from_millis(4)).await;
+    waiting.push(bulk(&batcher, 2).await);
+    tokio::time::sleep(Duration::from_millis(4)).await;
+    waiting.push(bulk(&batcher, 3).await);
+    let start = Instant::now();
+    for task in waiting {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(batches(&record), [vec![1, 2], vec![3]]);
+    assert_eq!(record.batches()[0][0].modality(), Modality::Text);
+    assert_eq!(start.elapsed(), SECOND * 2 - Duration::from_millis(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_device_gathers_the_next_batch() {
+    let (batcher, record) = spawn(Duration::ZERO);
+    let mut waiting = Vec::new();
+    for id in 0..7 {
+        waiting.push(bulk(&batcher, id).await);
+    }
+    for task in waiting {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(batches(&record), [vec![0], vec![1, 2, 3, 4], vec![5, 6]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_search_overtakes_waiting_bulk() {
+    let (batcher, record) = spawn(Duration::ZERO);
+    for id in 0..9 {
+        bulk(&batcher, id).await;
+    }
+    let start = Instant::now();
+    let search = submit(&batcher, 50, Lane::Search, SECOND * 30).await;
+    search.await.unwrap().unwrap();
+    assert_eq!(start.elapsed(), SECOND * 2);
+    assert_eq!(batches(&record), [vec![0], vec![50]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_job_is_answered_without_computing() {
+    let (batcher, record) = spawn(Duration::ZERO);
+    let first = bulk(&batcher, 1).await;
+    let late = submit(&batcher, 2, Lane::Bulk, SECOND / 2).await;
+    first.await.unwrap().unwrap();
+    assert_eq!(late.await.unwrap(), Err(BatchError::Deadline));
+    assert_eq!(batches(&record), [vec![1]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_caller_has_left_is_skipped() {
+    let (batcher, record) = spawn(Duration::ZERO);
+    let first = bulk(&batcher, 1).await;
+    let gone = bulk(&batcher, 2).await;
+    let last = bulk(&batcher, 3).await;
+    gone.abort();
+    first.await.unwrap().unwrap();
+    last.await.unwrap().unwrap();
+    assert_eq!(batches(&record), [vec![1], vec![3]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_batch_fails_alone() {
+    let (batcher, _) = spawn(Duration::ZERO);
+    for (id, message) in [(90, "panicked"), (91, "told to fail")] {
+        let busy = bulk(&batcher, 1).await;
+        let faulty = bulk(&batcher, id).await;
+        let beside = bulk(&batcher, 2).await;
+        busy.await.unwrap().unwrap();
+        for task in [faulty, beside] {
+            let error = task.await.unwrap().unwrap_err();
+            assert!(matches!(&error, BatchError::Failed(text) if text.contains(message)), "{error:?}");
+        }
+        bulk(&batcher, 2).await.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_device_answers_all_and_takes_no_more() {
+    let (batcher, record) = spawn(Duration::ZERO);
+    let losing = bulk(&batcher, 92).await;
+    let mut waiting = Vec::new();
+    for id in 0..6 {
+        waiting.push(bulk(&batcher, id).await);
+    }
+    let reason = batcher.device_lost().await;
+    assert!(reason.contains("device lost"), "{reason}");
+    for task in waiting.into_iter().chain([losing, bulk(&batcher, 7).await]) {
+        assert_eq!(task.await.unwrap(), Err(BatchError::Unavailable(reason.clone())));
+    }
+    assert_eq!(batches(&record), [vec![92]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutting_down_finishes_what_is_queued() {
+    let (batcher, record) = spawn(SECOND * 100);
+    let waiting = [bulk(&batcher, 1).await, bulk(&batcher, 2).await];
+    batcher.shut_down().await;
+    for task in waiting {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(batches(&record), [vec![1, 2]]);
+    let refused = bulk(&batcher, 3).await.await.unwrap().unwrap_err();
+    assert_eq!(refused, BatchError::Unavailable("the service is stopping".into()));
+    // A stop that was asked for is no loss.
+    assert!(tokio::time::timeout(SECOND, batcher.device_lost()).await.is_err());
+}
