@@ -388,13 +388,14 @@ mod tests {
 
     #[test]
     fn survives_deep_nesting() {
-        assert!(refused(&"[".repeat(100_000)).contains("recursion limit"));
+        // What is skipped is skipped without recursion; what is read has a limit.
+        assert!(refused(&"[".repeat(100_000)).contains("EOF"));
+        let nested = format!(r#"{{"image_url":{}"#, r#"{"url":"#.repeat(100_000));
+        assert!(refused(&nested).contains("recursion limit"));
     }
 
     #[test]
-    fn a_text_part_is_not_taken_for_a_picture() {
-        let call = parse(br#"["x"]"#).unwrap_err();
-        assert!(matches!(call, EmbedError::InvalidRequest(_)));
+    fn a_bare_string_is_text_even_if_it_is_an_address() {
         let call = parse(br#"{"input":["https://x/a.jpg"]}"#).unwrap();
         assert_eq!(call.request.inputs[0].parts[0].content, Content::Text("https://x/a.jpg".into()));
     }

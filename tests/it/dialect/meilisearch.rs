@@ -11,7 +11,7 @@ use crate::support::TestApp;
 const DIMENSIONS: usize = 8;
 /// A PNG of one white pixel.
 const PIXEL: &str =
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mP8/x8AAwMCAO+ip1sAAAAASUVORK5CYII=";
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4//8/AAX+Av4zEpUUAAAAAElFTkSuQmCC";
 
 /// Posts as `ureq` does on Meilisearch's behalf.
 async fn post(app: &TestApp, path: &str, body: &Value) -> (u16, Value) {
