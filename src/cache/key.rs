@@ -1,0 +1,52 @@
+//! What makes two inputs the same.
+
+use crate::domain::{Background, Modality};
+
+/// A digest over the model, the preprocessing and the content of one input. Equal keys mean equal vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CacheKey([u8; 32]);
+
+impl CacheKey {
+    /// Bytes of a key.
+    pub const BYTES: usize = 32;
+
+    /// The key of a text, as the caller wrote it.
+    pub fn text(fingerprint: &str, text: &str) -> Self {
+        Self::digest(&[fingerprint.as_bytes(), Modality::Text.as_str().as_bytes()], text.as_bytes())
+    }
+
+    /// The key of an encoded picture (the bytes of the file).
+    pub fn image(fingerprint: &str, background: Background, encoded: &[u8]) -> Self {
+        let background = String::from(background);
+        let modality = Modality::Image.as_str();
+        Self::digest(&[fingerprint.as_bytes(), modality.as_bytes(), background.as_bytes()], encoded)
+    }
+
+    /// Each part goes in with its length, so that no two lists run together.
+    fn digest(circumstances: &[&[u8]], content: &[u8]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for part in circumstances.iter().chain([&content]) {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+        }
+        Self(*hasher.finalize().as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_that_changes_the_vector_changes_the_key() {
+        let keys = [
+            CacheKey::text("a", "bc"),
+            CacheKey::text("ab", "c"),
+            CacheKey::image("a", Background::WHITE, b"bc"),
+            CacheKey::image("a", Background::None, b"bc"),
+            CacheKey::image("a", Background::WHITE, b"bd"),
+        ];
+        let distinct: std::collections::HashSet<_> = keys.iter().collect();
+        assert_eq!(distinct.len(), keys.len());
+        assert_eq!(CacheKey::text("a", "bc"), keys[0]);
+    }
+}
