@@ -1,1 +1,3 @@
-//! it
+//! One test binary.
+mod layering;
+mod parity;
