@@ -1,1 +1,244 @@
-//! TODO
+//! The service: inputs in, one unit vector each out.
+//!
+//! Siblings meet here. A request is admitted whole (`admission.rs`); each part goes through the cache, the
+//! fetcher, the CPU pool (`prepare.rs`) and the batcher (`pipeline.rs`); failed items become an error or the
+//! placeholder (`placeholder.rs`). Warming up runs real shapes (`warm_up.rs`, `calibration.rs`).
+
+mod admission;
+mod calibration;
+mod pipeline;
+mod placeholder;
+mod prepare;
+mod warm_up;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use tokio::time::{Instant, timeout_at};
+
+use crate::batch::{BatchPolicy, Batcher, Lane};
+use crate::cache::VectorCache;
+use crate::config::Config;
+use crate::domain::{
+    EmbedError, EmbedInput, EmbedRequest, EmbedResponse, Embedding, ItemError, ModelSpec, OnItemError, Usage,
+};
+use crate::fetch::Fetcher;
+use crate::runtime::{DeviceThread, LoadedModel};
+use crate::telemetry::Metrics;
+use crate::text::{TextError, Tokenizer};
+use admission::Admission;
+use pipeline::{ImagingSettings, ItemVector, Pipeline, Turn};
+use prepare::PreparePool;
+
+/// One model in service. Cheap to clone.
+#[derive(Clone)]
+pub struct Embedder {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    info: ModelInfo,
+    pipeline: Pipeline,
+    admission: Arc<Admission>,
+    max_batch_size: usize,
+    deadline: Duration,
+    is_ready: AtomicBool,
+    placeholder: OnceLock<Embedding>,
+    metrics: Arc<Metrics>,
+}
+
+/// What is in service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelInfo {
+    /// The model's facts.
+    pub spec: ModelSpec,
+    /// The model's digest, in hex.
+    pub fingerprint: String,
+    /// Where it runs: `cpu`, `cuda:0`, ...
+    pub device: String,
+    /// What it computes in: `fp32`, `bf16`.
+    pub dtype: String,
+}
+
+/// Why a model cannot be put into service.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbedderSetupError {
+    /// The model has a text tower, but nothing to make tokens with.
+    #[error("model `{0}` has a text tower but no tokenizer.json")]
+    NoTokenizer(String),
+    /// Its tokenizer cannot be used.
+    #[error("model `{model}`: {source}")]
+    Tokenizer {
+        /// The model.
+        model: String,
+        /// What is wrong with it.
+        source: TextError,
+    },
+    /// The operating system gave no thread.
+    #[error("cannot start the device's thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+impl Embedder {
+    /// Puts `model` into service: starts its device thread and the batch worker. Must be called inside a
+    /// tokio runtime. It refuses requests until [`Self::warm_up`] has succeeded.
+    ///
+    /// # Errors
+    /// [`EmbedderSetupError`].
+    pub fn new(
+        model: LoadedModel,
+        fetcher: Fetcher,
+        config: &Config,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, EmbedderSetupError> {
+        let LoadedModel { spec, fingerprint, tokenizer_json, device, dtype, backend } = model;
+        let tokenizer = match (&spec.text, tokenizer_json) {
+            (None, _) => None,
+            (Some(_), None) => return Err(EmbedderSetupError::NoTokenizer(spec.name)),
+            (Some(text), Some(json)) => {
+                let tokenizer = Tokenizer::from_json(&json, text)
+                    .map_err(|source| EmbedderSetupError::Tokenizer { model: spec.name.clone(), source })?;
+                Some(Arc::new(tokenizer))
+            }
+        };
+        let thread = DeviceThread::spawn(backend, &device)?;
+        let policy = BatchPolicy::from(&config.batch);
+        let (background, max_pixels) = (config.image.background, config.image.max_pixels);
+        let pipeline = Pipeline {
+            spec: spec.clone(),
+            fingerprint: fingerprint.clone(),
+            imaging: ImagingSettings { background, max_pixels },
+            tokenizer,
+            fetcher,
+            cache: VectorCache::new(&config.cache, metrics.clone()),
+            pool: PreparePool::new(config.image.threads),
+            batcher: Batcher::spawn(thread, policy, metrics.clone()),
+            deadline_ms: config.batch.deadline_ms,
+            metrics: metrics.clone(),
+        };
+        let inner = Inner {
+            info: ModelInfo { spec, fingerprint, device, dtype },
+            pipeline,
+            admission: Arc::new(Admission::new(config.batch.max_queue_items, metrics.clone())),
+            max_batch_size: policy.max_batch_size,
+            deadline: Duration::from_millis(config.batch.deadline_ms),
+            is_ready: AtomicBool::new(false),
+            placeholder: OnceLock::new(),
+            metrics,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Embeds every input of `request`, in its order.
+    ///
+    /// # Errors
+    /// [`EmbedError`]. All failed items are named at once; with [`OnItemError::Placeholder`] they get the
+    /// placeholder vector instead and are listed in the answer. Overload, a passed deadline and failed
+    /// inference always fail the request: the same request may succeed later.
+    ///
+    /// # Cancel safety
+    /// Dropping the future takes the request's inputs out of every queue.
+    pub async fn embed(
+        &self,
+        request: EmbedRequest,
+        on_item_error: OnItemError,
+    ) -> Result<EmbedResponse, EmbedError> {
+        let inner = &self.inner;
+        let deadline = Instant::now() + inner.deadline;
+        if !self.is_ready() {
+            return Err(EmbedError::Unavailable("the model is not ready; try again".into()));
+        }
+        let spec = &inner.info.spec;
+        if let Some(requested) = request.dimensions.filter(|requested| *requested != spec.dimensions) {
+            let (actual, model) = (spec.dimensions, spec.name.clone());
+            return Err(EmbedError::Dimensions { requested, actual, model });
+        }
+        let lane = if request.inputs.len() == 1 { Lane::Search } else { Lane::Bulk };
+        let n_parts = request.inputs.iter().map(|input| input.parts.len()).sum();
+        let _admitted = inner.admission.admit(n_parts, lane)?;
+        let items = self.items(request.inputs, Turn { lane, deadline }).await?;
+        self.answer(items, on_item_error)
+    }
+
+    async fn items(
+        &self,
+        inputs: Vec<EmbedInput>,
+        turn: Turn,
+    ) -> Result<Vec<Result<ItemVector, ItemError>>, EmbedError> {
+        let pipeline = &self.inner.pipeline;
+        let items = inputs.into_iter().enumerate().map(|(index, input)| pipeline.item(index, input, turn));
+        let deadline_ms = pipeline.deadline_ms;
+        timeout_at(turn.deadline, try_join_all(items))
+            .await
+            .unwrap_or(Err(EmbedError::Deadline { deadline_ms }))
+    }
+
+    fn answer(
+        &self,
+        items: Vec<Result<ItemVector, ItemError>>,
+        on_item_error: OnItemError,
+    ) -> Result<EmbedResponse, EmbedError> {
+        let (mut embeddings, mut errors) = (Vec::with_capacity(items.len()), Vec::new());
+        let mut usage = Usage::default();
+        for item in items {
+            match item {
+                Ok(item) => {
+                    usage.text_tokens += item.usage.text_tokens;
+                    usage.images += item.usage.images;
+                    embeddings.push(item.embedding);
+                }
+                Err(error) => {
+                    embeddings.extend(self.inner.placeholder.get().cloned());
+                    errors.push(error);
+                }
+            }
+        }
+        if !errors.is_empty() {
+            if on_item_error == OnItemError::Fail {
+                return Err(EmbedError::Items(errors));
+            }
+            self.inner.metrics.placeholder_vectors.inc_by(errors.len() as u64);
+            let first = &errors[0];
+            tracing::warn!(
+                n_items = errors.len(),
+                index = first.index,
+                kind = first.kind.as_str(),
+                message = first.message,
+                "items answered by the placeholder vector"
+            );
+        }
+        let model = self.inner.info.spec.name.clone();
+        Ok(EmbedResponse { model, embeddings, errors, usage })
+    }
+
+    /// What is in service.
+    pub fn info(&self) -> &ModelInfo {
+        &self.inner.info
+    }
+
+    /// Whether requests are taken: warmed up, and not stopping.
+    pub fn is_ready(&self) -> bool {
+        self.inner.is_ready.load(Ordering::Acquire)
+    }
+
+    /// Resolves with the reason once the device is lost, else never. Nothing succeeds after that: the
+    /// process should end, and be started again.
+    pub async fn device_lost(&self) -> String {
+        let reason = self.inner.pipeline.batcher.device_lost().await;
+        self.set_ready(false);
+        reason
+    }
+
+    /// Finishes what is queued, takes no more, and joins the device's thread.
+    pub async fn shut_down(&self) {
+        self.inner.pipeline.batcher.shut_down().await;
+        self.set_ready(false);
+    }
+
+    fn set_ready(&self, is_ready: bool) {
+        self.inner.is_ready.store(is_ready, Ordering::Release);
+        self.inner.metrics.ready.set(i64::from(is_ready));
+    }
+}

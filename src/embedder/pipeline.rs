@@ -1,0 +1,283 @@
+//! The way of one item: its parts looked up or fetched, prepared and computed, then averaged.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use super::prepare::{Panicked, PreparePool};
+use crate::batch::{BatchError, Batcher, Lane};
+use crate::cache::{CacheKey, CachedVector, VectorCache};
+use crate::domain::{
+    Content, EmbedError, EmbedInput, Embedding, ImageSource, ImageSpec, ItemError, ItemErrorKind, Modality,
+    ModelSpec, Part, Prepared, Tokens, Usage,
+};
+use crate::fetch::{FetchError, Fetcher};
+use crate::imaging::{self, ImagingOptions};
+use crate::telemetry::Metrics;
+use crate::text::Tokenizer;
+
+/// Texts below this many bytes are tokenised where they are: a hop to the pool costs more.
+const INLINE_TEXT_BYTES: usize = 2 << 10;
+/// Base64 and digests below this many bytes likewise.
+const INLINE_ENCODED_BYTES: usize = 64 << 10;
+const INLINE_DIGEST_BYTES: usize = 512 << 10;
+
+/// Everything that an item passes through.
+pub(super) struct Pipeline {
+    pub spec: ModelSpec,
+    pub fingerprint: String,
+    pub imaging: ImagingSettings,
+    pub tokenizer: Option<Arc<Tokenizer>>,
+    pub fetcher: Fetcher,
+    pub cache: VectorCache,
+    pub pool: PreparePool,
+    pub batcher: Batcher,
+    pub deadline_ms: u64,
+    pub metrics: Arc<Metrics>,
+}
+
+/// What decoding depends on beside the model.
+#[derive(Clone, Copy)]
+pub(super) struct ImagingSettings {
+    pub background: crate::domain::Background,
+    pub max_pixels: u64,
+}
+
+/// A request's place in the queue.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Turn {
+    pub lane: Lane,
+    pub deadline: Instant,
+}
+
+/// The vector of an item, and what it counts for.
+pub(super) struct ItemVector {
+    pub embedding: Embedding,
+    pub usage: Usage,
+}
+
+/// Why a part has no vector.
+#[derive(Debug, Clone)]
+pub(super) enum PartError {
+    /// Its own fault, or its host's: a placeholder may stand for it.
+    Item(ItemErrorKind, String),
+    /// Nothing to do with this item: the whole request fails.
+    Request(EmbedError),
+}
+
+impl Pipeline {
+    /// Embeds one item. The inner error is the item's own, the outer one the request's.
+    pub async fn item(
+        &self,
+        index: usize,
+        input: EmbedInput,
+        turn: Turn,
+    ) -> Result<Result<ItemVector, ItemError>, EmbedError> {
+        let has_image = input.parts.iter().any(|part| matches!(part.content, Content::Image(_)));
+        let modality = if has_image { Modality::Image } else { Modality::Text };
+        let parts = input.parts.into_iter().map(|part| self.part(part, turn));
+        let result = match try_join_all(parts).await {
+            Ok(parts) => combine(&parts),
+            Err(error) => Err(error),
+        };
+        let (result, outcome) = match result {
+            Ok(vector) => (Ok(vector), "ok"),
+            Err(PartError::Item(kind, message)) => (Err(ItemError { index, kind, message }), kind.as_str()),
+            Err(PartError::Request(error)) => return Err(error),
+        };
+        self.metrics.items.with_label_values(&[modality.as_str(), outcome]).inc();
+        Ok(result)
+    }
+
+    async fn part(&self, part: Part, turn: Turn) -> Result<PartVector, PartError> {
+        let (vector, is_image) = match part.content {
+            Content::Text(text) => (self.text(&text, turn).await?, false),
+            Content::Image(source) => (self.image(source, turn).await?, true),
+        };
+        self.metrics.truncated_texts.inc_by(u64::from(vector.truncated));
+        Ok(PartVector { vector, weight: part.weight, is_image })
+    }
+
+    async fn text(&self, text: &str, turn: Turn) -> Result<CachedVector, PartError> {
+        let tokenizer = self.tokenizer.as_ref().ok_or_else(|| self.no_tower(Modality::Text))?;
+        let key = CacheKey::text(&self.fingerprint, text);
+        self.cached(key, turn, || async {
+            let tokens = self.tokenize(tokenizer, text, turn.lane).await?;
+            let (text_tokens, truncated) = (tokens.ids.len() as u32, tokens.truncated);
+            let embedding = self.submit(Prepared::Tokens(tokens), turn).await?;
+            Ok(CachedVector { embedding, text_tokens, truncated })
+        })
+        .await
+    }
+
+    async fn tokenize(
+        &self,
+        tokenizer: &Arc<Tokenizer>,
+        text: &str,
+        lane: Lane,
+    ) -> Result<Tokens, PartError> {
+        let tokens = if text.len() < INLINE_TEXT_BYTES {
+            tokenizer.encode(text)
+        } else {
+            let (tokenizer, text) = (tokenizer.clone(), text.to_owned());
+            self.pool.run(lane, move || tokenizer.encode(&text)).await?
+        };
+        tokens.map_err(|error| PartError::Item(ItemErrorKind::Internal, error.to_string()))
+    }
+
+    async fn image(&self, source: ImageSource, turn: Turn) -> Result<CachedVector, PartError> {
+        let spec = self.spec.image.as_ref().ok_or_else(|| self.no_tower(Modality::Image))?;
+        let encoded = self.bytes(source, turn.lane).await?;
+        let key = self.image_key(&encoded, turn.lane).await?;
+        self.cached(key, turn, || async {
+            let pixels = self.decode(encoded.clone(), spec, turn.lane).await?;
+            let embedding = self.submit(pixels, turn).await?;
+            Ok(CachedVector { embedding, text_tokens: 0, truncated: false })
+        })
+        .await
+    }
+
+    /// The bytes of the encoded file. The source is given up as soon as they are there: two copies of a
+    /// hundred megabytes would be one too many.
+    async fn bytes(&self, source: ImageSource, lane: Lane) -> Result<Bytes, PartError> {
+        let fetched = match &source {
+            ImageSource::Url(_) => {
+                let _timer = self.metrics.fetch_seconds.start_timer();
+                self.fetcher.fetch(&source).await
+            }
+            ImageSource::Encoded(text) if text.len() > INLINE_ENCODED_BYTES => {
+                let (fetcher, handle) = (self.fetcher.clone(), Handle::current());
+                self.pool.run(lane, move || handle.block_on(fetcher.fetch(&source))).await?
+            }
+            ImageSource::Encoded(_) | ImageSource::Bytes(_) => self.fetcher.fetch(&source).await,
+        };
+        fetched.map_err(|error: FetchError| PartError::Item(error.kind(), error.to_string()))
+    }
+
+    async fn image_key(&self, encoded: &Bytes, lane: Lane) -> Result<CacheKey, PartError> {
+        let background = self.imaging.background;
+        if encoded.len() <= INLINE_DIGEST_BYTES {
+            return Ok(CacheKey::image(&self.fingerprint, background, encoded));
+        }
+        let (fingerprint, encoded) = (self.fingerprint.clone(), encoded.clone());
+        Ok(self.pool.run(lane, move || CacheKey::image(&fingerprint, background, &encoded)).await?)
+    }
+
+    async fn decode(&self, encoded: Bytes, spec: &ImageSpec, lane: Lane) -> Result<Prepared, PartError> {
+        let (spec, seconds) = (spec.clone(), self.metrics.decode_seconds.clone());
+        let ImagingSettings { background, max_pixels } = self.imaging;
+        let work = move || {
+            let _timer = seconds.start_timer();
+            imaging::prepare(&encoded, &spec, &ImagingOptions { background, max_pixels })
+        };
+        match self.pool.run(lane, work).await? {
+            Ok(pixels) => Ok(Prepared::Pixels(pixels)),
+            Err(error) => Err(PartError::Item(error.kind(), error.to_string())),
+        }
+    }
+
+    /// Looks up or computes. An input joined to another request's computation is not bound to that request's
+    /// deadline: it tries again for itself while its own has not passed.
+    async fn cached<F>(
+        &self,
+        key: CacheKey,
+        turn: Turn,
+        compute: impl Fn() -> F,
+    ) -> Result<CachedVector, PartError>
+    where
+        F: Future<Output = Result<CachedVector, PartError>>,
+    {
+        loop {
+            let failed = match self.cache.get_or_compute(key, compute()).await {
+                Ok(vector) => return Ok(vector),
+                Err(failed) => failed,
+            };
+            let is_deadline = matches!(*failed.error, PartError::Request(EmbedError::Deadline { .. }));
+            if !(failed.was_joined && is_deadline && Instant::now() < turn.deadline) {
+                return Err((*failed.error).clone());
+            }
+        }
+    }
+
+    async fn submit(&self, prepared: Prepared, turn: Turn) -> Result<Embedding, PartError> {
+        self.batcher
+            .submit(prepared, turn.lane, turn.deadline)
+            .await
+            .map_err(|error| PartError::Request(self.request_error(error)))
+    }
+
+    pub fn request_error(&self, error: BatchError) -> EmbedError {
+        match error {
+            BatchError::Deadline => EmbedError::Deadline { deadline_ms: self.deadline_ms },
+            BatchError::Unavailable(reason) => EmbedError::Unavailable(reason),
+            BatchError::Failed(reason) => EmbedError::Internal(reason),
+        }
+    }
+
+    fn no_tower(&self, modality: Modality) -> PartError {
+        let message = format!("model `{}` has no {} tower", self.spec.name, modality.as_str());
+        PartError::Item(ItemErrorKind::UnsupportedModality, message)
+    }
+}
+
+impl From<Panicked> for PartError {
+    fn from(_: Panicked) -> Self {
+        Self::Item(ItemErrorKind::Internal, "preparing the item panicked; this is a bug".into())
+    }
+}
+
+struct PartVector {
+    vector: CachedVector,
+    weight: f32,
+    is_image: bool,
+}
+
+/// The weighted mean of the parts; the first part alone where they cancel each other out, since there is no
+/// direction between opposites and a zero vector must never leave the house.
+fn combine(parts: &[PartVector]) -> Result<ItemVector, PartError> {
+    let [first, rest @ ..] = parts else {
+        return Err(PartError::Item(ItemErrorKind::Internal, "the item has no part".into()));
+    };
+    let mut usage = Usage::default();
+    for part in parts {
+        usage.text_tokens += u64::from(part.vector.text_tokens);
+        usage.images += u64::from(part.is_image);
+    }
+    let embedding = if rest.is_empty() {
+        first.vector.embedding.clone()
+    } else {
+        // By the largest weight, so that the sum of large ones stays finite.
+        let largest = parts.iter().map(|part| part.weight).fold(f32::MIN_POSITIVE, f32::max);
+        let weighted = parts.iter().map(|part| (&part.vector.embedding, part.weight / largest));
+        Embedding::weighted_mean(weighted).unwrap_or_else(|_| first.vector.embedding.clone())
+    };
+    Ok(ItemVector { embedding, usage })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(values: [f32; 2], weight: f32) -> PartVector {
+        let embedding = Embedding::normalized(values.to_vec()).unwrap();
+        let vector = CachedVector { embedding, text_tokens: 3, truncated: false };
+        PartVector { vector, weight, is_image: false }
+    }
+
+    #[test]
+    fn parts_that_cancel_out_give_the_first() {
+        let item = combine(&[part([1.0, 0.0], 1.0), part([-1.0, 0.0], 1.0)]).ok().unwrap();
+        assert_eq!(item.embedding.as_slice(), [1.0, 0.0]);
+        assert_eq!(item.usage, Usage { text_tokens: 6, images: 0 });
+    }
+
+    #[test]
+    fn huge_weights_stay_finite() {
+        let item = combine(&[part([1.0, 0.0], f32::MAX), part([0.0, 1.0], f32::MAX)]).ok().unwrap();
+        let diagonal = Embedding::normalized(vec![1.0, 1.0]).unwrap();
+        assert!(item.embedding.cosine(&diagonal) > 0.999_999);
+    }
+}
