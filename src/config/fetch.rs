@@ -19,4 +19,6 @@ pub struct FetchConfig {
     pub allow_networks: Vec<IpNet>,
     /// Downloads at once, over all requests.
     pub max_concurrent: usize,
+    /// Downloads at once from one host.
+    pub max_concurrent_per_host: usize,
 }

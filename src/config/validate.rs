@@ -45,6 +45,7 @@ impl Config {
         at_least("fetch.max_bytes", fetch.max_bytes, 1)?;
         at_most("fetch.max_redirects", fetch.max_redirects, 20)?;
         at_least("fetch.max_concurrent", fetch.max_concurrent, 1)?;
+        at_least("fetch.max_concurrent_per_host", fetch.max_concurrent_per_host, 1)?;
 
         at_least("batch.max_batch_size", batch.max_batch_size, 1)?;
         at_least("batch.max_queue_items", batch.max_queue_items, 1)?;

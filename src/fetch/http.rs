@@ -11,10 +11,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap, HeaderValue, LOCATION};
 use reqwest::{Client, Response, StatusCode, redirect};
-use tokio::sync::Semaphore;
 use url::{Host, Url};
 
 use super::guard::{Guard, GuardedResolver, Refused};
+use super::places::Places;
 use super::{FetchError, FetchSetupError, HostFailure};
 use crate::config::FetchConfig;
 
@@ -30,7 +30,7 @@ const MAX_HOST_BYTES: usize = 253;
 pub(super) struct Downloads {
     client: Client,
     guard: Guard,
-    permits: Arc<Semaphore>,
+    places: Places,
     limits: Limits,
 }
 
@@ -63,7 +63,7 @@ impl Downloads {
         Ok(Self {
             client,
             guard,
-            permits: Arc::new(Semaphore::new(config.max_concurrent.clamp(1, Semaphore::MAX_PERMITS))),
+            places: Places::new(config.max_concurrent, config.max_concurrent_per_host),
             limits: Limits {
                 timeout_ms: config.timeout_ms,
                 connect_timeout_ms: config.connect_timeout_ms,
@@ -77,9 +77,9 @@ impl Downloads {
     pub(super) async fn get(&self, text: &str) -> Result<Bytes, FetchError> {
         let url = parse(text)?;
         let host = host_of(&url);
-        // The clock starts with the permit: a picture is not to blame for those before it, and the
+        // The clock starts with the place: a picture is not to blame for those before it, and the
         // request as a whole has its own deadline.
-        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
+        let _place = self.places.take(&host).await;
         let limit_ms = self.limits.timeout_ms;
         tokio::time::timeout(Duration::from_millis(limit_ms), self.follow(url))
             .await

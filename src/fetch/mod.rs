@@ -7,6 +7,7 @@ mod data_url;
 mod error;
 mod guard;
 mod http;
+mod places;
 #[cfg(test)]
 mod test_server;
 

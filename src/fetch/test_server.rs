@@ -19,6 +19,7 @@ pub(super) fn config() -> FetchConfig {
         max_redirects: 5,
         allow_networks: Vec::new(),
         max_concurrent: 128,
+        max_concurrent_per_host: 128,
     }
 }
 
