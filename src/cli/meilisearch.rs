@@ -115,7 +115,9 @@ pub(super) fn picture_template(field: &str) -> Result<String, String> {
         return Ok(field.into());
     }
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-.[]".contains(c);
-    if field.is_empty() || !field.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') || !field.chars().all(plain)
+    if field.is_empty()
+        || !field.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        || !field.chars().all(plain)
     {
         return Err(format!(
             "`{field}` is no field name; write a name such as poster, images.front or gallery[0], or a \
@@ -176,7 +178,9 @@ mod tests {
             (2, false) => "{{fragment}}",
             other => panic!("either both fragment maps or a document template: {other:?}"),
         };
-        for (template, placeholder) in [(&embedder["request"], placeholder), (&embedder["response"], "{{embedding}}")] {
+        for (template, placeholder) in
+            [(&embedder["request"], placeholder), (&embedder["response"], "{{embedding}}")]
+        {
             assert_eq!(count(template, placeholder), 1, "{template}");
             assert_eq!(count(template, "{{..}}"), 1, "{template}");
             assert!(repeats(template, placeholder), "{template}");
@@ -190,9 +194,11 @@ mod tests {
     #[test]
     fn follows_every_rule() {
         let picture = picture_template("poster").unwrap();
-        for (picture, text) in
-            [(None, Some("{{doc.title}}")), (Some(picture.as_str()), None), (Some(picture.as_str()), Some("{{doc.title}}"))]
-        {
+        for (picture, text) in [
+            (None, Some("{{doc.title}}")),
+            (Some(picture.as_str()), None),
+            (Some(picture.as_str()), Some("{{doc.title}}")),
+        ] {
             check_rules(&settings(picture, text));
         }
     }

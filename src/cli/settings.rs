@@ -64,18 +64,24 @@ pub struct SettingsArgs {
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// Not http(s), or without a host.
-    #[error("`--url` is `{0}`, which is not an http(s) address; write it as Meilisearch reaches Sidelens: \
-             http://127.0.0.1:7800")]
+    #[error(
+        "`--url` is `{0}`, which is not an http(s) address; write it as Meilisearch reaches Sidelens: \
+             http://127.0.0.1:7800"
+    )]
     Url(Url),
     /// Neither a field nor a template.
     #[error("`--image-field`: {0}")]
     ImageField(String),
     /// Every document would have the same vector.
-    #[error("`--text-template` is `{0}`, which names no field of the document; write it as {{{{doc.title}}}}")]
+    #[error(
+        "`--text-template` is `{0}`, which names no field of the document; write it as {{{{doc.title}}}}"
+    )]
     TextTemplate(String),
     /// Nobody knows the model's dimensions.
-    #[error("{asked}, and the model's own files say nothing either: {model}; start Sidelens first, or \
-             give its `--model`")]
+    #[error(
+        "{asked}, and the model's own files say nothing either: {model}; start Sidelens first, or \
+             give its `--model`"
+    )]
     Model {
         /// Why the service did not tell.
         asked: String,
@@ -94,7 +100,9 @@ struct ModelFacts {
 /// Prints the settings.
 pub(super) fn run(args: &SettingsArgs) -> Result<(), CliError> {
     let endpoint = endpoint(&args.url)?;
-    if let Some(template) = args.text_template.as_ref().filter(|t| !t.contains("doc.") && !t.contains("fields")) {
+    if let Some(template) =
+        args.text_template.as_ref().filter(|t| !t.contains("doc.") && !t.contains("fields"))
+    {
         return Err(SettingsError::TextTemplate(template.clone()).into());
     }
     let picture = args.image_field.as_deref().map(picture_template).transpose();
@@ -104,7 +112,10 @@ pub(super) fn run(args: &SettingsArgs) -> Result<(), CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let facts = match runtime.block_on(ask(&endpoint)) {
         Ok(facts) => {
-            eprintln!("# Model `{}`, {} dimensions, says the service at {endpoint}.", facts.model, facts.dimensions);
+            eprintln!(
+                "# Model `{}`, {} dimensions, says the service at {endpoint}.",
+                facts.model, facts.dimensions
+            );
             facts
         }
         Err(asked) => {
@@ -221,9 +232,8 @@ fn networks(addresses: &[IpAddr]) -> BTreeSet<&'static str> {
             networks.extend(LOOPBACK);
             continue;
         }
-        let holds = |cidr: &&&str| {
-            cidr.parse::<IpNet>().expect("the list above holds CIDRs only").contains(address)
-        };
+        let holds =
+            |cidr: &&&str| cidr.parse::<IpNet>().expect("the list above holds CIDRs only").contains(address);
         networks.extend(PRIVATE.iter().find(holds));
     }
     networks

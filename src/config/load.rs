@@ -104,7 +104,8 @@ impl Config {
             layers.push(Layer::setting("command line".into(), key, value, &defaults));
         }
 
-        let mut figment = Figment::from(Layer { origin: "config/default.toml".into(), dict: defaults.clone() });
+        let mut figment =
+            Figment::from(Layer { origin: "config/default.toml".into(), dict: defaults.clone() });
         for layer in layers {
             if let Some(key) = unknown_key(&layer.dict, &defaults, "") {
                 let suggestion = closest(&key, &defaults);
@@ -279,8 +280,11 @@ mod tests {
     #[test]
     fn later_layers_win() {
         jailed(|jail| {
-            jail.create_file("a.toml", "[batch]\nmax_batch_size = 8\nmax_queue_items = 100\n[log]\nlevel = \"debug\"")
-                .unwrap();
+            jail.create_file(
+                "a.toml",
+                "[batch]\nmax_batch_size = 8\nmax_queue_items = 100\n[log]\nlevel = \"debug\"",
+            )
+            .unwrap();
             jail.set_env("SIDELENS_BATCH__MAX_BATCH_SIZE", "16");
             jail.set_env("sidelens_log__format", "json");
             jail.set_env("SIDELENS_MODEL__SOURCE", "42");
@@ -326,7 +330,9 @@ mod tests {
                 "command line: unknown key `colour`; `sidelens config` prints every key"
             );
             jail.set_env("SIDELENS_BATCH__SPEED", "1");
-            assert!(refusal(None, &[]).starts_with("variable SIDELENS_BATCH__SPEED: unknown key `batch.speed`"));
+            assert!(
+                refusal(None, &[]).starts_with("variable SIDELENS_BATCH__SPEED: unknown key `batch.speed`")
+            );
         });
     }
 

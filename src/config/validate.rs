@@ -31,7 +31,11 @@ impl Config {
             }
             // Printed settings used as a file would otherwise let everybody in.
             if key.expose() == "***" {
-                return Err(out_of_range("auth.api_keys", place(), "`***` only stands for a hidden key".into()));
+                return Err(out_of_range(
+                    "auth.api_keys",
+                    place(),
+                    "`***` only stands for a hidden key".into(),
+                ));
             }
         }
 
@@ -41,7 +45,12 @@ impl Config {
 
         at_least("fetch.connect_timeout_ms", fetch.connect_timeout_ms, 1)?;
         at_least("fetch.timeout_ms", fetch.timeout_ms, 1)?;
-        no_more_than("fetch.connect_timeout_ms", fetch.connect_timeout_ms, "fetch.timeout_ms", fetch.timeout_ms)?;
+        no_more_than(
+            "fetch.connect_timeout_ms",
+            fetch.connect_timeout_ms,
+            "fetch.timeout_ms",
+            fetch.timeout_ms,
+        )?;
         at_least("fetch.max_bytes", fetch.max_bytes, 1)?;
         at_most("fetch.max_redirects", fetch.max_redirects, 20)?;
         at_least("fetch.max_concurrent", fetch.max_concurrent, 1)?;

@@ -10,8 +10,10 @@ use crate::config::{LogConfig, LogFormat};
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
     /// Neither a level nor a filter.
-    #[error("`log.level` is `{level}`: {source}; use error, warn, info, debug, trace, or a filter such as \
-             `info,sidelens::fetch=debug`")]
+    #[error(
+        "`log.level` is `{level}`: {source}; use error, warn, info, debug, trace, or a filter such as \
+             `info,sidelens::fetch=debug`"
+    )]
     Filter {
         /// What the setting says.
         level: String,
