@@ -1,3 +1,13 @@
-//! One test binary.
+//! One test binary: libtorch links once, and every test shares the service in `support`.
+
+mod config;
+#[cfg(feature = "torch")]
+mod demo;
+mod dialect;
 mod layering;
+mod limits;
+mod meilisearch_e2e;
 mod parity;
+mod settings;
+mod shutdown;
+mod support;

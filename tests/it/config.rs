@@ -1,0 +1,68 @@
+//! `sidelens config`, and mistakes in settings, as the program itself treats them.
+
+use std::process::Output;
+
+use sidelens::config::{Config, DEFAULT_TOML};
+
+use crate::support::sidelens;
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+fn refusal(args: &[&str]) -> String {
+    let output = sidelens(args).output().expect("runs");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stdout.is_empty());
+    let message = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(message.lines().count(), 1, "one sentence: {message}");
+    message
+}
+
+#[test]
+fn prints_the_defaults() {
+    let printed: Config = toml::from_str(&stdout(&sidelens(&["config"]).output().unwrap())).unwrap();
+    assert_eq!(printed, toml::from_str(DEFAULT_TOML).unwrap());
+}
+
+#[test]
+fn prints_what_flags_and_variables_say_but_no_secret() {
+    let output = sidelens(&["config", "--model", "/models/clip", "--set", "batch.max_batch_size=7"])
+        .env("SIDELENS_AUTH__API_KEYS", "hunter2,hunter3")
+        .env("SIDELENS_FETCH__MAX_REDIRECTS", "1")
+        .output()
+        .unwrap();
+    let text = stdout(&output);
+    assert!(!text.contains("hunter"), "{text}");
+    assert!(text.contains(r#"api_keys = ["***", "***"]"#), "{text}");
+    assert!(text.contains(r#"source = "/models/clip""#) && text.contains("max_batch_size = 7"), "{text}");
+    assert!(text.contains("max_redirects = 1"), "{text}");
+}
+
+#[test]
+fn a_mistake_is_one_sentence_and_exit_status_1() {
+    let message = refusal(&["--set", "batch.max_batchsize=7"]);
+    assert!(message.contains("did you mean `batch.max_batch_size`?"), "{message}");
+    assert!(refusal(&["--config", "/nowhere/s.toml"]).contains("/nowhere/s.toml"));
+    assert!(refusal(&["--set", "batch.max_batch_size=0"]).contains("must be 1 or more"));
+    assert!(refusal(&["--set", "log.level=sidelens=loud"]).contains("log.level"));
+    assert!(refusal(&["--device", "gpu"]).contains("cuda:N"));
+}
+
+#[test]
+fn a_busy_port_fails_before_a_model_is_read() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let message = refusal(&["--listen", &address, "--model", "/nowhere", "--set", "log.level=off"]);
+    assert!(message.contains(&address) && message.contains("--listen"), "{message}");
+}
+
+#[test]
+fn says_what_it_is_built_from() {
+    let text = stdout(&sidelens(&["--version"]).output().unwrap());
+    assert!(text.starts_with(concat!("sidelens ", env!("CARGO_PKG_VERSION"), "\n")), "{text}");
+    for fact in ["libtorch: ", "cores", "cuda: "] {
+        assert!(text.contains(fact), "{text}");
+    }
+}

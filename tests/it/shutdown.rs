@@ -1,0 +1,69 @@
+//! How the service ends: after answering.
+
+use std::time::Duration;
+
+use serde_json::json;
+use sidelens::{
+    app::AppError,
+    runtime::stub::{StubBackend, stub_model_over},
+};
+use tokio::net::TcpStream;
+
+use crate::support::{Running, STUB_DIMENSIONS, TestApp, answer, client};
+
+#[tokio::test]
+async fn answers_what_is_queued_and_accepts_no_more() {
+    let slow = StubBackend::new(STUB_DIMENSIONS).with_delay(Duration::from_millis(250));
+    let mut app = TestApp::spawn_with(stub_model_over(slow), |config| config.batch.max_batch_size = 1).await;
+    let waiting: Vec<_> = (0..4)
+        .map(|i| {
+            let request =
+                app.client.post(app.url("/embed")).body(json!({ "input": [i.to_string()] }).to_string());
+            tokio::spawn(answer(request))
+        })
+        .collect();
+    app.wait_until("four wait", async || app.metric("sidelens_items_in_flight").await == 4.0).await;
+
+    app.begin_stop();
+    let address = app.address();
+    app.wait_until("connections are refused", async || TcpStream::connect(address).await.is_err()).await;
+    for request in waiting {
+        let (status, body) = request.await.expect("not cancelled");
+        assert_eq!(status, 200, "{body}");
+    }
+    app.ended().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_lost_device_ends_the_service_after_an_answer() {
+    let mut app = TestApp::spawn(|_| {}).await;
+    let (status, _) = app.post("/embed", r#"{"input": ["lose"]}"#).await;
+    assert!(status >= 500, "{status}");
+    match app.ended().await {
+        Err(error @ AppError::DeviceLost(_)) => assert_eq!(error.exit_status(), 70),
+        other => panic!("ended with {other:?}"),
+    }
+}
+
+#[cfg_attr(not(feature = "torch"), ignore = "needs the feature `torch`")]
+#[tokio::test]
+async fn the_program_stops_on_sigterm_with_status_0() {
+    let start = || Running::start(&["--model", "demo", "--device", "cpu"]);
+    let mut running = tokio::task::spawn_blocking(start).await.expect("started");
+    let client = client();
+    assert_eq!(answer(client.get(format!("{}/health", running.url))).await.0, 200);
+    let embed = || client.post(format!("{}/embed", running.url)).body(r#"{"input": "a red house"}"#);
+    // Until the warm-up is over it says 503, as it would to Meilisearch.
+    let mut last = answer(embed()).await;
+    for _ in 0..600 {
+        if last.0 != 503 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        last = answer(embed()).await;
+    }
+    assert_eq!(last.0, 200, "{}", last.1);
+    running.signal("TERM");
+    let status = tokio::task::spawn_blocking(move || running.ended()).await.expect("joined");
+    assert_eq!(status.code(), Some(0));
+}
