@@ -130,9 +130,9 @@ fn engines_and_frameworks_stay_in_their_rooms() {
     for (room, files) in rooms() {
         for (path, code) in files {
             for (name, homes) in KEPT_IN {
-                let path = format!("{name}::");
+                let prefix = format!("{name}::");
                 // `batch::` must not pass for `tch::`.
-                let used = code.match_indices(&path).any(|(at, _)| {
+                let used = code.match_indices(&prefix).any(|(at, _)| {
                     !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
                 });
                 if used && !homes.contains(&room.as_str()) {

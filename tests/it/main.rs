@@ -7,6 +7,7 @@ mod dialect;
 mod layering;
 mod limits;
 mod meilisearch_e2e;
+#[cfg(feature = "torch")]
 mod parity;
 mod settings;
 mod shutdown;
