@@ -133,7 +133,8 @@ impl App {
         log_model(&config, &model);
         let metrics = Metrics::new();
         let fetcher = Fetcher::new(&config.fetch)?;
-        let embedder = Embedder::new(model, fetcher, &config, metrics.clone()).map_err(|error| AppError::Model(error.to_string()))?;
+        let embedder = Embedder::new(model, fetcher, &config, metrics.clone())
+            .map_err(|error| AppError::Model(error.to_string()))?;
         let state = HttpState::new(embedder.clone(), metrics, Arc::new(config));
         Ok(Self { address, embedder, server: serve(listener, state)?, stop_within })
     }

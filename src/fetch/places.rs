@@ -27,11 +27,7 @@ pub(super) struct Place {
 impl Places {
     pub(super) fn new(all: usize, per_host: usize) -> Self {
         let clamp = |n: usize| n.clamp(1, Semaphore::MAX_PERMITS);
-        Self {
-            all: Arc::new(Semaphore::new(clamp(all))),
-            per_host: clamp(per_host),
-            hosts: Arc::default(),
-        }
+        Self { all: Arc::new(Semaphore::new(clamp(all))), per_host: clamp(per_host), hosts: Arc::default() }
     }
 
     /// Waits for a place. The host's own comes first, so that the queue of a slow host takes none of the

@@ -10,7 +10,7 @@ use sidelens::{
     runtime,
 };
 
-use crate::support::TestApp;
+use crate::support::{TestApp, say};
 
 const CANDIDATES: usize = 100;
 
@@ -44,7 +44,9 @@ async fn embed(app: &TestApp, items: Vec<Value>) -> Vec<Vec<f32>> {
         let (status, body) = app.post("/embed", json!({ "inputs": chunk }).to_string()).await;
         assert_eq!(status, 200, "{body}");
         let data = body["data"].as_array().expect("a list");
-        vectors.extend(data.iter().map(|row| serde_json::from_value(row["embedding"].clone()).expect("numbers")));
+        vectors.extend(
+            data.iter().map(|row| serde_json::from_value(row["embedding"].clone()).expect("numbers")),
+        );
     }
     vectors
 }
@@ -71,7 +73,8 @@ async fn text_to_image(app: &TestApp, file: &str) -> f64 {
 
 async fn image_to_image(app: &TestApp) -> f64 {
     let rows = rows("copies.jsonl");
-    let copies = rows.iter().map(|row| json!({ "image_base64": row.copy.as_deref().expect("a copy") })).collect();
+    let copies =
+        rows.iter().map(|row| json!({ "image_base64": row.copy.as_deref().expect("a copy") })).collect();
     let images = rows.iter().map(|row| json!({ "image_base64": row.image })).collect();
     recall(&embed(app, copies).await, &embed(app, images).await)
 }
@@ -84,7 +87,7 @@ async fn the_demo_model_finds_what_it_never_saw() {
         ("two things with a relation", text_to_image(&app, "scenes.jsonl").await, 0.85),
         ("copies", image_to_image(&app).await, 0.98),
     ] {
-        println!("demo model, {what}: recall@1 of {CANDIDATES} is {found:.3} (at least {least})");
+        say(&format!("demo model, {what}: recall@1 of {CANDIDATES} is {found:.3} (at least {least})"));
         assert!(found >= least, "{what}: recall@1 {found:.3} is below {least}");
     }
 }

@@ -17,6 +17,8 @@ use sidelens::{
     text::Tokenizer,
 };
 
+use crate::support::say;
+
 #[derive(Deserialize)]
 struct Expected {
     dimensions: usize,
@@ -122,7 +124,8 @@ fn check(dtype: DtypeChoice, strict_at_least: f32, others_at_least: f32) {
         let name = checkpoint.file_name().expect("a name").to_string_lossy().into_owned();
         let cosines = cosines(&checkpoint, dtype);
         let worst = |strict| cosines.iter().filter(|c| c.1 == strict).map(|c| c.2).fold(1.0, f32::min);
-        println!("{name} {dtype:?}: worst strict {:.7}, worst other {:.7}", worst(true), worst(false));
+        let (strict, other) = (worst(true), worst(false));
+        say(&format!("parity of {name}, {dtype:?}: worst strict {strict:.7}, worst other {other:.7}"));
         for (what, strict, cosine) in &cosines {
             let least = if *strict { strict_at_least } else { others_at_least };
             assert!(*cosine >= least, "{name}: {what}: cosine {cosine} is below {least}");
