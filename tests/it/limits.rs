@@ -7,11 +7,10 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use sidelens::{
     domain::{ItemErrorKind, OnItemError},
-    runtime::stub::{StubBackend, stub_model_over},
     telemetry::metrics::{LANES, ROUTES, STATUSES},
 };
 
-use crate::support::{PictureServer, STUB_DIMENSIONS, TestApp, answer};
+use crate::support::{PictureServer, STUB_DIMENSIONS, TestApp, answer, slow_model};
 
 fn bad(file: &str) -> String {
     let path = format!("{}/tests/fixtures/bad/{file}", env!("CARGO_MANIFEST_DIR"));
@@ -144,32 +143,36 @@ async fn keys_are_asked_for_where_vectors_are_made() {
 
 #[tokio::test]
 async fn a_full_queue_is_429_and_recovers() {
-    let slow = StubBackend::new(STUB_DIMENSIONS).with_delay(Duration::from_millis(400));
-    let app = TestApp::spawn_with(stub_model_over(slow), |config| {
+    let (model, brake) = slow_model(STUB_DIMENSIONS);
+    let app = TestApp::spawn_with(model, |config| {
         config.batch.max_batch_size = 1;
         config.batch.max_queue_items = 3;
     })
     .await;
+    brake.set(Duration::from_millis(400));
     let first =
         tokio::spawn(answer(app.client.post(app.url("/embed")).body(r#"{"input": ["a", "b", "c"]}"#)));
     app.wait_until("three wait", async || app.metric("sidelens_items_in_flight").await == 3.0).await;
-    let (status, body) = app.post("/embed", r#"{"input": ["d"]}"#).await;
+    let (status, body) = app.post("/embed", r#"{"input": ["d", "e"]}"#).await;
     assert_eq!(status, 429, "{body}");
     assert!(body.to_string().contains("batch.max_queue_items"), "{body}");
-    assert_eq!(first.await.expect("answered").0, 200);
+    // A search has room kept for it.
     assert_eq!(app.post("/embed", r#"{"input": ["d"]}"#).await.0, 200);
+    assert_eq!(first.await.expect("answered").0, 200);
+    assert_eq!(app.post("/embed", r#"{"input": ["d", "e"]}"#).await.0, 200);
     assert_eq!(app.metric("sidelens_items_in_flight").await, 0.0);
 }
 
 #[tokio::test]
 async fn a_late_answer_is_503_within_the_deadline() {
-    let slow = StubBackend::new(STUB_DIMENSIONS).with_delay(Duration::from_secs(3));
-    let app = TestApp::spawn_with(stub_model_over(slow), |config| {
+    let (model, brake) = slow_model(STUB_DIMENSIONS);
+    let app = TestApp::spawn_with(model, |config| {
         config.fetch.connect_timeout_ms = 100;
         config.fetch.timeout_ms = 100;
         config.batch.deadline_ms = 200;
     })
     .await;
+    brake.set(Duration::from_secs(2));
     let begin = std::time::Instant::now();
     let (status, body) = app.post("/embed", r#"{"input": ["a"]}"#).await;
     assert_eq!(status, 503, "{body}");

@@ -3,18 +3,16 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sidelens::{
-    app::AppError,
-    runtime::stub::{StubBackend, stub_model_over},
-};
+use sidelens::app::AppError;
 use tokio::net::TcpStream;
 
-use crate::support::{Running, STUB_DIMENSIONS, TestApp, answer, client};
+use crate::support::{Running, STUB_DIMENSIONS, TestApp, answer, client, slow_model};
 
 #[tokio::test]
 async fn answers_what_is_queued_and_accepts_no_more() {
-    let slow = StubBackend::new(STUB_DIMENSIONS).with_delay(Duration::from_millis(250));
-    let mut app = TestApp::spawn_with(stub_model_over(slow), |config| config.batch.max_batch_size = 1).await;
+    let (model, brake) = slow_model(STUB_DIMENSIONS);
+    let mut app = TestApp::spawn_with(model, |config| config.batch.max_batch_size = 1).await;
+    brake.set(Duration::from_millis(250));
     let waiting: Vec<_> = (0..4)
         .map(|i| {
             let request =

@@ -2,6 +2,7 @@
 
 mod binary;
 mod picture_server;
+mod slow;
 
 use std::{net::SocketAddr, thread, time::Duration};
 
@@ -16,6 +17,7 @@ use tokio::sync::oneshot;
 
 pub use binary::{Running, sidelens};
 pub use picture_server::PictureServer;
+pub use slow::slow_model;
 
 /// Components of the stub's vectors.
 pub const STUB_DIMENSIONS: usize = 8;
