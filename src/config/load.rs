@@ -256,6 +256,7 @@ mod tests {
         load(file, sets).expect_err("must be refused").to_string()
     }
 
+    #[expect(clippy::result_large_err, reason = "figment's Jail fixes the type of the closure")]
     fn jailed(test: impl FnOnce(&mut Jail)) {
         Jail::expect_with(|jail| {
             jail.clear_env();

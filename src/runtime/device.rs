@@ -65,7 +65,7 @@ impl fmt::Display for DeviceFacts {
 
 #[cfg(feature = "torch")]
 mod resolve {
-    use std::sync::OnceLock;
+    use std::{error::Error, sync::OnceLock};
 
     use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
     use tch::{Cuda, Device, Kind};
@@ -109,10 +109,14 @@ mod resolve {
                         std::mem::forget(library);
                         Ok(())
                     }
-                    Err(error) => Err(format!(
-                        "the CUDA half of libtorch does not load ({error}); put libtorch_cuda.so of the same \
-                         version and NVIDIA's libraries on LD_LIBRARY_PATH"
-                    )),
+                    Err(error) => {
+                        // The loader's own words name the library that is missing.
+                        let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+                        Err(format!(
+                            "the CUDA half of libtorch does not load ({reason}); put libtorch_cuda.so of the \
+                             same version and NVIDIA's libraries on LD_LIBRARY_PATH"
+                        ))
+                    }
                 }
             })
             .clone()
