@@ -90,7 +90,7 @@ def sha256(path):
     return digest.hexdigest()
 
 
-def download(url, path, digest):
+def download(name, url, path, digest):
     """Fetches `url` to `path`, going on where an earlier try stopped; the file is there only when its digest fits."""
     part = path.with_name(path.name + ".part")
     total = 0
@@ -104,22 +104,23 @@ def download(url, path, digest):
                 with open(part, "ab" if resumed else "wb") as file:
                     while block := answer.read(1 << 20):
                         file.write(block)
-                        progress(path.name, file.tell(), total)
+                        progress(name, file.tell(), total)
         except OSError as error:
             # 416: the part is already whole, or longer than the file; the digest decides.
             if getattr(error, "code", None) != 416:
-                print(f"\n  {error}; trying again ({attempt + 1} of {ATTEMPTS})", file=sys.stderr)
+                print(f"  {error}; trying again ({attempt + 1} of {ATTEMPTS})", file=sys.stderr)
                 time.sleep(min(2**attempt, 30))
                 continue
-        print(file=sys.stderr)
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
         if sha256(part) == digest:
             part.rename(path)
             return
         if total and part.stat().st_size < total:
             continue
         part.unlink()
-        print(f"  {path.name}: wrong SHA-256, starting again", file=sys.stderr)
-    sys.exit(f"could not download {path.name} after {ATTEMPTS} tries; run the same command again to go on")
+        print(f"  {name}: wrong SHA-256, starting again", file=sys.stderr)
+    sys.exit(f"could not download {name} after {ATTEMPTS} tries; run the same command again to go on")
 
 
 def progress(name, done, total):
@@ -161,7 +162,7 @@ def main():
         for requirement, digest, _ in missing:
             if digest not in urls:
                 sys.exit(f"the package index offers another file for {requirement} than the one pinned here")
-            download(urls[digest], wheels / f"{digest}.whl", digest)
+            download(requirement, urls[digest], wheels / f"{digest}.whl", digest)
 
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
