@@ -1,10 +1,10 @@
 //! The composition root: the one place that knows every room and joins them.
 //!
-//! Start: [`listen`] binds (a busy port fails before a model is read), [`load_model`] reads the model
-//! while the backlog holds early connections, [`App::build`] joins the rooms, and
+//! Start: [`bind`] takes the address (a busy port fails before a model is read), [`load_model`] reads the
+//! model while connections are refused, [`App::build`] joins the rooms around the opened listener, and
 //! [`App::run_until_stopped`] serves. `/health` answers from then on; `/ready` and the embedding
-//! routes answer 503 until the warm-up has ended. While the model loads nothing answers yet, so a
-//! liveness probe needs a start-up allowance that covers reading the weights.
+//! routes answer 503 until the warm-up has ended. A liveness probe needs a start-up allowance that covers
+//! reading the weights.
 //!
 //! Stop: the listener closes, requests under way are answered for up to `server.shutdown_timeout_s`,
 //! then the batcher and its device thread end.
@@ -75,22 +75,43 @@ impl AppError {
     }
 }
 
-/// Binds `server.listen` with its backlog. Needs a tokio runtime around it.
+/// An address that is ours, not yet open: connections are refused, and Meilisearch tries again at once.
+pub struct Bound {
+    socket: TcpSocket,
+    address: SocketAddr,
+    backlog: u32,
+}
+
+/// Takes `server.listen`. Needs a tokio runtime around it.
 ///
 /// # Errors
 /// [`AppError::Listen`].
-pub fn listen(config: &ServerConfig) -> Result<TcpListener, AppError> {
+pub fn bind(config: &ServerConfig) -> Result<Bound, AppError> {
+    let ServerConfig { listen: address, backlog, .. } = *config;
     let bind = || {
-        let socket = match config.listen {
+        let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4(),
             SocketAddr::V6(_) => TcpSocket::new_v6(),
         }?;
         // A restart must not wait for the old connections' minutes in TIME_WAIT.
         socket.set_reuseaddr(true)?;
-        socket.bind(config.listen)?;
-        socket.listen(config.backlog)?.into_std()
+        socket.bind(address)?;
+        Ok(socket)
     };
-    bind().map_err(|source| AppError::Listen { address: config.listen, source })
+    let socket = bind().map_err(|source| AppError::Listen { address, source })?;
+    Ok(Bound { socket, address, backlog })
+}
+
+impl Bound {
+    /// Opens the address, with its backlog.
+    ///
+    /// # Errors
+    /// [`AppError::Listen`].
+    pub fn listen(self) -> Result<TcpListener, AppError> {
+        let Self { socket, address, backlog } = self;
+        let listener = socket.listen(backlog).and_then(tokio::net::TcpListener::into_std);
+        listener.map_err(|source| AppError::Listen { address, source })
+    }
 }
 
 /// Reads the model; takes seconds for a large one, during which other tasks go on.

@@ -22,13 +22,13 @@ pub(super) fn run(args: ConfigArgs) -> Result<(), CliError> {
 }
 
 async fn serve(config: Config) -> Result<(), AppError> {
-    let listener = app::listen(&config.server)?;
+    let bound = app::bind(&config.server)?;
     let mut stop = pin!(shutdown::requested()?);
     let model = tokio::select! {
         model = app::load_model(&config.model) => model?,
         () = &mut stop => return Ok(()),
     };
-    let app = App::build(config, model, listener)?;
+    let app = App::build(config, model, bound.listen()?)?;
     // The one line on stdout: scripts read the port from it.
     println!("listening on http://{}", app.address());
     app.run_until_stopped(stop).await

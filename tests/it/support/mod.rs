@@ -51,7 +51,7 @@ impl TestApp {
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
             let outcome = runtime.block_on(async {
-                let listener = app::listen(&config.server)?;
+                let listener = app::bind(&config.server)?.listen()?;
                 let app = App::build(config, model, listener)?;
                 // Whoever asked is gone: then the other channel is closed as well.
                 let _gone = started.send(app.address());
