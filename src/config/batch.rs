@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct BatchConfig {
-    /// Most inputs of one forward pass.
+    /// Most inputs of one forward pass; 0 means what fits the device.
     pub max_batch_size: usize,
     /// Milliseconds that a bulk input may wait for others.
     pub max_queue_delay_ms: u64,

@@ -56,7 +56,6 @@ impl Config {
         at_least("fetch.max_concurrent", fetch.max_concurrent, 1)?;
         at_least("fetch.max_concurrent_per_host", fetch.max_concurrent_per_host, 1)?;
 
-        at_least("batch.max_batch_size", batch.max_batch_size, 1)?;
         at_least("batch.max_queue_items", batch.max_queue_items, 1)?;
         at_least("batch.deadline_ms", batch.deadline_ms, 1)?;
         at_most("batch.deadline_ms", batch.deadline_ms, MEILISEARCH_TIMEOUT_MS)?;
@@ -114,7 +113,7 @@ mod tests {
 
     #[test]
     fn names_key_value_and_limit() {
-        check(|c| c.batch.max_batch_size = 0, "`batch.max_batch_size` is 0, but must be 1 or more");
+        check(|c| c.batch.max_queue_items = 0, "`batch.max_queue_items` is 0, but must be 1 or more");
         check(|c| c.batch.deadline_ms = 60_000, "`batch.deadline_ms` is 60000, but must be 30000 or less");
         check(
             |c| c.fetch.timeout_ms = 25_000,

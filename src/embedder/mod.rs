@@ -104,7 +104,7 @@ impl Embedder {
             }
         };
         let thread = DeviceThread::spawn(backend, &device)?;
-        let policy = BatchPolicy::from(&config.batch);
+        let policy = BatchPolicy::new(&config.batch, &device);
         let (background, max_pixels) = (config.image.background, config.image.max_pixels);
         let pipeline = Pipeline {
             spec: spec.clone(),

@@ -31,6 +31,8 @@ impl Service {
 
     fn cold(model: LoadedModel, adjust: impl FnOnce(&mut Config)) -> Self {
         let mut config: Config = toml::from_str(DEFAULT_TOML).unwrap();
+        // The default follows the device; these tests count batches.
+        config.batch.max_batch_size = 32;
         adjust(&mut config);
         let metrics = Metrics::new();
         let fetcher = Fetcher::new(&config.fetch).unwrap();

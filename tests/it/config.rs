@@ -45,7 +45,7 @@ fn a_mistake_is_one_sentence_and_exit_status_1() {
     let message = refusal(&["--set", "batch.max_batchsize=7"]);
     assert!(message.contains("did you mean `batch.max_batch_size`?"), "{message}");
     assert!(refusal(&["--config", "/nowhere/s.toml"]).contains("/nowhere/s.toml"));
-    assert!(refusal(&["--set", "batch.max_batch_size=0"]).contains("must be 1 or more"));
+    assert!(refusal(&["--set", "batch.max_queue_items=0"]).contains("must be 1 or more"));
     assert!(refusal(&["--set", "log.level=sidelens=loud"]).contains("log.level"));
     assert!(refusal(&["--device", "gpu"]).contains("cuda:N"));
 }
