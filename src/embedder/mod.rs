@@ -25,11 +25,12 @@ use crate::domain::{
     EmbedError, EmbedInput, EmbedRequest, EmbedResponse, Embedding, ItemError, ModelSpec, OnItemError, Usage,
 };
 use crate::fetch::Fetcher;
+use crate::imaging::ImagingOptions;
 use crate::runtime::{DeviceThread, LoadedModel};
 use crate::telemetry::Metrics;
 use crate::text::{TextError, Tokenizer};
 use admission::Admission;
-use pipeline::{ImagingSettings, ItemVector, Pipeline, Turn};
+use pipeline::{ItemVector, Pipeline, Turn};
 use prepare::PreparePool;
 
 /// One model in service. Cheap to clone.
@@ -109,7 +110,7 @@ impl Embedder {
         let pipeline = Pipeline {
             spec: spec.clone(),
             fingerprint: fingerprint.clone(),
-            imaging: ImagingSettings { background, max_pixels },
+            imaging: ImagingOptions { background, max_pixels },
             tokenizer,
             fetcher,
             cache: VectorCache::new(&config.cache, metrics.clone()),

@@ -29,7 +29,7 @@ const INLINE_DIGEST_BYTES: usize = 512 << 10;
 pub(super) struct Pipeline {
     pub spec: ModelSpec,
     pub fingerprint: String,
-    pub imaging: ImagingSettings,
+    pub imaging: ImagingOptions,
     pub tokenizer: Option<Arc<Tokenizer>>,
     pub fetcher: Fetcher,
     pub cache: VectorCache,
@@ -37,13 +37,6 @@ pub(super) struct Pipeline {
     pub batcher: Batcher,
     pub deadline_ms: u64,
     pub metrics: Arc<Metrics>,
-}
-
-/// What decoding depends on beside the model.
-#[derive(Clone, Copy)]
-pub(super) struct ImagingSettings {
-    pub background: crate::domain::Background,
-    pub max_pixels: u64,
 }
 
 /// A request's place in the queue.
@@ -168,10 +161,10 @@ impl Pipeline {
 
     async fn decode(&self, encoded: Bytes, spec: &ImageSpec, lane: Lane) -> Result<Prepared, PartError> {
         let (spec, seconds) = (spec.clone(), self.metrics.decode_seconds.clone());
-        let ImagingSettings { background, max_pixels } = self.imaging;
+        let options = self.imaging;
         let work = move || {
             let _timer = seconds.start_timer();
-            imaging::prepare(&encoded, &spec, &ImagingOptions { background, max_pixels })
+            imaging::prepare(&encoded, &spec, &options)
         };
         match self.pool.run(lane, work).await? {
             Ok(pixels) => Ok(Prepared::Pixels(pixels)),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use crate::batch::Lane;
+use crate::runtime::cores;
 
 /// Who may use the CPU. Each lane has permits of its own, so that a search does not wait behind four hundred
 /// pictures of an indexing run.
@@ -21,7 +22,7 @@ impl PreparePool {
     /// `threads` is `image.threads`; 0 means one per core.
     pub fn new(threads: usize) -> Self {
         let threads = match threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            0 => cores(),
             n => n,
         };
         Self { bulk: Arc::new(Semaphore::new(threads)), search: Arc::new(Semaphore::new(threads)) }

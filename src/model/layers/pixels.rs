@@ -44,7 +44,6 @@ impl Normalize {
 /// A convolution whose stride is its kernel: one vector per patch.
 pub struct PatchEmbedding {
     weight: Tensor,
-    bias: Option<Tensor>,
     patch: i64,
 }
 
@@ -55,13 +54,13 @@ impl PatchEmbedding {
     /// When the tensor is missing or has another shape.
     pub fn load(weights: &Weights, name: &str, hidden: i64, patch: i64) -> Result<Self, ModelError> {
         let weight = weights.tensor(&format!("{name}.weight"), &[hidden, 3, patch, patch])?;
-        Ok(Self { weight, bias: None, patch })
+        Ok(Self { weight, patch })
     }
 
     /// `[batch, 3, height, width]` to `[batch, patches, hidden]`, rows first. A remainder is dropped.
     pub fn forward(&self, pixel_values: &Tensor) -> Result<Tensor, TchError> {
         let stride = [self.patch, self.patch];
-        let x = pixel_values.f_conv2d(&self.weight, self.bias.as_ref(), stride, [0, 0], [1, 1], 1)?;
+        let x = pixel_values.f_conv2d(&self.weight, None::<Tensor>, stride, [0, 0], [1, 1], 1)?;
         x.f_flatten(2, 3)?.f_transpose(1, 2)
     }
 }

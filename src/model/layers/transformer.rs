@@ -1,19 +1,16 @@
 //! The pre-norm transformer block: `x += attention(LN1(x)); x += mlp(LN2(x))`.
 
-use serde::Deserialize;
 use tch::{TchError, Tensor};
 
 use super::{LayerNorm, Linear};
 use crate::model::{ModelError, Weights};
 
 /// The function between the two halves of an MLP, by its transformers name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// `x * sigmoid(1.702 x)`: OpenAI's CLIP.
-    #[serde(rename = "quick_gelu")]
     QuickGelu,
     /// The exact one, by erf.
-    #[serde(rename = "gelu")]
     Gelu,
 }
 
