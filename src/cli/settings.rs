@@ -19,7 +19,7 @@ use super::{
     CliError, ConfigArgs,
     meilisearch::{Embedder, index_settings, picture_template},
 };
-use crate::config::ModelSource;
+use crate::config::ModelConfig;
 
 /// For asking the running service; a search would not wait longer either.
 const INFO_TIMEOUT: Duration = Duration::from_secs(2);
@@ -119,8 +119,8 @@ pub(super) fn run(args: &SettingsArgs) -> Result<(), CliError> {
             facts
         }
         Err(asked) => {
-            let facts = read(&config.model.source)
-                .map_err(|model| SettingsError::Model { asked: asked.clone(), model })?;
+            let facts =
+                read(&config.model).map_err(|model| SettingsError::Model { asked: asked.clone(), model })?;
             eprintln!(
                 "# {asked}, so this is for the configured model, `{}` with {} dimensions.",
                 facts.model, facts.dimensions
@@ -186,8 +186,8 @@ async fn ask(endpoint: &Url) -> Result<ModelFacts, String> {
     serde_json::from_slice(&body).map_err(|_| format!("{info} answers, but not as Sidelens does"))
 }
 
-fn read(source: &ModelSource) -> Result<ModelFacts, String> {
-    let spec = crate::model::spec(source).map_err(|error| error.to_string())?;
+fn read(model: &ModelConfig) -> Result<ModelFacts, String> {
+    let spec = crate::model::spec(model).map_err(|error| error.to_string())?;
     Ok(ModelFacts { model: spec.name, dimensions: spec.dimensions })
 }
 

@@ -23,7 +23,7 @@ pub use fetch::FetchConfig;
 pub use image::ImageConfig;
 pub use load::ConfigError;
 pub use log::{LogConfig, LogFormat};
-pub use model::{DeviceChoice, DtypeChoice, ModelConfig, ModelSource};
+pub use model::{DeviceChoice, DtypeChoice, ModelConfig, ModelParts, ModelSource};
 pub use server::ServerConfig;
 
 use crate::domain::OnItemError;

@@ -4,18 +4,72 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::Pooling;
+
 /// Which model, where, how.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
+    /// Its name in `/info`, in requests and paths; none for the checkpoint's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// The demo model or a directory.
     pub source: ModelSource,
+    /// The checkpoint of the image tower, instead of `source`, beside `text`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ModelSource>,
+    /// The checkpoint of the text tower, instead of `source`, beside `image`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<ModelSource>,
+    /// How token states become one vector; none for the checkpoint's own way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooling: Option<Pooling>,
     /// Where it runs.
     pub device: DeviceChoice,
     /// What it computes in.
     pub dtype: DtypeChoice,
     /// Threads of one forward pass on the CPU; 0 means one per core.
     pub threads: usize,
+}
+
+impl Default for ModelConfig {
+    /// The demo model, as in `config/default.toml`.
+    fn default() -> Self {
+        Self {
+            name: None,
+            source: ModelSource::Demo,
+            image: None,
+            text: None,
+            pooling: None,
+            device: DeviceChoice::Auto,
+            dtype: DtypeChoice::Auto,
+            threads: 0,
+        }
+    }
+}
+
+/// The checkpoints of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelParts {
+    /// One with every tower.
+    One(ModelSource),
+    /// Two whose towers share one space.
+    Pair {
+        /// Gives the image tower.
+        image: ModelSource,
+        /// Gives the text tower.
+        text: ModelSource,
+    },
+}
+
+impl ModelConfig {
+    /// The checkpoints that it is made of.
+    pub fn parts(&self) -> ModelParts {
+        match (&self.image, &self.text) {
+            (Some(image), Some(text)) => ModelParts::Pair { image: image.clone(), text: text.clone() },
+            _ => ModelParts::One(self.source.clone()),
+        }
+    }
 }
 
 /// Where the model's files are.

@@ -14,4 +14,7 @@ pub use embedding::{Embedding, EmbeddingError};
 pub use error::{EmbedError, Fault, ItemError, ItemErrorKind, OnItemError};
 pub use input::{Content, EmbedInput, EmbedRequest, EmbedResponse, ImageSource, Part, Usage};
 pub use prepared::{Modality, Pixels, Prepared, Tokens};
-pub use spec::{Background, Filter, ImageSpec, ModelSpec, Resize, TextSpec};
+pub use spec::{
+    Background, CleanUp, Filter, ImageSpec, ModelSpec, Pooling, Poolings, Prompts, Resize, TextSpec,
+    TokenizerFile,
+};

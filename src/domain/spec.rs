@@ -5,16 +5,73 @@ use serde::{Deserialize, Serialize};
 /// What the rest of the house needs to know of a loaded model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelSpec {
-    /// The name shown to callers: the directory's name, or `sidelens-demo`.
+    /// The name shown to callers: the setting, the hub's name, the directory's, or `sidelens-demo`.
     pub name: String,
-    /// The family: `clip`, ...
-    pub family: &'static str,
+    /// The family: `clip`, ...; two, where the towers come from two checkpoints.
+    pub family: String,
     /// Components of a vector.
     pub dimensions: usize,
     /// How pictures are prepared; `None` for a model without an image tower.
     pub image: Option<ImageSpec>,
     /// How texts are prepared; `None` for a model without a text tower.
     pub text: Option<TextSpec>,
+    /// Which of its states each tower gives.
+    pub pooling: Poolings,
+}
+
+/// How each tower's token states become one vector; `None` for a tower that is not there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Poolings {
+    /// Of the image tower.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<Pooling>,
+    /// Of the text tower.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<Pooling>,
+}
+
+/// How token states become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// The first token.
+    Cls,
+    /// The mean over all tokens, special ones included and padding left out.
+    Mean,
+    /// The model's own pooler on top of the first token.
+    Pooler,
+    /// A learned projection of one token into the space that both towers share.
+    Projection,
+    /// A learned query that attends to all tokens.
+    Attention,
+    /// BLIP-2 without a retrieval head: the mean over the Q-Former's query states.
+    QformerMean,
+    /// BLIP-2 with a retrieval head: the mean over the query states, each projected and normalised.
+    ItcMean,
+    /// The module's output as it is.
+    None,
+}
+
+impl Pooling {
+    /// The name in settings, `/info` and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cls => "cls",
+            Self::Mean => "mean",
+            Self::Pooler => "pooler",
+            Self::Projection => "projection",
+            Self::Attention => "attention",
+            Self::QformerMean => "qformer_mean",
+            Self::ItcMean => "itc_mean",
+            Self::None => "none",
+        }
+    }
+}
+
+impl std::fmt::Display for Pooling {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// How an encoded picture becomes the image tower's input.
@@ -104,10 +161,56 @@ impl From<Background> for String {
 }
 
 /// How a text becomes the text tower's input.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextSpec {
     /// The most tokens, special ones included; longer texts lose their end.
     pub max_length: usize,
+    /// What happens to a text before the tokenizer sees it.
+    pub clean_up: CleanUp,
+    /// The token that fills every text up to `max_length`, for a tower that attends to its padding. Without
+    /// one, texts are padded only to the longest of a batch, and the padding changes nothing.
+    pub padding: Option<String>,
+    /// Put before a text by what it is for.
+    pub prompts: Prompts,
+}
+
+impl TextSpec {
+    /// Texts as they are, cut to `max_length` tokens.
+    pub fn new(max_length: usize) -> Self {
+        Self { max_length, clean_up: CleanUp::None, padding: None, prompts: Prompts::default() }
+    }
+}
+
+/// What the Python tokenizer of a family does to a text before its `tokenizer.json` begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CleanUp {
+    /// Nothing.
+    None,
+    /// Lower case where `lowercase` is set, no ASCII punctuation, single spaces, none at the ends.
+    Siglip {
+        /// `do_lower_case`.
+        lowercase: bool,
+    },
+}
+
+/// A model's prompts; empty for none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Prompts {
+    /// Before a query.
+    pub query: String,
+    /// Before a document.
+    pub document: String,
+    /// Before a text whose purpose is not said.
+    pub default: String,
+}
+
+/// A tokenizer as a checkpoint holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenizerFile {
+    /// `tokenizer.json`.
+    Json(Vec<u8>),
+    /// A SentencePiece model, such as `spiece.model`.
+    SentencePiece(Vec<u8>),
 }
 
 #[cfg(test)]

@@ -94,12 +94,12 @@ impl Embedder {
         config: &Config,
         metrics: Arc<Metrics>,
     ) -> Result<Self, EmbedderSetupError> {
-        let LoadedModel { spec, fingerprint, tokenizer_json, device, dtype, backend } = model;
-        let tokenizer = match (&spec.text, tokenizer_json) {
+        let LoadedModel { spec, fingerprint, tokenizer, device, dtype, backend } = model;
+        let tokenizer = match (&spec.text, tokenizer) {
             (None, _) => None,
             (Some(_), None) => return Err(EmbedderSetupError::NoTokenizer(spec.name)),
-            (Some(text), Some(json)) => {
-                let tokenizer = Tokenizer::from_json(&json, text)
+            (Some(text), Some(file)) => {
+                let tokenizer = Tokenizer::new(&file, text)
                     .map_err(|source| EmbedderSetupError::Tokenizer { model: spec.name.clone(), source })?;
                 Some(Arc::new(tokenizer))
             }

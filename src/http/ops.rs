@@ -63,6 +63,7 @@ fn describe(state: &HttpState) -> Value {
         "family": spec.family,
         "dimensions": spec.dimensions,
         "modalities": modalities,
+        "pooling": spec.pooling,
         "device": info.device,
         "dtype": info.dtype,
         "fingerprint": info.fingerprint,

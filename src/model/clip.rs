@@ -4,10 +4,14 @@
 //! stand for the keys that a checkpoint leaves out.
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::json;
 
-use super::{Family, ModelError, ModelFiles, preprocessor};
-use crate::domain::{ModelSpec, TextSpec};
+use super::{
+    Family, ModelError, ModelFiles,
+    config::{ConfigJson, TransformerConfig, VisionConfig, unsupported},
+    preprocessor,
+};
+use crate::domain::{ModelSpec, Pooling, Poolings, TextSpec};
 
 /// The family.
 pub struct Clip;
@@ -17,24 +21,30 @@ impl Family for Clip {
         "clip"
     }
 
-    fn matches(&self, config: &Value) -> bool {
-        config["model_type"] == "clip"
+    fn matches(&self, _: &ModelFiles, config: &ConfigJson) -> bool {
+        ["clip", "clip_vision_model", "clip_text_model"].contains(&config.model_type())
     }
 
-    fn spec(&self, files: &ModelFiles) -> Result<ModelSpec, ModelError> {
-        let config = Config::read(files)?;
+    fn spec(&self, files: &ModelFiles, _: Option<Pooling>) -> Result<ModelSpec, ModelError> {
+        let Config { projection_dim, text, vision } = Config::read(files)?;
         let defaults = preprocessor::Defaults {
             shortest_edge: true,
             center_crop: true,
-            mean: [0.48145466, 0.4578275, 0.40821073],
-            std: [0.26862954, 0.261_302_6, 0.275_777_1],
+            mean: preprocessor::CLIP_MEAN,
+            std: preprocessor::CLIP_STD,
         };
         Ok(ModelSpec {
             name: files.name(),
-            family: self.name(),
-            dimensions: config.projection_dim,
-            image: Some(preprocessor::image_spec(files, config.vision.image_size, &defaults)?),
-            text: Some(TextSpec { max_length: config.text.max_position_embeddings }),
+            family: self.name().into(),
+            dimensions: projection_dim,
+            pooling: Poolings {
+                image: vision.as_ref().map(|_| Pooling::Projection),
+                text: text.as_ref().map(|_| Pooling::Projection),
+            },
+            image: vision
+                .map(|vision| preprocessor::image_spec(files, Some(vision.image_size), &defaults))
+                .transpose()?,
+            text: text.map(|text| TextSpec::new(text.max_position_embeddings)),
         })
     }
 
@@ -42,9 +52,10 @@ impl Family for Clip {
     fn load(
         &self,
         files: &ModelFiles,
-        weights: &super::Weights,
+        spec: &ModelSpec,
+        on: super::Placement,
     ) -> Result<Box<dyn super::Towers>, ModelError> {
-        Ok(Box::new(towers::Clip::load(&Config::read(files)?, weights)?))
+        Ok(Box::new(towers::Clip::load(&Config::read(files)?, spec, &super::Weights::open(files, on)?)?))
     }
 }
 
@@ -52,94 +63,41 @@ impl Family for Clip {
 #[derive(Debug, Clone, PartialEq)]
 struct Config {
     projection_dim: usize,
-    text: TextConfig,
-    vision: VisionConfig,
+    text: Option<TextConfig>,
+    vision: Option<VisionConfig>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default)]
 struct TextConfig {
-    hidden_size: i64,
-    intermediate_size: i64,
-    num_hidden_layers: usize,
-    num_attention_heads: i64,
+    #[serde(flatten)]
+    blocks: TransformerConfig,
     max_position_embeddings: usize,
     vocab_size: i64,
-    hidden_act: String,
-    layer_norm_eps: f64,
     eos_token_id: u32,
-}
-
-impl Default for TextConfig {
-    fn default() -> Self {
-        Self {
-            hidden_size: 512,
-            intermediate_size: 2048,
-            num_hidden_layers: 12,
-            num_attention_heads: 8,
-            max_position_embeddings: 77,
-            vocab_size: 49408,
-            hidden_act: "quick_gelu".into(),
-            layer_norm_eps: 1e-5,
-            eos_token_id: 49407,
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default)]
-struct VisionConfig {
-    hidden_size: i64,
-    intermediate_size: i64,
-    num_hidden_layers: usize,
-    num_attention_heads: i64,
-    image_size: u32,
-    patch_size: u32,
-    num_channels: i64,
-    hidden_act: String,
-    layer_norm_eps: f64,
-}
-
-impl Default for VisionConfig {
-    fn default() -> Self {
-        Self {
-            hidden_size: 768,
-            intermediate_size: 3072,
-            num_hidden_layers: 12,
-            num_attention_heads: 12,
-            image_size: 224,
-            patch_size: 32,
-            num_channels: 3,
-            hidden_act: "quick_gelu".into(),
-            layer_norm_eps: 1e-5,
-        }
-    }
 }
 
 impl Config {
     fn read(files: &ModelFiles) -> Result<Self, ModelError> {
-        let file = "config.json";
-        let json: Value = files.json(file)?;
-        let not_as_expected = |source| ModelError::Json { dir: files.place(), file: file.into(), source };
-        let part = |key: &str, legacy: &str| {
-            let mut part = json
-                .get(key)
-                .filter(|part| part.is_object())
-                .cloned()
-                .unwrap_or(Value::Object(Default::default()));
-            // Old files repeat the sub-configuration under a second name, which wins in transformers.
-            if let (Value::Object(part), Some(Value::Object(over))) = (&mut part, json.get(legacy)) {
-                part.extend(over.clone());
-            }
-            part
-        };
-        let text =
-            serde_json::from_value(part("text_config", "text_config_dict")).map_err(not_as_expected)?;
-        let vision =
-            serde_json::from_value(part("vision_config", "vision_config_dict")).map_err(not_as_expected)?;
-        let projection_dim = match json.get("projection_dim") {
-            Some(n) => serde_json::from_value(n.clone()).map_err(not_as_expected)?,
-            None => 512,
+        #[derive(Deserialize)]
+        struct Top {
+            projection_dim: usize,
+        }
+        let json = ConfigJson::read(files)?;
+        let Top { projection_dim } = json.top(json!({"projection_dim": 512}))?;
+        let text = json!({
+            "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8,
+            "max_position_embeddings": 77, "vocab_size": 49408, "hidden_act": "quick_gelu",
+            "layer_norm_eps": 1e-5, "eos_token_id": 49407,
+        });
+        let vision = json!({
+            "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+            "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
+        });
+        // A tower that was saved alone has its configuration at the top.
+        let (text, vision) = match json.model_type() {
+            "clip_text_model" => (Some(json.top(text)?), None),
+            "clip_vision_model" => (None, Some(json.top(vision)?)),
+            _ => (Some(json.part("text_config", text)?), Some(json.part("vision_config", vision)?)),
         };
         let config = Self { projection_dim, text, vision };
         config.check()?;
@@ -148,38 +106,18 @@ impl Config {
 
     /// Refuses what would fail, or divide by zero, only later.
     fn check(&self) -> Result<(), ModelError> {
-        let refuse = |key, found: String, expected| {
-            Err(ModelError::Unsupported { file: "config.json", key, found, expected })
-        };
-        let Self { projection_dim, text, vision } = self;
-        if vision.num_channels != 3 {
-            return refuse("num_channels", vision.num_channels.to_string(), "pictures have 3 channels");
+        if self.projection_dim == 0 {
+            return Err(unsupported("projection_dim", "0".into(), "vectors have at least one component"));
         }
-        if vision.patch_size == 0 || vision.image_size < vision.patch_size {
-            return refuse(
-                "patch_size",
-                vision.patch_size.to_string(),
-                "it must lie between 1 and image_size",
-            );
+        if let Some(vision) = &self.vision {
+            vision.check()?;
         }
-        if *projection_dim == 0 {
-            return refuse("projection_dim", "0".into(), "vectors have at least one component");
-        }
-        if text.max_position_embeddings < 2 {
-            let found = text.max_position_embeddings.to_string();
-            return refuse("max_position_embeddings", found, "a text has at least its two special tokens");
-        }
-        for (hidden, heads) in
-            [(text.hidden_size, text.num_attention_heads), (vision.hidden_size, vision.num_attention_heads)]
-        {
-            if heads <= 0 || hidden <= 0 || hidden % heads != 0 {
-                let found = format!("{heads} (hidden_size {hidden})");
-                return refuse("num_attention_heads", found, "it must divide hidden_size");
-            }
-        }
-        for act in [&text.hidden_act, &vision.hidden_act] {
-            if !["quick_gelu", "gelu"].contains(&act.as_str()) {
-                return refuse("hidden_act", format!("`{act}`"), "CLIP has `quick_gelu` or `gelu`");
+        if let Some(text) = &self.text {
+            text.blocks.check()?;
+            if text.max_position_embeddings < 2 {
+                let found = text.max_position_embeddings.to_string();
+                let expected = "a text has at least its two special tokens";
+                return Err(unsupported("max_position_embeddings", found, expected));
             }
         }
         Ok(())
@@ -190,23 +128,36 @@ impl Config {
 mod towers {
     use tch::{TchError, Tensor};
 
-    use super::{Config, ModelError, TextConfig};
-    use crate::model::{
-        Towers, Weights,
-        layers::{Activation, Block, BlockNames, BlockShape, LayerNorm, Linear, PatchEmbedding},
+    use super::{Config, ModelError, TextConfig, VisionConfig};
+    use crate::{
+        domain::ModelSpec,
+        model::{
+            Towers, Weights,
+            layers::{
+                AttentionNames, BlockNames, Encoder, LayerNorm, Linear, Mask, Norms, PatchEmbedding,
+                TokenBatch, TokenEmbedding, with_first_token,
+            },
+            missing_tower,
+        },
     };
 
     const NAMES: BlockNames = BlockNames {
         norm1: "layer_norm1",
         norm2: "layer_norm2",
-        attention: ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"],
+        attention: AttentionNames::Separate([
+            "self_attn.q_proj",
+            "self_attn.k_proj",
+            "self_attn.v_proj",
+            "self_attn.out_proj",
+        ]),
         mlp: ["mlp.fc1", "mlp.fc2"],
+        scales: None,
     };
 
-    /// Both towers.
+    /// Both towers, or the one that is wanted.
     pub struct Clip {
-        vision: Vision,
-        text: Text,
+        vision: Option<Vision>,
+        text: Option<Text>,
     }
 
     struct Vision {
@@ -214,158 +165,121 @@ mod towers {
         class_embedding: Tensor,
         positions: Tensor,
         pre_norm: LayerNorm,
-        blocks: Vec<Block>,
+        encoder: Encoder,
         post_norm: LayerNorm,
         projection: Linear,
     }
 
     struct Text {
-        tokens: Tensor,
-        positions: Tensor,
-        blocks: Vec<Block>,
+        embedding: TokenEmbedding,
+        encoder: Encoder,
         final_norm: LayerNorm,
         projection: Linear,
         eos_token_id: u32,
     }
 
     impl Clip {
-        pub fn load(config: &Config, weights: &Weights) -> Result<Self, ModelError> {
-            Ok(Self { vision: Vision::load(config, weights)?, text: Text::load(config, weights)? })
+        pub fn load(config: &Config, spec: &ModelSpec, weights: &Weights) -> Result<Self, ModelError> {
+            let dimensions = config.projection_dim as i64;
+            let vision = config.vision.as_ref().filter(|_| spec.image.is_some());
+            let text = config.text.as_ref().filter(|_| spec.text.is_some());
+            Ok(Self {
+                vision: vision.map(|config| Vision::load(config, dimensions, weights)).transpose()?,
+                text: text.map(|config| Text::load(config, dimensions, weights)).transpose()?,
+            })
         }
     }
 
     impl Towers for Clip {
         fn encode_images(&self, pixel_values: &Tensor) -> Result<Tensor, TchError> {
-            self.vision.forward(pixel_values)
+            self.vision.as_ref().ok_or_else(missing_tower)?.forward(pixel_values)
         }
 
         fn encode_texts(&self, texts: &[&[u32]]) -> Result<Tensor, TchError> {
-            self.text.forward(texts)
-        }
-    }
-
-    fn blocks(
-        weights: &Weights,
-        tower: &str,
-        n_layers: usize,
-        shape: BlockShape,
-    ) -> Result<Vec<Block>, ModelError> {
-        let load = |n| Block::load(weights, &format!("{tower}.encoder.layers.{n}"), &NAMES, shape);
-        (0..n_layers).map(load).collect()
-    }
-
-    fn activation(name: &str) -> Activation {
-        match name {
-            "gelu" => Activation::Gelu,
-            // The configuration was checked: it is one of the two.
-            _ => Activation::QuickGelu,
+            self.text.as_ref().ok_or_else(missing_tower)?.forward(texts)
         }
     }
 
     impl Vision {
-        fn load(config: &Config, weights: &Weights) -> Result<Self, ModelError> {
-            let c = &config.vision;
-            let (hidden, eps) = (c.hidden_size, c.layer_norm_eps);
-            let shape = BlockShape {
-                hidden,
-                intermediate: c.intermediate_size,
-                heads: c.num_attention_heads,
-                eps,
-                activation: activation(&c.hidden_act),
-                causal: false,
-            };
-            let side = i64::from(c.image_size / c.patch_size);
+        fn load(config: &VisionConfig, dimensions: i64, weights: &Weights) -> Result<Self, ModelError> {
+            let weights = weights.rooted_at("vision_model.embeddings.class_embedding");
+            let (hidden, eps) = (config.blocks.hidden_size, config.blocks.layer_norm_eps);
             let embeddings = |part: &str| format!("vision_model.embeddings.{part}");
+            let patch = i64::from(config.patch_size);
             Ok(Self {
                 patches: PatchEmbedding::load(
-                    weights,
+                    &weights,
                     &embeddings("patch_embedding"),
                     hidden,
-                    i64::from(c.patch_size),
+                    patch,
+                    false,
                 )?,
                 class_embedding: weights.tensor(&embeddings("class_embedding"), &[hidden])?,
                 positions: weights
-                    .tensor(&embeddings("position_embedding.weight"), &[side * side + 1, hidden])?,
+                    .tensor(&embeddings("position_embedding.weight"), &[config.n_patches() + 1, hidden])?,
                 // Spelled so in every checkpoint.
-                pre_norm: LayerNorm::load(weights, "vision_model.pre_layrnorm", hidden, eps)?,
-                blocks: blocks(weights, "vision_model", c.num_hidden_layers, shape)?,
-                post_norm: LayerNorm::load(weights, "vision_model.post_layernorm", hidden, eps)?,
-                projection: Linear::load_without_bias(
-                    weights,
-                    "visual_projection",
-                    hidden,
-                    config.projection_dim as i64,
+                pre_norm: LayerNorm::load(&weights, "vision_model.pre_layrnorm", hidden, eps)?,
+                encoder: Encoder::load(
+                    &weights,
+                    "vision_model.encoder.layers",
+                    &NAMES,
+                    Norms::Before,
+                    &config.blocks,
                 )?,
+                post_norm: LayerNorm::load(&weights, "vision_model.post_layernorm", hidden, eps)?,
+                projection: Linear::load_without_bias(&weights, "visual_projection", hidden, dimensions)?,
             })
         }
 
         fn forward(&self, pixel_values: &Tensor) -> Result<Tensor, TchError> {
-            let patches = self.patches.forward(pixel_values)?;
-            let (batch, _, hidden) = patches.size3()?;
-            let class = self.class_embedding.f_expand([batch, 1, hidden], false)?;
-            let x = Tensor::f_cat(&[class, patches], 1)?.f_add(&self.positions)?;
-            let mut x = self.pre_norm.forward(&x)?;
-            for block in &self.blocks {
-                x = block.forward(&x)?;
-            }
+            let x = with_first_token(&self.class_embedding, self.patches.forward(pixel_values)?)?;
+            let x = self.pre_norm.forward(&x.f_add(&self.positions)?)?;
+            let x = self.encoder.forward(x, Mask::None)?;
             self.projection.forward(&self.post_norm.forward(&x.f_select(1, 0)?)?)
         }
     }
 
     impl Text {
-        fn load(config: &Config, weights: &Weights) -> Result<Self, ModelError> {
-            let c = &config.text;
-            let (hidden, eps) = (c.hidden_size, c.layer_norm_eps);
-            let shape = BlockShape {
-                hidden,
-                intermediate: c.intermediate_size,
-                heads: c.num_attention_heads,
-                eps,
-                activation: activation(&c.hidden_act),
-                causal: true,
-            };
-            let TextConfig { vocab_size, max_position_embeddings, eos_token_id, .. } = *c;
-            let embeddings = |part: &str| format!("text_model.embeddings.{part}.weight");
+        fn load(config: &TextConfig, dimensions: i64, weights: &Weights) -> Result<Self, ModelError> {
+            let weights = weights.rooted_at("text_model.embeddings.token_embedding.weight");
+            let (hidden, eps) = (config.blocks.hidden_size, config.blocks.layer_norm_eps);
             Ok(Self {
-                tokens: weights.tensor(&embeddings("token_embedding"), &[vocab_size, hidden])?,
-                positions: weights
-                    .tensor(&embeddings("position_embedding"), &[max_position_embeddings as i64, hidden])?,
-                blocks: blocks(weights, "text_model", c.num_hidden_layers, shape)?,
-                final_norm: LayerNorm::load(weights, "text_model.final_layer_norm", hidden, eps)?,
-                projection: Linear::load_without_bias(
-                    weights,
-                    "text_projection",
+                embedding: TokenEmbedding::load(
+                    &weights,
+                    [
+                        "text_model.embeddings.token_embedding.weight",
+                        "text_model.embeddings.position_embedding.weight",
+                    ],
+                    config.vocab_size,
+                    config.max_position_embeddings as i64,
                     hidden,
-                    config.projection_dim as i64,
                 )?,
-                eos_token_id,
+                encoder: Encoder::load(
+                    &weights,
+                    "text_model.encoder.layers",
+                    &NAMES,
+                    Norms::Before,
+                    &config.blocks,
+                )?,
+                final_norm: LayerNorm::load(&weights, "text_model.final_layer_norm", hidden, eps)?,
+                projection: Linear::load_without_bias(&weights, "text_projection", hidden, dimensions)?,
+                eos_token_id: config.eos_token_id,
             })
         }
 
         fn forward(&self, texts: &[&[u32]]) -> Result<Tensor, TchError> {
-            let device = self.tokens.device();
-            let longest = texts.iter().map(|ids| ids.len()).max().unwrap_or(0);
             // Attention is causal, so what stands after the pooled token changes nothing: short texts need
             // neither the full context nor a padding mask, and any id serves as padding.
-            let mut padded = Vec::with_capacity(texts.len() * longest);
-            let mut pooled = Vec::with_capacity(texts.len());
-            for (row, ids) in texts.iter().enumerate() {
-                padded.extend(ids.iter().map(|&id| i64::from(id)));
-                padded.resize((row + 1) * longest, 0);
-                pooled.push((row * longest + pooled_position(ids, self.eos_token_id)) as i64);
-            }
-            let ids = Tensor::f_from_slice(&padded)?.f_to_device(device)?;
-            let pooled = Tensor::f_from_slice(&pooled)?.f_to_device(device)?;
-
-            let (batch, longest) = (texts.len() as i64, longest as i64);
-            let hidden = self.tokens.size2()?.1;
-            let x = self.tokens.f_index_select(0, &ids)?.f_view([batch, longest, hidden])?;
-            let mut x = x.f_add(&self.positions.f_narrow(0, 0, longest)?)?;
-            for block in &self.blocks {
-                x = block.forward(&x)?;
-            }
+            let device = self.embedding.device();
+            let batch = TokenBatch::new(texts, 0, device)?;
+            let pooled = texts
+                .iter()
+                .zip(0_i64..)
+                .map(|(ids, row)| row * batch.longest + pooled_position(ids, self.eos_token_id) as i64);
+            let pooled = Tensor::f_from_slice(&pooled.collect::<Vec<_>>())?.f_to_device(device)?;
+            let x = self.encoder.forward(self.embedding.forward(&batch)?, Mask::Causal)?;
             // The norm works token by token, so it is enough to norm the pooled ones.
-            let x = x.f_reshape([batch * longest, hidden])?.f_index_select(0, &pooled)?;
+            let x = x.f_flatten(0, 1)?.f_index_select(0, &pooled)?;
             self.projection.forward(&self.final_norm.forward(&x)?)
         }
     }
@@ -397,20 +311,22 @@ mod towers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{config::ModelSource, model::config::Activation};
 
     fn read(json: &str) -> Result<Config, ModelError> {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("config.json"), json).unwrap();
-        Config::read(&ModelFiles::Directory(dir.path().into()))
+        Config::read(&ModelFiles::open(&ModelSource::Directory(dir.path().into())).unwrap())
     }
 
     #[test]
     fn sparse_files_mean_the_defaults_of_transformers() {
         let config = read(r#"{"model_type": "clip"}"#).unwrap();
-        assert_eq!(
-            config,
-            Config { projection_dim: 512, text: TextConfig::default(), vision: VisionConfig::default() }
-        );
+        let (text, vision) = (config.text.unwrap(), config.vision.unwrap());
+        assert_eq!((config.projection_dim, text.vocab_size, text.eos_token_id), (512, 49408, 49407));
+        assert_eq!((text.blocks.num_attention_heads, text.max_position_embeddings), (8, 77));
+        assert_eq!((vision.blocks.hidden_size, vision.n_patches()), (768, 49));
+        assert_eq!(vision.blocks.hidden_act, Activation::QuickGelu);
     }
 
     #[test]
@@ -420,7 +336,17 @@ mod tests {
                 "vision_config_dict": null, "projection_dim": 24}"#,
         );
         let config = config.unwrap();
-        assert_eq!((config.text.hidden_size, config.text.vocab_size, config.projection_dim), (32, 10, 24));
+        let text = config.text.unwrap();
+        assert_eq!((text.blocks.hidden_size, text.vocab_size, config.projection_dim), (32, 10, 24));
+    }
+
+    #[test]
+    fn a_tower_saved_alone_is_one_tower() {
+        let vision = read(r#"{"model_type": "clip_vision_model", "hidden_size": 36, "projection_dim": 9}"#);
+        let vision = vision.unwrap();
+        assert!(vision.text.is_none() && vision.projection_dim == 9);
+        assert_eq!(vision.vision.unwrap().blocks.hidden_size, 36);
+        assert!(read(r#"{"model_type": "clip_text_model"}"#).unwrap().vision.is_none());
     }
 
     #[test]

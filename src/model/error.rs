@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::domain::Pooling;
+
 /// Why a checkpoint cannot be served. Every variant names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -17,7 +19,15 @@ pub enum ModelError {
         /// Where it was looked for.
         dir: String,
         /// What was looked for.
-        file: &'static str,
+        file: String,
+    },
+    /// A file's name leads out of the model's directory.
+    #[error("`{file}`, which the files of `{dir}` name, lies outside that directory")]
+    Path {
+        /// The directory.
+        dir: String,
+        /// The name.
+        file: String,
     },
     /// A file cannot be read.
     #[error("cannot read {file} of `{dir}`: {source}")]
@@ -48,6 +58,37 @@ pub enum ModelError {
         model_type: String,
         /// The families that are served.
         known: Vec<&'static str>,
+    },
+    /// It looks like a family that is served, but is not quite one.
+    #[error("model `{model}` cannot be served: {reason}")]
+    NearMiss {
+        /// The model.
+        model: String,
+        /// What it is and what is missing.
+        reason: &'static str,
+    },
+    /// The setting `pooling` asks for what the family does not have.
+    #[error(
+        "`pooling` is `{found}`, but {family} models have {}",
+        if .known.is_empty() { "one way only; leave it out".into() } else { pooling_names(.known) }
+    )]
+    Pooling {
+        /// The family.
+        family: &'static str,
+        /// The setting.
+        found: Pooling,
+        /// What the family has.
+        known: &'static [Pooling],
+    },
+    /// The two checkpoints of one model do not make one.
+    #[error("image checkpoint `{image}` and text checkpoint `{text}` do not make one model: {reason}")]
+    Pair {
+        /// The checkpoint of the image tower.
+        image: String,
+        /// The checkpoint of the text tower.
+        text: String,
+        /// Why.
+        reason: String,
     },
     /// A value that the family cannot be served with.
     #[error("{file} says `{key}` is {found}; {expected}")]
@@ -109,4 +150,16 @@ pub enum ModelError {
         /// What libtorch said.
         reason: String,
     },
+}
+
+impl ModelError {
+    /// libtorch failed on `tensor`.
+    #[cfg(feature = "torch")]
+    pub(super) fn torch(tensor: &str, error: &tch::TchError) -> Self {
+        Self::Torch { tensor: tensor.into(), reason: error.to_string() }
+    }
+}
+
+fn pooling_names(known: &[Pooling]) -> String {
+    known.iter().map(|pooling| format!("`{pooling}`")).collect::<Vec<_>>().join(", ")
 }

@@ -2,9 +2,11 @@
 
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     fs::{self, File},
     io,
-    path::PathBuf,
+    path::{Component, Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use memmap2::Mmap;
@@ -24,12 +26,23 @@ const DEMO: [(&str, &[u8]); 4] = [
     (WEIGHTS, include_bytes!("../../assets/demo-model/model.safetensors")),
 ];
 
-/// The files of one checkpoint.
+/// The files of one checkpoint. Cheap to clone.
+///
+/// It remembers what it handed out: [`Self::digest`] covers every file that was read, so that none which
+/// decides what a vector is can be forgotten, and a mapped file stays mapped as long as any clone lives.
 #[derive(Debug, Clone)]
-pub enum ModelFiles {
-    /// The small model inside the binary.
+pub struct ModelFiles(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    place: Place,
+    opened: Mutex<BTreeMap<String, Option<Arc<FileBytes>>>>,
+}
+
+#[derive(Debug)]
+enum Place {
     Demo,
-    /// A directory in Hugging Face layout.
     Directory(PathBuf),
 }
 
@@ -60,48 +73,75 @@ impl ModelFiles {
     /// [`ModelError::NoDirectory`] when nothing is there.
     pub fn open(source: &ModelSource) -> Result<Self, ModelError> {
         match source {
-            ModelSource::Demo => Ok(Self::Demo),
-            ModelSource::Directory(path) if path.is_dir() => Ok(Self::Directory(path.clone())),
+            ModelSource::Demo => Ok(Self::new("sidelens-demo".into(), Place::Demo)),
+            ModelSource::Directory(path) if path.is_dir() => {
+                // Canonical, so that `.` and `models/clip/` have a name too.
+                let name = fs::canonicalize(path)
+                    .ok()
+                    .and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()))
+                    .unwrap_or_else(|| path.display().to_string());
+                Ok(Self::new(name, Place::Directory(path.clone())))
+            }
             ModelSource::Directory(path) => Err(ModelError::NoDirectory(path.clone())),
         }
     }
 
+    fn new(name: String, place: Place) -> Self {
+        Self(Arc::new(Inner { name, place, opened: Mutex::default() }))
+    }
+
+    /// The checkpoint in the directory `inside` of this one, under the same name.
+    ///
+    /// # Errors
+    /// [`ModelError::Path`] when `inside` leads out of it.
+    pub fn below(&self, inside: &str) -> Result<Self, ModelError> {
+        let place = match &self.0.place {
+            Place::Demo => return Err(self.no_file(inside)),
+            Place::Directory(_) => Place::Directory(self.path(inside)?),
+        };
+        Ok(Self::new(self.0.name.clone(), place))
+    }
+
     /// The name shown to callers.
     pub fn name(&self) -> String {
-        match self {
-            Self::Demo => "sidelens-demo".into(),
-            // Canonical, so that `.` and `models/clip/` have a name too.
-            Self::Directory(path) => fs::canonicalize(path)
-                .ok()
-                .and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()))
-                .unwrap_or_else(|| path.display().to_string()),
-        }
+        self.0.name.clone()
     }
 
     /// Where the files are, for messages.
     pub fn place(&self) -> String {
-        match self {
-            Self::Demo => "the demo model".into(),
-            Self::Directory(path) => path.display().to_string(),
+        match &self.0.place {
+            Place::Demo => "the demo model".into(),
+            Place::Directory(path) => path.display().to_string(),
         }
     }
 
-    /// A small file, whole.
+    /// Whether there is such a file.
+    pub fn has(&self, file: &str) -> bool {
+        match &self.0.place {
+            Place::Demo => DEMO.iter().any(|(name, _)| *name == file),
+            Place::Directory(_) => self.path(file).is_ok_and(|path| path.is_file()),
+        }
+    }
+
+    /// A small file.
     ///
     /// # Errors
-    /// [`ModelError::NoFile`] when it is not there, [`ModelError::Io`] when it cannot be read.
-    pub fn read(&self, file: &'static str) -> Result<Cow<'static, [u8]>, ModelError> {
-        match self {
-            Self::Demo => self.demo(file).map(Cow::Borrowed),
-            Self::Directory(path) => fs::read(path.join(file)).map(Cow::Owned).map_err(|e| self.io(file, e)),
-        }
+    /// [`ModelError::NoFile`] when it is not there, [`ModelError::Io`] when it cannot be read,
+    /// [`ModelError::Path`] when its name leads out of the directory.
+    pub fn read(&self, file: &str) -> Result<Cow<'static, [u8]>, ModelError> {
+        let bytes = match &self.0.place {
+            Place::Demo => Cow::Borrowed(self.demo(file)?),
+            Place::Directory(_) => Cow::Owned(fs::read(self.path(file)?).map_err(|e| self.io(file, e))?),
+        };
+        self.opened().entry(file.into()).or_default();
+        Ok(bytes)
     }
 
     /// A JSON file.
     ///
     /// # Errors
     /// As [`Self::read`], and [`ModelError::Json`].
-    pub fn json<T: DeserializeOwned>(&self, file: &'static str) -> Result<T, ModelError> {
+    pub fn json<T: DeserializeOwned>(&self, file: &str) -> Result<T, ModelError> {
         serde_json::from_slice(&self.read(file)?).map_err(|source| ModelError::Json {
             dir: self.place(),
             file: file.into(),
@@ -109,32 +149,122 @@ impl ModelFiles {
         })
     }
 
-    /// A large file, mapped.
+    /// A JSON file that not every checkpoint has.
+    ///
+    /// # Errors
+    /// As [`Self::json`], but a missing file is none.
+    pub fn json_if_there<T: DeserializeOwned>(&self, file: &str) -> Result<Option<T>, ModelError> {
+        if self.has(file) { self.json(file).map(Some) } else { Ok(None) }
+    }
+
+    /// A large file, mapped once.
     ///
     /// # Errors
     /// As [`Self::read`].
-    pub fn map(&self, file: &'static str) -> Result<FileBytes, ModelError> {
-        match self {
-            Self::Demo => self.demo(file).map(FileBytes::Static),
-            Self::Directory(path) => {
-                let opened = File::open(path.join(file)).map_err(|e| self.io(file, e))?;
+    pub fn map(&self, file: &str) -> Result<Arc<FileBytes>, ModelError> {
+        if let Some(Some(bytes)) = self.opened().get(file) {
+            return Ok(bytes.clone());
+        }
+        let bytes = match &self.0.place {
+            Place::Demo => FileBytes::Static(self.demo(file)?),
+            Place::Directory(_) => {
+                let opened = File::open(self.path(file)?).map_err(|e| self.io(file, e))?;
                 // SAFETY: The map is only read. A file that someone cuts short while it is served ends the
                 // process with SIGBUS, as it would any program that maps its weights.
-                let map = unsafe { Mmap::map(&opened) }.map_err(|e| self.io(file, e))?;
-                Ok(FileBytes::Mapped(map))
+                FileBytes::Mapped(unsafe { Mmap::map(&opened) }.map_err(|e| self.io(file, e))?)
             }
+        };
+        let bytes = Arc::new(bytes);
+        self.opened().insert(file.into(), Some(bytes.clone()));
+        Ok(bytes)
+    }
+
+    /// A digest over the names and bytes of all files that were read so far.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn digest(&self) -> Result<blake3::Hash, ModelError> {
+        let mut hasher = blake3::Hasher::new();
+        let names: Vec<String> = self.opened().keys().cloned().collect();
+        for name in names {
+            let bytes = self.map(&name)?;
+            // The lengths keep two neighbours from passing for two others with the same bytes in a row.
+            for part in [name.as_bytes(), &bytes] {
+                hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+            }
+        }
+        Ok(hasher.finalize())
+    }
+
+    fn opened(&self) -> MutexGuard<'_, BTreeMap<String, Option<Arc<FileBytes>>>> {
+        self.0.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The path of a file in the directory. Names come from the checkpoint's own files, and a checkpoint has
+    /// no business elsewhere.
+    fn path(&self, file: &str) -> Result<PathBuf, ModelError> {
+        let Place::Directory(dir) = &self.0.place else { return Err(self.no_file(file)) };
+        let is_inside =
+            Path::new(file).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        if is_inside {
+            Ok(dir.join(file))
+        } else {
+            Err(ModelError::Path { dir: self.place(), file: file.into() })
         }
     }
 
-    fn demo(&self, file: &'static str) -> Result<&'static [u8], ModelError> {
+    fn demo(&self, file: &str) -> Result<&'static [u8], ModelError> {
         let found = DEMO.iter().find(|(name, _)| *name == file);
-        found.map(|(_, bytes)| *bytes).ok_or(ModelError::NoFile { dir: self.place(), file })
+        found.map(|(_, bytes)| *bytes).ok_or_else(|| self.no_file(file))
     }
 
-    fn io(&self, file: &'static str, source: io::Error) -> ModelError {
+    fn no_file(&self, file: &str) -> ModelError {
+        ModelError::NoFile { dir: self.place(), file: file.into() }
+    }
+
+    fn io(&self, file: &str, source: io::Error) -> ModelError {
         match source.kind() {
-            io::ErrorKind::NotFound => ModelError::NoFile { dir: self.place(), file },
+            io::ErrorKind::NotFound => self.no_file(file),
             _ => ModelError::Io { dir: self.place(), file: file.into(), source },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory(files: &[(&str, &str)]) -> (tempfile::TempDir, ModelFiles) {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        let files = ModelFiles::open(&ModelSource::Directory(dir.path().into())).unwrap();
+        (dir, files)
+    }
+
+    #[test]
+    fn the_digest_covers_what_was_read_and_nothing_else() {
+        let (_dir, files) = directory(&[("a", "1"), ("b", "2"), ("README", "x")]);
+        let empty = files.digest().unwrap();
+        files.read("a").unwrap();
+        let one = files.digest().unwrap();
+        files.map("b").unwrap();
+        let two = files.digest().unwrap();
+        assert!(empty != one && one != two);
+        let (_dir, other) = directory(&[("a", "1"), ("b", "2"), ("README", "y")]);
+        other.map("b").unwrap();
+        other.read("a").unwrap();
+        assert_eq!(other.digest().unwrap(), two);
+    }
+
+    #[test]
+    fn names_that_lead_out_of_the_directory_are_refused() {
+        let (_dir, files) = directory(&[]);
+        for name in ["../secret", "/etc/passwd", "a/../../b"] {
+            assert!(matches!(files.read(name), Err(ModelError::Path { .. })), "{name}");
+            assert!(matches!(files.map(name), Err(ModelError::Path { .. })), "{name}");
+            assert!(!files.has(name));
         }
     }
 }

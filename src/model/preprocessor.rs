@@ -51,6 +51,11 @@ fn one_by_255() -> f64 {
     1.0 / 255.0
 }
 
+/// `image_mean` of CLIP and BLIP-2.
+pub const CLIP_MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
+/// `image_std` of CLIP and BLIP-2.
+pub const CLIP_STD: [f32; 3] = [0.26862954, 0.261_302_6, 0.275_777_1];
+
 /// What a family's image processor does where the file is silent.
 pub struct Defaults {
     /// Whether an integer `size` means the shortest edge (CLIP) or a square.
@@ -63,11 +68,16 @@ pub struct Defaults {
     pub std: [f32; 3],
 }
 
-/// Reads the file for an image tower with square input of `image_size` pixels.
+/// Reads the file for an image tower with square input of `image_size` pixels; `None` for a tower that takes
+/// any size.
 ///
 /// # Errors
 /// When the file is missing, or prepares pictures in a way that does not give the tower its input size.
-pub fn image_spec(files: &ModelFiles, image_size: u32, defaults: &Defaults) -> Result<ImageSpec, ModelError> {
+pub fn image_spec(
+    files: &ModelFiles,
+    image_size: Option<u32>,
+    defaults: &Defaults,
+) -> Result<ImageSpec, ModelError> {
     let file: Preprocessor = files.json(FILE)?;
     let unsupported =
         |key, found: String, expected| ModelError::Unsupported { file: FILE, key, found, expected };
@@ -93,7 +103,7 @@ pub fn image_spec(files: &ModelFiles, image_size: u32, defaults: &Defaults) -> R
     };
     let crop = match (file.do_center_crop.unwrap_or(defaults.center_crop), file.crop_size) {
         (false, _) => None,
-        (true, None) => Some([image_size; 2]),
+        (true, None) => image_size.map(|n| [n; 2]),
         (true, Some(Size::Number(n) | Size::ShortestEdge { shortest_edge: n })) => Some([n, n]),
         (true, Some(Size::Exact { height, width })) => Some([height, width]),
     };
@@ -102,7 +112,9 @@ pub fn image_spec(files: &ModelFiles, image_size: u32, defaults: &Defaults) -> R
         (None, Resize::Exact { height, width }) => Some([height, width]),
         (None, Resize::ShortestEdge(_)) => None,
     };
-    if output != Some([image_size; 2]) {
+    // Pictures of one batch need one size.
+    let fits = output.is_some() && image_size.is_none_or(|n| output == Some([n; 2]));
+    if !fits {
         return Err(unsupported(
             "crop_size",
             output.map_or("absent".into(), |[h, w]| format!("{h}x{w}")),
@@ -127,7 +139,8 @@ mod tests {
     fn read(json: &str, image_size: u32) -> Result<ImageSpec, ModelError> {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(FILE), json).unwrap();
-        image_spec(&ModelFiles::Directory(dir.path().into()), image_size, &CLIP)
+        let files = ModelFiles::open(&crate::config::ModelSource::Directory(dir.path().into())).unwrap();
+        image_spec(&files, Some(image_size), &CLIP)
     }
 
     #[test]

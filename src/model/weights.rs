@@ -6,10 +6,11 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorInfo};
 use tch::{Device, Kind, Tensor};
 
 use super::{
-    ModelError, ModelFiles,
+    ModelError, ModelFiles, Placement,
     files::{FileBytes, WEIGHTS},
 };
 
+#[derive(Clone)]
 /// An opened weights file, and where its tensors go.
 ///
 /// On the CPU a tensor that is stored in the dtype it is served in stays in the mapped file: nothing is
@@ -18,7 +19,7 @@ pub struct Weights {
     bytes: Arc<FileBytes>,
     /// Where the tensors' data starts in the file.
     data_start: usize,
-    metadata: safetensors::tensor::Metadata,
+    metadata: Arc<safetensors::tensor::Metadata>,
     place: String,
     device: Device,
     kind: Kind,
@@ -29,21 +30,23 @@ impl Weights {
     ///
     /// # Errors
     /// When the file is missing or is no safetensors file.
-    pub fn open(files: &ModelFiles, device: Device, kind: Kind) -> Result<Self, ModelError> {
+    pub fn open(files: &ModelFiles, Placement { device, kind }: Placement) -> Result<Self, ModelError> {
         let bytes = files.map(WEIGHTS)?;
-        let place = match files {
-            ModelFiles::Demo => format!("{WEIGHTS} of {}", files.place()),
-            ModelFiles::Directory(path) => path.join(WEIGHTS).display().to_string(),
-        };
+        let place = format!("{WEIGHTS} of {}", files.place());
         let (header, metadata) = SafeTensors::read_metadata(&bytes)
             .map_err(|e| ModelError::Weights { file: place.clone(), reason: e.to_string() })?;
         // Eight bytes hold the header's length.
-        Ok(Self { bytes: Arc::new(bytes), data_start: header + 8, metadata, place, device, kind })
+        Ok(Self { bytes, data_start: header + 8, metadata: Arc::new(metadata), place, device, kind })
     }
 
-    /// The file's bytes, to be kept as long as any tensor of it.
-    pub fn bytes(&self) -> Arc<FileBytes> {
-        self.bytes.clone()
+    /// Whether there is a tensor `name`.
+    pub fn has(&self, name: &str) -> bool {
+        self.metadata.info(name).is_some()
+    }
+
+    /// These weights, with names looked up behind the prefix that `anchor` has in the file.
+    pub fn rooted_at(&self, _anchor: &str) -> Self {
+        self.clone()
     }
 
     /// The tensor `name`, of exactly this shape, in the served dtype, on the device.
@@ -120,7 +123,7 @@ mod tests {
         });
         let bytes = safetensors::serialize(views, None).unwrap();
         std::fs::write(dir.path().join(WEIGHTS), bytes).unwrap();
-        let files = ModelFiles::Directory(dir.path().into());
+        let files = ModelFiles::open(&crate::config::ModelSource::Directory(dir.path().into())).unwrap();
         (dir, files)
     }
 
@@ -131,12 +134,15 @@ mod tests {
     #[test]
     fn a_tensor_in_the_served_dtype_is_not_copied() {
         let (_dir, files) = file(&[("w", Dtype::F32, vec![2, 2], f32s(&[1.0, 2.0, 3.0, 4.0]))]);
-        let weights = Weights::open(&files, Device::Cpu, Kind::Float).unwrap();
+        let weights = Weights::open(&files, Placement { device: Device::Cpu, kind: Kind::Float }).unwrap();
         let tensor = weights.tensor("w", &[2, 2]).unwrap();
         let map = weights.bytes.as_ptr_range();
         assert!(map.contains(&tensor.data_ptr().cast_const().cast()), "the tensor lies outside the map");
         assert_eq!(Vec::<f32>::try_from(tensor.view([-1])).unwrap(), [1.0, 2.0, 3.0, 4.0]);
-        let half = Weights::open(&files, Device::Cpu, Kind::BFloat16).unwrap().tensor("w", &[2, 2]).unwrap();
+        let half = Weights::open(&files, Placement { device: Device::Cpu, kind: Kind::BFloat16 })
+            .unwrap()
+            .tensor("w", &[2, 2])
+            .unwrap();
         assert_eq!(half.kind(), Kind::BFloat16);
     }
 
@@ -146,7 +152,7 @@ mod tests {
             ("w", Dtype::F32, vec![2, 2], f32s(&[1.0, 2.0, 3.0, 4.0])),
             ("ids", Dtype::I64, vec![1], vec![0; 8]),
         ]);
-        let weights = Weights::open(&files, Device::Cpu, Kind::Float).unwrap();
+        let weights = Weights::open(&files, Placement { device: Device::Cpu, kind: Kind::Float }).unwrap();
         let message = weights.tensor("w", &[2, 3]).unwrap_err().to_string();
         for part in [WEIGHTS, "`w`", "[2, 2]", "[2, 3]"] {
             assert!(message.contains(part), "{message}");
@@ -161,12 +167,15 @@ mod tests {
     #[test]
     fn a_broken_file_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        let files = ModelFiles::Directory(dir.path().into());
-        assert!(matches!(Weights::open(&files, Device::Cpu, Kind::Float), Err(ModelError::NoFile { .. })));
+        let files = ModelFiles::open(&crate::config::ModelSource::Directory(dir.path().into())).unwrap();
+        assert!(matches!(
+            Weights::open(&files, Placement { device: Device::Cpu, kind: Kind::Float }),
+            Err(ModelError::NoFile { .. })
+        ));
         for bytes in [&b"short"[..], &[255; 64], b"\x02\0\0\0\0\0\0\0{}trailing"] {
             std::fs::write(dir.path().join(WEIGHTS), bytes).unwrap();
             assert!(matches!(
-                Weights::open(&files, Device::Cpu, Kind::Float),
+                Weights::open(&files, Placement { device: Device::Cpu, kind: Kind::Float }),
                 Err(ModelError::Weights { .. } | ModelError::Io { .. })
             ));
         }

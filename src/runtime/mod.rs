@@ -16,17 +16,17 @@ pub(crate) use thread::run_guarded;
 #[cfg(feature = "torch")]
 pub use torch::{LoadError, load};
 
-use crate::domain::ModelSpec;
+use crate::domain::{ModelSpec, TokenizerFile};
 
 /// A model that is ready to be given to the batch room.
 pub struct LoadedModel {
     /// Its facts.
     pub spec: ModelSpec,
-    /// Digest over weights, configuration, tokenizer, preprocessing and dtype, in hex: two models with
+    /// Digest over weights, configuration, tokenizer, preprocessing, pooling and dtype, in hex: two models with
     /// the same fingerprint give the same vectors.
     pub fingerprint: String,
-    /// `tokenizer.json`, for a model with a text tower.
-    pub tokenizer_json: Option<Vec<u8>>,
+    /// For a model with a text tower.
+    pub tokenizer: Option<TokenizerFile>,
     /// Where it runs: `cpu`, `cuda:0`, ...
     pub device: String,
     /// What it computes in: `fp32`, `bf16`.

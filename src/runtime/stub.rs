@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{Backend, BackendError, LoadedModel};
-use crate::domain::{Embedding, Filter, ImageSpec, ModelSpec, Pixels, Prepared, Resize, TextSpec, Tokens};
+use crate::domain::{
+    Embedding, Filter, ImageSpec, ModelSpec, Pixels, Pooling, Poolings, Prepared, Resize, TextSpec,
+    TokenizerFile, Tokens,
+};
 
 /// What a [`StubBackend`] does instead of answering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +141,7 @@ pub fn stub_model_over(backend: StubBackend) -> LoadedModel {
     LoadedModel {
         spec: ModelSpec {
             name: "stub".into(),
-            family: "stub",
+            family: "stub".into(),
             dimensions: backend.dimensions,
             image: Some(ImageSpec {
                 resize: Resize::ShortestEdge(8),
@@ -148,10 +151,11 @@ pub fn stub_model_over(backend: StubBackend) -> LoadedModel {
                 mean: [0.5; 3],
                 std: [0.5; 3],
             }),
-            text: Some(TextSpec { max_length: 16 }),
+            text: Some(TextSpec::new(16)),
+            pooling: Poolings { image: Some(Pooling::None), text: Some(Pooling::None) },
         },
         fingerprint: format!("stub-{}", backend.dimensions),
-        tokenizer_json: Some(tokenizer_json().into_bytes()),
+        tokenizer: Some(TokenizerFile::Json(tokenizer_json().into_bytes())),
         device: "cpu".into(),
         dtype: "fp32".into(),
         backend: Box::new(backend),

@@ -1,7 +1,5 @@
 //! The engine over libtorch.
 
-use std::sync::Arc;
-
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::{
@@ -10,8 +8,8 @@ use super::{
 };
 use crate::{
     config::ModelConfig,
-    domain::{Embedding, Pixels, Prepared},
-    model::{FileBytes, ModelError, ModelFiles, Normalize, Towers, Weights, family_of},
+    domain::{Embedding, Pixels, Pooling, Poolings, Prepared},
+    model::{Checkpoint, ModelError, Normalize, Placement, Towers},
 };
 
 /// Why a model cannot be loaded.
@@ -40,27 +38,25 @@ pub fn load(config: &ModelConfig) -> Result<LoadedModel, LoadError> {
         tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
     }
 
-    let files = ModelFiles::open(&config.source)?;
-    let family = family_of(&files)?;
-    let spec = family.spec(&files)?;
-    let weights = Weights::open(&files, device, kind)?;
+    let checkpoint = Checkpoint::open(&config.parts())?;
+    let mut spec = checkpoint.spec(config.pooling)?;
     let _no_grad = tch::no_grad_guard();
-    let towers = family.load(&files, &weights)?;
+    let towers = checkpoint.load(&spec, Placement { device, kind })?;
     let normalize = match &spec.image {
         Some(image) => Some(Normalize::new(image, device, kind)?),
         None => None,
     };
-    let tokenizer_json = match &spec.text {
-        Some(_) => Some(files.read("tokenizer.json")?.into_owned()),
-        None => None,
-    };
+    let tokenizer = checkpoint.tokenizer(&spec)?;
     let dtype = if kind == Kind::BFloat16 { "bf16" } else { "fp32" };
-    let fingerprint = fingerprint(&files, &weights, tokenizer_json.as_deref(), dtype)?;
-    let backend = Torch { dimensions: spec.dimensions, towers, normalize, device, _weights: weights.bytes() };
+    let fingerprint = fingerprint(&checkpoint, &spec.pooling, dtype)?;
+    if let Some(name) = &config.name {
+        spec.name.clone_from(name);
+    }
+    let backend = Torch { dimensions: spec.dimensions, towers, normalize, device, _checkpoint: checkpoint };
     Ok(LoadedModel {
         spec,
         fingerprint,
-        tokenizer_json,
+        tokenizer,
         device: match device {
             Device::Cuda(n) => format!("cuda:{n}"),
             _ => "cpu".into(),
@@ -70,20 +66,15 @@ pub fn load(config: &ModelConfig) -> Result<LoadedModel, LoadError> {
     })
 }
 
-/// Everything that decides what a vector is: 128 bits of it in hex.
-fn fingerprint(
-    files: &ModelFiles,
-    weights: &Weights,
-    tokenizer: Option<&[u8]>,
-    dtype: &str,
-) -> Result<String, ModelError> {
+/// Everything that decides what a vector is: 128 bits of it in hex. To be called last, when every file that
+/// counts has been read.
+fn fingerprint(checkpoint: &Checkpoint, pooling: &Poolings, dtype: &str) -> Result<String, ModelError> {
     let mut hasher = blake3::Hasher::new();
-    let config = files.read("config.json")?;
-    let preprocessor = files.read("preprocessor_config.json")?;
-    for part in [dtype.as_bytes(), &config, &preprocessor, tokenizer.unwrap_or_default(), &weights.bytes()] {
-        // The length keeps two neighbours from passing for two others with the same bytes in a row.
-        hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+    let chosen = [pooling.image, pooling.text].map(|pooling| pooling.map_or("", Pooling::as_str));
+    for part in [dtype, chosen[0], chosen[1]] {
+        hasher.update(part.as_bytes()).update(b"\n");
     }
+    hasher.update(checkpoint.digest()?.as_bytes());
     Ok(hasher.finalize().to_hex()[..32].to_owned())
 }
 
@@ -93,8 +84,8 @@ struct Torch {
     towers: Box<dyn Towers>,
     normalize: Option<Normalize>,
     device: Device,
-    /// The towers' tensors point into the mapped file.
-    _weights: Arc<FileBytes>,
+    /// The towers' tensors point into its mapped files.
+    _checkpoint: Checkpoint,
 }
 
 impl Backend for Torch {

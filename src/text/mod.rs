@@ -4,7 +4,7 @@
 
 use tokenizers::{PostProcessor, TruncationParams};
 
-use crate::domain::{TextSpec, Tokens};
+use crate::domain::{TextSpec, TokenizerFile, Tokens};
 
 /// Characters handed to the tokenizer at first, per token of the context.
 const CHARS_PER_TOKEN: usize = 64;
@@ -37,12 +37,23 @@ pub enum TextError {
 }
 
 impl Tokenizer {
+    /// Builds the tokenizer of a checkpoint.
+    ///
+    /// # Errors
+    /// [`TextError::Invalid`] and [`TextError::NoRoom`].
+    pub fn new(file: &TokenizerFile, spec: &TextSpec) -> Result<Self, TextError> {
+        match file {
+            TokenizerFile::Json(json) => Self::from_json(json, spec),
+            TokenizerFile::SentencePiece(_) => Err(TextError::Invalid("a SentencePiece model".into())),
+        }
+    }
+
     /// Reads `tokenizer.json`. Its own truncation and padding are replaced: texts are cut to
     /// `spec.max_length` tokens, special ones included, and never padded.
     ///
     /// # Errors
     /// [`TextError::Invalid`] and [`TextError::NoRoom`].
-    pub fn from_json(json: &[u8], spec: &TextSpec) -> Result<Self, TextError> {
+    fn from_json(json: &[u8], spec: &TextSpec) -> Result<Self, TextError> {
         let mut inner =
             tokenizers::Tokenizer::from_bytes(json).map_err(|error| TextError::Invalid(error.to_string()))?;
         let max_length = spec.max_length;
@@ -109,7 +120,7 @@ mod tests {
     const DEMO: &[u8] = include_bytes!("../../assets/demo-model/tokenizer.json");
 
     fn demo(max_length: usize) -> Tokenizer {
-        Tokenizer::from_json(DEMO, &TextSpec { max_length }).unwrap()
+        Tokenizer::from_json(DEMO, &TextSpec::new(max_length)).unwrap()
     }
 
     #[test]
@@ -152,7 +163,7 @@ mod tests {
 
     #[test]
     fn refuses_what_it_cannot_use() {
-        let spec = |max_length| TextSpec { max_length };
+        let spec = TextSpec::new;
         assert!(matches!(Tokenizer::from_json(b"{}", &spec(16)), Err(TextError::Invalid(_))));
         let no_room = Tokenizer::from_json(DEMO, &spec(2)).err();
         assert_eq!(no_room, Some(TextError::NoRoom { max_length: 2, special: 2 }));

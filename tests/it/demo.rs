@@ -33,7 +33,7 @@ fn rows(file: &str) -> Vec<Row> {
 }
 
 async fn demo(dtype: DtypeChoice) -> TestApp {
-    let config = ModelConfig { source: ModelSource::Demo, device: DeviceChoice::Cpu, dtype, threads: 0 };
+    let config = ModelConfig { device: DeviceChoice::Cpu, dtype, ..ModelConfig::default() };
     TestApp::spawn_with(runtime::load(&config).expect("the demo model loads"), |_| {}).await
 }
 

@@ -73,7 +73,8 @@ fn model_directory(checkpoint: &Path, tokenizer: &str) -> tempfile::TempDir {
 
 fn load(dir: &Path, dtype: DtypeChoice) -> LoadedModel {
     let source = ModelSource::Directory(dir.into());
-    runtime::load(&ModelConfig { source, device: DeviceChoice::Cpu, dtype, threads: 0 }).expect("loads")
+    runtime::load(&ModelConfig { source, device: DeviceChoice::Cpu, dtype, ..ModelConfig::default() })
+        .expect("loads")
 }
 
 /// Runs every text and picture of a checkpoint and returns (what, strict, cosine) for each.
@@ -82,8 +83,8 @@ fn cosines(checkpoint: &Path, dtype: DtypeChoice) -> Vec<(String, bool, f32)> {
     let dir = model_directory(checkpoint, &expected.tokenizer);
     let mut model = load(dir.path(), dtype);
     assert_eq!(model.spec.dimensions, expected.dimensions);
-    let tokenizer = Tokenizer::from_json(
-        model.tokenizer_json.as_deref().expect("CLIP has texts"),
+    let tokenizer = Tokenizer::new(
+        model.tokenizer.as_ref().expect("CLIP has texts"),
         model.spec.text.as_ref().expect("CLIP has texts"),
     )
     .expect("reads");
@@ -152,8 +153,8 @@ fn token_ids_are_those_of_the_reference() {
     }
     let dir = fixtures().join("tokenizer");
     let json = fs::read(dir.join("tokenizer.json")).expect("readable");
-    let spec = sidelens::domain::TextSpec { max_length: 77 };
-    let tokenizer = Tokenizer::from_json(&json, &spec).expect("reads");
+    let spec = sidelens::domain::TextSpec::new(77);
+    let tokenizer = Tokenizer::new(&sidelens::domain::TokenizerFile::Json(json), &spec).expect("reads");
     let rows = fs::read(dir.join("expected_ids.json")).expect("readable");
     let rows: Vec<Row> = serde_json::from_slice(&rows).expect("valid");
     assert!(rows.len() >= 248, "{} strings", rows.len());

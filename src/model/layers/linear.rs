@@ -11,6 +11,11 @@ pub struct Linear {
 }
 
 impl Linear {
+    /// `weight` `[outputs, inputs]` and `bias` `[outputs]`, as they are.
+    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight, bias }
+    }
+
     /// `{name}.weight` `[outputs, inputs]` and `{name}.bias` `[outputs]`.
     ///
     /// # Errors
@@ -52,11 +57,13 @@ impl LayerNorm {
     /// # Errors
     /// When a tensor is missing or has another shape.
     pub fn load(weights: &Weights, name: &str, size: i64, eps: f64) -> Result<Self, ModelError> {
-        Ok(Self {
-            weight: weights.tensor(&format!("{name}.weight"), &[size])?,
-            bias: weights.tensor(&format!("{name}.bias"), &[size])?,
-            eps,
-        })
+        // Checkpoints that once were TensorFlow's kept its names.
+        let parts = match weights.has(&format!("{name}.gamma")) {
+            true => ["gamma", "beta"],
+            false => ["weight", "bias"],
+        };
+        let [weight, bias] = parts.map(|part| weights.tensor(&format!("{name}.{part}"), &[size]));
+        Ok(Self { weight: weight?, bias: bias?, eps })
     }
 
     /// `[.., size]` to the same shape.

@@ -1,9 +1,18 @@
 //! Layers shared by the families. Every forward pass returns libtorch's errors instead of panicking.
 
+mod activation;
+mod attention;
+mod block;
 mod linear;
+mod mlp;
 mod pixels;
-mod transformer;
+mod pooling;
+mod tokens;
 
+pub use attention::{Attention, Mask};
+pub use block::{AttentionNames, Block, BlockNames, Encoder, Norms};
 pub use linear::{LayerNorm, Linear};
-pub use pixels::{Normalize, PatchEmbedding};
-pub use transformer::{Activation, Block, BlockNames, BlockShape};
+pub use mlp::Mlp;
+pub use pixels::{Normalize, PatchEmbedding, with_first_token};
+pub use pooling::mean;
+pub use tokens::{TokenBatch, TokenEmbedding};

@@ -44,23 +44,39 @@ impl Normalize {
 /// A convolution whose stride is its kernel: one vector per patch.
 pub struct PatchEmbedding {
     weight: Tensor,
+    bias: Option<Tensor>,
     patch: i64,
 }
 
 impl PatchEmbedding {
-    /// `{name}.weight` `[hidden, 3, patch, patch]`, without bias.
+    /// `{name}.weight` `[hidden, 3, patch, patch]` and, if `has_bias`, `{name}.bias` `[hidden]`.
     ///
     /// # Errors
-    /// When the tensor is missing or has another shape.
-    pub fn load(weights: &Weights, name: &str, hidden: i64, patch: i64) -> Result<Self, ModelError> {
+    /// When a tensor is missing or has another shape.
+    pub fn load(
+        weights: &Weights,
+        name: &str,
+        hidden: i64,
+        patch: i64,
+        has_bias: bool,
+    ) -> Result<Self, ModelError> {
         let weight = weights.tensor(&format!("{name}.weight"), &[hidden, 3, patch, patch])?;
-        Ok(Self { weight, patch })
+        let bias = has_bias.then(|| weights.tensor(&format!("{name}.bias"), &[hidden])).transpose()?;
+        Ok(Self { weight, bias, patch })
     }
 
     /// `[batch, 3, height, width]` to `[batch, patches, hidden]`, rows first. A remainder is dropped.
     pub fn forward(&self, pixel_values: &Tensor) -> Result<Tensor, TchError> {
         let stride = [self.patch, self.patch];
-        let x = pixel_values.f_conv2d(&self.weight, None::<Tensor>, stride, [0, 0], [1, 1], 1)?;
+        let x = pixel_values.f_conv2d(&self.weight, self.bias.as_ref(), stride, [0, 0], [1, 1], 1)?;
         x.f_flatten(2, 3)?.f_transpose(1, 2)
     }
+}
+
+/// Puts the learned token `first` (`hidden` components in any shape) in front of `tokens`
+/// `[batch, tokens, hidden]`.
+pub fn with_first_token(first: &Tensor, tokens: Tensor) -> Result<Tensor, TchError> {
+    let (batch, _, hidden) = tokens.size3()?;
+    let first = first.f_view([1, 1, hidden])?.f_expand([batch, 1, hidden], false)?;
+    Tensor::f_cat(&[first, tokens], 1)
 }

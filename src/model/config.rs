@@ -1,0 +1,214 @@
+//! `config.json`: sparse in published checkpoints, so each family brings the defaults of transformers.
+
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use super::{ModelError, ModelFiles};
+
+/// The file.
+pub const CONFIG: &str = "config.json";
+
+/// `config.json` of one checkpoint.
+pub struct ConfigJson {
+    value: Value,
+    place: String,
+}
+
+impl ConfigJson {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// When it is missing or no JSON.
+    pub fn read(files: &ModelFiles) -> Result<Self, ModelError> {
+        Ok(Self { value: files.json(CONFIG)?, place: files.place() })
+    }
+
+    /// As [`Self::read`], empty where there is no such file.
+    ///
+    /// # Errors
+    /// When it is no JSON.
+    pub fn read_if_there(files: &ModelFiles) -> Result<Self, ModelError> {
+        let value = files.json_if_there(CONFIG)?.unwrap_or_default();
+        Ok(Self { value, place: files.place() })
+    }
+
+    /// `model_type`, which names the family in most checkpoints.
+    pub fn model_type(&self) -> &str {
+        self.value["model_type"].as_str().unwrap_or("none")
+    }
+
+    /// The value under `key`; null where there is none.
+    pub fn get(&self, key: &str) -> &Value {
+        &self.value[key]
+    }
+
+    /// Whether `architectures` names this class.
+    pub fn is_architecture(&self, class: &str) -> bool {
+        self.value["architectures"].as_array().is_some_and(|all| all.iter().any(|name| name == class))
+    }
+
+    /// The top level over `defaults`.
+    ///
+    /// # Errors
+    /// When a value has another type than its default.
+    pub fn top<T: DeserializeOwned>(&self, defaults: Value) -> Result<T, ModelError> {
+        self.over(defaults, &[&self.value])
+    }
+
+    /// The sub-configuration under `key` over `defaults`. Old files repeat it under `{key}_dict`, which wins
+    /// in transformers.
+    ///
+    /// # Errors
+    /// When a value has another type than its default.
+    pub fn part<T: DeserializeOwned>(&self, key: &str, defaults: Value) -> Result<T, ModelError> {
+        self.over(defaults, &[&self.value[key], &self.value[format!("{key}_dict")]])
+    }
+
+    fn over<T: DeserializeOwned>(&self, defaults: Value, layers: &[&Value]) -> Result<T, ModelError> {
+        let mut merged: Map<String, Value> = match defaults {
+            Value::Object(defaults) => defaults,
+            _ => Map::new(),
+        };
+        for layer in layers.iter().filter_map(|layer| layer.as_object()) {
+            // A null stands for the default.
+            merged.extend(layer.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())));
+        }
+        serde_json::from_value(Value::Object(merged)).map_err(|source| ModelError::Json {
+            dir: self.place.clone(),
+            file: CONFIG.into(),
+            source,
+        })
+    }
+}
+
+/// The sizes of a stack of transformer blocks.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct TransformerConfig {
+    /// Width of the residual stream.
+    pub hidden_size: i64,
+    /// Width inside the MLP.
+    pub intermediate_size: i64,
+    /// Blocks.
+    pub num_hidden_layers: usize,
+    /// Attention heads; `hidden_size` is a multiple of it.
+    pub num_attention_heads: i64,
+    /// Between the halves of the MLP.
+    pub hidden_act: Activation,
+    /// Layer norm epsilon.
+    pub layer_norm_eps: f64,
+}
+
+/// An image tower over square patches.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct VisionConfig {
+    /// Its blocks.
+    #[serde(flatten)]
+    pub blocks: TransformerConfig,
+    /// Rows and columns of the input.
+    pub image_size: u32,
+    /// Rows and columns of a patch.
+    pub patch_size: u32,
+    /// Colour channels.
+    #[serde(default = "three")]
+    pub num_channels: u32,
+}
+
+fn three() -> u32 {
+    3
+}
+
+/// The function between the two halves of an MLP, by its transformers name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x * sigmoid(1.702 x)`: OpenAI's CLIP.
+    QuickGelu,
+    /// The exact one, by erf.
+    Gelu,
+    /// The one by tanh: SigLIP.
+    #[serde(rename = "gelu_pytorch_tanh", alias = "gelu_new", alias = "gelu_fast")]
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
+    /// `silu(a) * b` for the two halves `a` and `b` of the input: DINOv2 giant. No checkpoint names it.
+    #[serde(skip)]
+    SwiGlu,
+}
+
+impl TransformerConfig {
+    /// Refuses what would fail, or divide by zero, only later.
+    ///
+    /// # Errors
+    /// [`ModelError::Unsupported`].
+    pub fn check(&self) -> Result<(), ModelError> {
+        let Self { hidden_size: hidden, num_attention_heads: heads, .. } = *self;
+        if heads <= 0 || hidden <= 0 || hidden % heads != 0 {
+            let found = format!("{heads} (hidden_size {hidden})");
+            return Err(unsupported("num_attention_heads", found, "it must divide hidden_size"));
+        }
+        Ok(())
+    }
+}
+
+impl VisionConfig {
+    /// Refuses what would fail, or divide by zero, only later.
+    ///
+    /// # Errors
+    /// [`ModelError::Unsupported`].
+    pub fn check(&self) -> Result<(), ModelError> {
+        self.blocks.check()?;
+        if self.num_channels != 3 {
+            let found = self.num_channels.to_string();
+            return Err(unsupported("num_channels", found, "pictures have 3 channels"));
+        }
+        if self.patch_size == 0 || self.image_size < self.patch_size {
+            let found = self.patch_size.to_string();
+            return Err(unsupported("patch_size", found, "it must lie between 1 and image_size"));
+        }
+        Ok(())
+    }
+
+    /// Patches of a picture; a remainder at the right and bottom edge is no patch.
+    pub fn n_patches(&self) -> i64 {
+        i64::from(self.image_size / self.patch_size).pow(2)
+    }
+}
+
+/// `key` of `config.json` is `found`, which is of no use here; `expected` says what would be.
+pub fn unsupported(key: &'static str, found: String, expected: &'static str) -> ModelError {
+    ModelError::Unsupported { file: CONFIG, key, found, expected }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(json: &str) -> ConfigJson {
+        ConfigJson { value: serde_json::from_str(json).unwrap(), place: "here".into() }
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Sizes {
+        a: u32,
+        b: u32,
+    }
+
+    #[test]
+    fn sparse_parts_take_the_defaults_and_the_legacy_part_wins() {
+        let config = read(r#"{"t": {"a": 1, "b": null}, "t_dict": {"a": 2}, "u_dict": null}"#);
+        let defaults = || json!({"a": 7, "b": 8});
+        assert_eq!(config.part::<Sizes>("t", defaults()).unwrap(), Sizes { a: 2, b: 8 });
+        assert_eq!(config.part::<Sizes>("u", defaults()).unwrap(), Sizes { a: 7, b: 8 });
+    }
+
+    #[test]
+    fn wrong_types_name_the_file() {
+        let message = read(r#"{"a": "wide", "b": 1}"#).top::<Sizes>(json!({})).unwrap_err().to_string();
+        assert!(
+            message.contains("wide") && message.contains(CONFIG) && message.contains("here"),
+            "{message}"
+        );
+    }
+}

@@ -1,0 +1,139 @@
+//! The transformer block and the stack of them that is an encoder.
+
+use tch::{TchError, Tensor};
+
+use super::{Attention, LayerNorm, Mask, Mlp};
+use crate::model::{ModelError, Weights, config::TransformerConfig};
+
+/// Where a block's layer norms stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Norms {
+    /// `x += attention(LN1(x)); x += mlp(LN2(x))`: CLIP, SigLIP, DINOv2.
+    Before,
+    /// `x = LN1(x + attention(x)); x = LN2(x + mlp(x))`: BERT and kin.
+    After,
+}
+
+/// What a family calls the tensors of a block, below the block's own prefix.
+#[derive(Debug, Clone, Copy)]
+pub struct BlockNames {
+    /// The norm of the attention.
+    pub norm1: &'static str,
+    /// The norm of the MLP.
+    pub norm2: &'static str,
+    /// Query, key, value and output projections.
+    pub attention: AttentionNames,
+    /// The two halves of the MLP.
+    pub mlp: [&'static str; 2],
+    /// Factors per channel on what attention and MLP add (LayerScale), where the family has them.
+    pub scales: Option<[&'static str; 2]>,
+}
+
+/// How a family stores the projections of an attention.
+#[derive(Debug, Clone, Copy)]
+pub enum AttentionNames {
+    /// Query, key, value and output, each a matrix with a bias.
+    Separate([&'static str; 4]),
+    /// One weight and one bias for query, key and value, and the output projection.
+    Stacked([&'static str; 2], &'static str),
+}
+
+/// One block.
+pub struct Block {
+    norms: Norms,
+    norm1: LayerNorm,
+    norm2: LayerNorm,
+    attention: Attention,
+    mlp: Mlp,
+    scales: Option<[Tensor; 2]>,
+}
+
+impl Block {
+    /// The block whose tensors start with `prefix`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load(
+        weights: &Weights,
+        prefix: &str,
+        names: &BlockNames,
+        norms: Norms,
+        config: &TransformerConfig,
+    ) -> Result<Self, ModelError> {
+        let TransformerConfig { hidden_size: hidden, num_attention_heads: heads, .. } = *config;
+        let eps = config.layer_norm_eps;
+        let name = |part: &str| format!("{prefix}.{part}");
+        let attention = match names.attention {
+            AttentionNames::Separate(names) => {
+                let names = names.map(name);
+                Attention::load(weights, names.each_ref().map(String::as_str), hidden, hidden, heads)?
+            }
+            AttentionNames::Stacked(stacked, output) => {
+                let stacked = stacked.map(name);
+                let stacked = stacked.each_ref().map(String::as_str);
+                Attention::load_stacked(weights, stacked, &name(output), hidden, heads)?
+            }
+        };
+        let mlp = names.mlp.map(name);
+        let mlp = mlp.each_ref().map(String::as_str);
+        let scales = match names.scales {
+            Some([first, second]) => {
+                let scale = |part| weights.tensor(&name(part), &[hidden]);
+                Some([scale(first)?, scale(second)?])
+            }
+            None => None,
+        };
+        Ok(Self {
+            norms,
+            norm1: LayerNorm::load(weights, &name(names.norm1), hidden, eps)?,
+            norm2: LayerNorm::load(weights, &name(names.norm2), hidden, eps)?,
+            attention,
+            mlp: Mlp::load(weights, mlp, hidden, config.intermediate_size, config.hidden_act)?,
+            scales,
+        })
+    }
+
+    /// `[batch, tokens, hidden]` to the same shape.
+    pub fn forward(&self, x: &Tensor, mask: Mask<'_>) -> Result<Tensor, TchError> {
+        let scaled = |n: usize, x: Tensor| match &self.scales {
+            Some(scales) => x.f_mul(&scales[n]),
+            None => Ok(x),
+        };
+        match self.norms {
+            Norms::Before => {
+                let normed = self.norm1.forward(x)?;
+                let x = x.f_add(&scaled(0, self.attention.forward(&normed, &normed, mask)?)?)?;
+                x.f_add(&scaled(1, self.mlp.forward(&self.norm2.forward(&x)?)?)?)
+            }
+            Norms::After => {
+                let x = self.norm1.forward(&x.f_add(&scaled(0, self.attention.forward(x, x, mask)?)?)?)?;
+                self.norm2.forward(&x.f_add(&scaled(1, self.mlp.forward(&x)?)?)?)
+            }
+        }
+    }
+}
+
+/// Blocks one after another.
+pub struct Encoder(Vec<Block>);
+
+impl Encoder {
+    /// `config.num_hidden_layers` blocks; block N's tensors start with `{prefix}.N`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load(
+        weights: &Weights,
+        prefix: &str,
+        names: &BlockNames,
+        norms: Norms,
+        config: &TransformerConfig,
+    ) -> Result<Self, ModelError> {
+        let load = |n| Block::load(weights, &format!("{prefix}.{n}"), names, norms, config);
+        (0..config.num_hidden_layers).map(load).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// `[batch, tokens, hidden]` to the same shape.
+    pub fn forward(&self, x: Tensor, mask: Mask<'_>) -> Result<Tensor, TchError> {
+        self.0.iter().try_fold(x, |x, block| block.forward(&x, mask))
+    }
+}

@@ -1,0 +1,90 @@
+//! From token ids to vectors.
+
+use tch::{Device, TchError, Tensor};
+
+use crate::model::{ModelError, Weights};
+
+/// Texts of one batch, padded to the longest.
+pub struct TokenBatch {
+    /// Ids `[batch, longest]`, int64.
+    pub ids: Tensor,
+    /// Where a token is no padding: bool `[batch, longest]`; `None` where there is no padding at all.
+    pub is_token: Option<Tensor>,
+    /// Rows.
+    pub batch: i64,
+    /// Columns.
+    pub longest: i64,
+}
+
+impl TokenBatch {
+    /// Pads with `pad_id`; what it is matters only to a tower that looks at its padding.
+    pub fn new(texts: &[&[u32]], pad_id: u32, device: Device) -> Result<Self, TchError> {
+        let longest = texts.iter().map(|ids| ids.len()).max().unwrap_or(0);
+        let shortest = texts.iter().map(|ids| ids.len()).min().unwrap_or(0);
+        let size = [texts.len() as i64, longest as i64];
+        let mut padded = Vec::with_capacity(texts.len() * longest);
+        for (row, ids) in texts.iter().enumerate() {
+            padded.extend(ids.iter().map(|&id| i64::from(id)));
+            padded.resize((row + 1) * longest, i64::from(pad_id));
+        }
+        let is_token = if shortest < longest {
+            let row = |ids: &&[u32]| (0..longest).map(|i| i < ids.len()).collect::<Vec<_>>();
+            let is_token = texts.iter().flat_map(row).collect::<Vec<_>>();
+            Some(Tensor::f_from_slice(&is_token)?.f_view(size)?.f_to_device(device)?)
+        } else {
+            None
+        };
+        let ids = Tensor::f_from_slice(&padded)?.f_view(size)?.f_to_device(device)?;
+        Ok(Self { ids, is_token, batch: size[0], longest: size[1] })
+    }
+
+    /// The mask for an attention that must not see padding: bool `[batch, 1, 1, longest]`.
+    pub fn attention_mask(&self) -> Result<Option<Tensor>, TchError> {
+        self.is_token.as_ref().map(|is_token| is_token.f_view([self.batch, 1, 1, self.longest])).transpose()
+    }
+}
+
+/// A vector per token id plus one per position.
+pub struct TokenEmbedding {
+    tokens: Tensor,
+    positions: Tensor,
+    first_position: i64,
+}
+
+impl TokenEmbedding {
+    /// The tensors `tokens` `[vocab_size, hidden]` and `positions` `[n_positions, hidden]`, by full name.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load(
+        weights: &Weights,
+        [tokens, positions]: [&str; 2],
+        vocab_size: i64,
+        n_positions: i64,
+        hidden: i64,
+    ) -> Result<Self, ModelError> {
+        Ok(Self {
+            tokens: weights.tensor(tokens, &[vocab_size, hidden])?,
+            positions: weights.tensor(positions, &[n_positions, hidden])?,
+            first_position: 0,
+        })
+    }
+
+    /// Counts positions from `first` on, as RoBERTa does.
+    pub fn starting_at(self, first: i64) -> Self {
+        Self { first_position: first, ..self }
+    }
+
+    /// Where the tensors are.
+    pub fn device(&self) -> Device {
+        self.tokens.device()
+    }
+
+    /// The vectors `[batch, longest, hidden]` of the batch's tokens.
+    pub fn forward(&self, texts: &TokenBatch) -> Result<Tensor, TchError> {
+        let hidden = self.tokens.size2()?.1;
+        let x = self.tokens.f_index_select(0, &texts.ids.f_view([-1])?)?;
+        let x = x.f_view([texts.batch, texts.longest, hidden])?;
+        x.f_add(&self.positions.f_narrow(0, self.first_position, texts.longest)?)
+    }
+}
