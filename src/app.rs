@@ -1,7 +1,7 @@
 //! The composition root: the one place that knows every room and joins them.
 //!
-//! Start: [`bind`] takes the address (a busy port fails before a model is read), [`load_model`] reads the
-//! model while connections are refused, [`App::build`] joins the rooms around the opened listener, and
+//! Start: [`bind`] takes the address (a busy port fails before a model is read), [`load_models`] reads the
+//! models while connections are refused, [`App::build`] joins the rooms around the opened listener, and
 //! [`App::run_until_stopped`] serves. `/health` answers from then on; `/ready` and the embedding
 //! routes answer 503 until the warm-up has ended. A liveness probe needs a start-up allowance that covers
 //! reading the weights.
@@ -21,9 +21,9 @@ use actix_web::dev::Server;
 use tokio::{net::TcpSocket, time::timeout};
 
 use crate::{
-    config::{Config, ModelConfig, ModelSource, ServerConfig},
+    config::{Config, ModelConfig, ServerConfig},
     domain::EmbedError,
-    embedder::Embedder,
+    embedder::{Models, Shared},
     fetch::{FetchSetupError, Fetcher},
     http::{HttpState, serve},
     runtime::LoadedModel,
@@ -114,15 +114,20 @@ impl Bound {
     }
 }
 
-/// Reads the model; takes seconds for a large one, during which other tasks go on.
+/// Reads every model that the settings name, in their order; takes seconds for a large one, during which other
+/// tasks go on.
 ///
 /// # Errors
 /// [`AppError::Model`], naming the file, tensor or device at fault.
-pub async fn load_model(config: &ModelConfig) -> Result<LoadedModel, AppError> {
-    let config = config.clone();
-    tokio::task::spawn_blocking(move || load_blocking(&config))
-        .await
-        .map_err(|panic| AppError::Model(format!("loading the model failed: {panic}")))?
+pub async fn load_models(config: &Config) -> Result<Vec<LoadedModel>, AppError> {
+    let mut models = Vec::new();
+    for served in config.served() {
+        let model = tokio::task::spawn_blocking(move || load_blocking(&served.model))
+            .await
+            .map_err(|panic| AppError::Model(format!("loading the model failed: {panic}")))?;
+        models.push(model?);
+    }
+    Ok(models)
 }
 
 #[cfg(feature = "torch")]
@@ -138,26 +143,28 @@ fn load_blocking(_config: &ModelConfig) -> Result<LoadedModel, AppError> {
 /// The rooms, joined and ready to serve.
 pub struct App {
     address: SocketAddr,
-    embedder: Embedder,
+    models: Models,
     server: Server,
     stop_within: Duration,
 }
 
 impl App {
-    /// Joins the rooms around `model`; `listener` is bound already. Needs a tokio runtime around it.
+    /// Joins the rooms around `models`, as [`load_models`] gave them for this `config`; `listener` is bound
+    /// already. Needs a tokio runtime around it.
     ///
     /// # Errors
     /// [`AppError`] when a room cannot be set up.
-    pub fn build(config: Config, model: LoadedModel, listener: TcpListener) -> Result<Self, AppError> {
+    pub fn build(config: Config, models: Vec<LoadedModel>, listener: TcpListener) -> Result<Self, AppError> {
         let address = listener.local_addr()?;
         let stop_within = Duration::from_secs(config.server.shutdown_timeout_s) + STOP_GRACE;
-        log_model(&config, &model);
+        models.iter().for_each(log_model);
         let metrics = Metrics::new();
-        let fetcher = Fetcher::new(&config.fetch)?;
-        let embedder = Embedder::new(model, fetcher, &config, metrics.clone())
+        let shared = Shared::new(&config, Fetcher::new(&config.fetch)?, metrics.clone());
+        let batches = config.served().into_iter().map(|served| served.batch);
+        let models = Models::new(models.into_iter().zip(batches).collect(), &shared)
             .map_err(|error| AppError::Model(error.to_string()))?;
-        let state = HttpState::new(embedder.clone(), metrics, Arc::new(config));
-        Ok(Self { address, embedder, server: serve(listener, state)?, stop_within })
+        let state = HttpState::new(models.clone(), metrics, Arc::new(config));
+        Ok(Self { address, models, server: serve(listener, state)?, stop_within })
     }
 
     /// Where it listens, with the port that was picked for port 0.
@@ -170,9 +177,9 @@ impl App {
         self.address.port()
     }
 
-    /// The embedding service behind the routes.
-    pub fn embedder(&self) -> &Embedder {
-        &self.embedder
+    /// The models behind the routes.
+    pub fn models(&self) -> &Models {
+        &self.models
     }
 
     /// Serves until `stop` ends, then answers what is under way and returns.
@@ -184,13 +191,13 @@ impl App {
     /// # Cancel safety
     /// Dropped half-way it leaves the server's threads to end with the runtime; let `stop` end instead.
     pub async fn run_until_stopped(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
-        let Self { embedder, server, stop_within, .. } = self;
+        let Self { models, server, stop_within, .. } = self;
         let handle = server.handle();
         let mut serving = tokio::spawn(server);
         let outcome = tokio::select! {
             () = stop => Ok(()),
-            cause = embedder.device_lost() => Err(AppError::DeviceLost(cause)),
-            error = failed_warm_up(&embedder) => Err(error),
+            cause = models.device_lost() => Err(AppError::DeviceLost(cause)),
+            error = failed_warm_up(&models) => Err(error),
             ended = &mut serving => Err(AppError::Server(match ended {
                 Ok(Ok(())) => "it was stopped from outside".into(),
                 Ok(Err(error)) => error.to_string(),
@@ -200,7 +207,7 @@ impl App {
         let finish = async {
             handle.stop(true).await;
             // Only now: the requests that were just answered needed it.
-            embedder.shut_down().await;
+            models.shut_down().await;
         };
         if timeout(stop_within, finish).await.is_err() {
             tracing::warn!("still busy after {} s, stopping anyway", stop_within.as_secs());
@@ -210,8 +217,8 @@ impl App {
 }
 
 /// Ends only if the warm-up fails.
-async fn failed_warm_up(embedder: &Embedder) -> AppError {
-    match embedder.warm_up().await {
+async fn failed_warm_up(models: &Models) -> AppError {
+    match models.warm_up().await {
         Ok(()) => {
             tracing::info!("ready");
             std::future::pending().await
@@ -220,10 +227,10 @@ async fn failed_warm_up(embedder: &Embedder) -> AppError {
     }
 }
 
-fn log_model(config: &Config, model: &LoadedModel) {
-    let LoadedModel { spec, fingerprint, device, dtype, .. } = model;
+fn log_model(model: &LoadedModel) {
+    let LoadedModel { spec, fingerprint, device, dtype, is_demo, .. } = model;
     tracing::info!(model = spec.name, family = spec.family, dimensions = spec.dimensions, %fingerprint, %device, %dtype, "model loaded");
-    if config.model.source == ModelSource::Demo {
+    if *is_demo {
         tracing::warn!(
             "this is the demo model, which only knows its own drawn pictures; \
              for real ones: sidelens --model DIR (a CLIP model in Hugging Face layout)"

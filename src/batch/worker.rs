@@ -42,6 +42,8 @@ pub(super) struct Worker<D> {
 struct Inbox {
     messages: mpsc::UnboundedReceiver<Message>,
     queue: Queue,
+    /// What this queue counts for in the gauge.
+    shown_depth: i64,
     metrics: Arc<Metrics>,
 }
 
@@ -53,7 +55,7 @@ impl<D: Device> Worker<D> {
         lost: watch::Sender<Option<String>>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let inbox = Inbox { messages, queue: Queue::new(policy), metrics: metrics.clone() };
+        let inbox = Inbox { messages, queue: Queue::new(policy), shown_depth: 0, metrics: metrics.clone() };
         Self { device, inbox, lost, metrics }
     }
 
@@ -136,7 +138,7 @@ impl<D: Device> Worker<D> {
         for mut job in self.inbox.queue.drain() {
             job.reply.send(Err(BatchError::Unavailable(reason.clone())));
         }
-        self.metrics.queue_depth.set(0);
+        self.inbox.show_depth();
     }
 }
 
@@ -159,7 +161,7 @@ impl Inbox {
         match message {
             Message::Job(job) => {
                 self.queue.push(job);
-                self.metrics.queue_depth.set(self.queue.len() as i64);
+                self.show_depth();
             }
             Message::Close => {
                 self.messages.close();
@@ -170,8 +172,15 @@ impl Inbox {
 
     fn next_batch(&mut self) -> Next {
         let next = self.queue.next_batch(Instant::now());
-        self.metrics.queue_depth.set(self.queue.len() as i64);
+        self.show_depth();
         next
+    }
+
+    /// Moves the gauge by what changed: other models' queues count into it too.
+    fn show_depth(&mut self) {
+        let depth = self.queue.len() as i64;
+        self.metrics.queue_depth.add(depth - self.shown_depth);
+        self.shown_depth = depth;
     }
 }
 

@@ -24,11 +24,11 @@ pub(super) fn run(args: ConfigArgs) -> Result<(), CliError> {
 async fn serve(config: Config) -> Result<(), AppError> {
     let bound = app::bind(&config.server)?;
     let mut stop = pin!(shutdown::requested()?);
-    let model = tokio::select! {
-        model = app::load_model(&config.model) => model?,
+    let models = tokio::select! {
+        models = app::load_models(&config) => models?,
         () = &mut stop => return Ok(()),
     };
-    let app = App::build(config, model, bound.listen()?)?;
+    let app = App::build(config, models, bound.listen()?)?;
     // The one line on stdout: scripts read the port from it.
     println!("listening on http://{}", app.address());
     app.run_until_stopped(stop).await

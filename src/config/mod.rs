@@ -11,6 +11,7 @@ mod image;
 mod load;
 mod log;
 mod model;
+mod models;
 mod server;
 mod validate;
 
@@ -24,6 +25,7 @@ pub use image::ImageConfig;
 pub use load::ConfigError;
 pub use log::{LogConfig, LogFormat};
 pub use model::{DeviceChoice, DtypeChoice, ModelConfig, ModelParts, ModelSource};
+pub use models::{BatchEntry, ModelEntry, ServedModel};
 pub use server::ServerConfig;
 
 use crate::domain::OnItemError;
@@ -37,6 +39,8 @@ pub const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
 pub struct Config {
     /// What becomes of a request with a broken picture.
     pub on_item_error: OnItemError,
+    /// Several models, instead of `model`.
+    pub models: Vec<ModelEntry>,
     /// The listener.
     pub server: ServerConfig,
     /// Who may call.

@@ -7,22 +7,24 @@ use serde::{Deserialize, Serialize};
 use crate::domain::Pooling;
 
 /// Which model, where, how.
+///
+/// Empty strings in a file stand for `None`.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
     /// Its name in `/info`, in requests and paths; none for the checkpoint's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(with = "empty_is_none")]
     pub name: Option<String>,
     /// The demo model or a directory.
     pub source: ModelSource,
     /// The checkpoint of the image tower, instead of `source`, beside `text`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(with = "empty_is_none")]
     pub image: Option<ModelSource>,
     /// The checkpoint of the text tower, instead of `source`, beside `image`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(with = "empty_is_none")]
     pub text: Option<ModelSource>,
     /// How token states become one vector; none for the checkpoint's own way.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(with = "empty_is_none")]
     pub pooling: Option<Pooling>,
     /// Where it runs.
     pub device: DeviceChoice,
@@ -68,6 +70,32 @@ impl ModelConfig {
         match (&self.image, &self.text) {
             (Some(image), Some(text)) => ModelParts::Pair { image: image.clone(), text: text.clone() },
             _ => ModelParts::One(self.source.clone()),
+        }
+    }
+}
+
+/// Optional values as strings, where the empty one is `None`: every key of `default.toml` has a value.
+mod empty_is_none {
+    use serde::{
+        Deserialize, Deserializer, Serialize, Serializer,
+        de::{DeserializeOwned, IntoDeserializer, value::StringDeserializer},
+    };
+
+    pub(super) fn deserialize<'de, T: DeserializeOwned, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<T>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let text_deserializer: StringDeserializer<D::Error> = text.clone().into_deserializer();
+        if text.is_empty() { Ok(None) } else { T::deserialize(text_deserializer).map(Some) }
+    }
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(
+        value: &Option<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => value.serialize(serializer),
+            None => serializer.serialize_str(""),
         }
     }
 }

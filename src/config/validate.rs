@@ -1,8 +1,8 @@
 //! Ranges: what no type can say.
 
-use std::fmt::Display;
+use std::{collections::BTreeSet, fmt::Display};
 
-use super::{Config, ConfigError};
+use super::{BatchConfig, Config, ConfigError, ModelSource, ServedModel};
 
 /// Threads of any pool; more is a typing error.
 const MAX_THREADS: usize = 1024;
@@ -17,7 +17,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::OutOfRange`] with the first key that is outside its own.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let Self { server, auth, model, image, fetch, batch, cache, .. } = self;
+        let Self { server, auth, image, fetch, cache, .. } = self;
         at_least("server.max_body_bytes", server.max_body_bytes, 1024)?;
         at_least("server.max_inflight_body_bytes", server.max_inflight_body_bytes, server.max_body_bytes)?;
         at_most("server.workers", server.workers, MAX_THREADS)?;
@@ -39,7 +39,7 @@ impl Config {
             }
         }
 
-        at_most("model.threads", model.threads, MAX_THREADS)?;
+        self.validate_models()?;
         at_least("image.max_pixels", image.max_pixels, 1)?;
         at_most("image.threads", image.threads, MAX_THREADS)?;
 
@@ -56,14 +56,56 @@ impl Config {
         at_least("fetch.max_concurrent", fetch.max_concurrent, 1)?;
         at_least("fetch.max_concurrent_per_host", fetch.max_concurrent_per_host, 1)?;
 
-        at_least("batch.max_queue_items", batch.max_queue_items, 1)?;
-        at_least("batch.deadline_ms", batch.deadline_ms, 1)?;
-        at_most("batch.deadline_ms", batch.deadline_ms, MEILISEARCH_TIMEOUT_MS)?;
-        below("batch.max_queue_delay_ms", batch.max_queue_delay_ms, "batch.deadline_ms", batch.deadline_ms)?;
-        below("fetch.timeout_ms", fetch.timeout_ms, "batch.deadline_ms", batch.deadline_ms)?;
-
         at_least("cache.ttl_s", cache.ttl_s, 1)?;
         at_most("cache.ttl_s", cache.ttl_s, MAX_TTL_S)
+    }
+}
+
+impl Config {
+    /// What holds for each model that is served.
+    fn validate_models(&self) -> Result<(), ConfigError> {
+        let wrong = |key, value: &str, limit: &str| Err(out_of_range(key, value, limit.into()));
+        let is_set = self.model.source != ModelSource::Demo || self.model.image.is_some();
+        if !self.models.is_empty() && is_set {
+            return wrong(
+                "model.source",
+                "set beside `models`",
+                "must be left out then: list the model there",
+            );
+        }
+        for (i, entry) in self.models.iter().enumerate() {
+            if entry.source.is_none() && (entry.image.is_none() || entry.text.is_none()) {
+                let place = format!("a list whose entry {} has no `source`", i + 1);
+                return wrong("models", &place, "each needs one, or both `image` and `text`");
+            }
+        }
+        let mut names = BTreeSet::new();
+        for ServedModel { model, batch } in self.served() {
+            if model.image.is_some() != model.text.is_some() {
+                return wrong("model.image", "set without `model.text`, or the reverse", "needs both");
+            }
+            if model.image.is_some() && model.source != ModelSource::Demo {
+                return wrong("model.source", "set beside `model.image`", "must be left out then");
+            }
+            let is_named =
+                |name: &String| name.chars().all(|c| c.is_ascii_alphanumeric() || "-_./@".contains(c));
+            if let Some(name) = &model.name {
+                if name.is_empty() || !is_named(name) {
+                    return wrong("model.name", name, "must be letters, digits, `-`, `_`, `.`, `/` and `@`");
+                }
+                if !names.insert(name.clone()) {
+                    return wrong("model.name", name, "must be another for each model");
+                }
+            }
+            at_most("model.threads", model.threads, MAX_THREADS)?;
+            at_least("batch.max_queue_items", batch.max_queue_items, 1)?;
+            at_least("batch.deadline_ms", batch.deadline_ms, 1)?;
+            at_most("batch.deadline_ms", batch.deadline_ms, MEILISEARCH_TIMEOUT_MS)?;
+            let BatchConfig { max_queue_delay_ms, deadline_ms, .. } = batch;
+            below("batch.max_queue_delay_ms", max_queue_delay_ms, "batch.deadline_ms", deadline_ms)?;
+            below("fetch.timeout_ms", self.fetch.timeout_ms, "batch.deadline_ms", deadline_ms)?;
+        }
+        Ok(())
     }
 }
 
@@ -102,7 +144,7 @@ fn below(key: &'static str, value: u64, other: &str, limit: u64) -> Result<(), C
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::DEFAULT_TOML;
+    use crate::config::{DEFAULT_TOML, ModelEntry};
 
     fn check(tweak: impl FnOnce(&mut Config), expected: &str) {
         let mut config: Config = toml::from_str(DEFAULT_TOML).unwrap();
@@ -126,6 +168,45 @@ mod tests {
         check(
             |c| c.server.max_inflight_body_bytes = 5000,
             "`server.max_inflight_body_bytes` is 5000, but must be 104857600 or more",
+        );
+    }
+
+    #[test]
+    fn models_are_listed_whole_and_once() {
+        let entry = |name: &str| ModelEntry {
+            name: Some(name.into()),
+            source: Some(ModelSource::Demo),
+            ..ModelEntry::default()
+        };
+        check(
+            |c| c.models = vec![entry("a"), entry("a")],
+            "`model.name` is a, but must be another for each model",
+        );
+        check(
+            |c| c.models = vec![entry("a b")],
+            "`model.name` is a b, but must be letters, digits, `-`, `_`, `.`, `/` and `@`",
+        );
+        check(
+            |c| c.models = vec![entry("a"), ModelEntry::default()],
+            "`models` is a list whose entry 2 has no `source`, but each needs one, or both `image` and `text`",
+        );
+        check(
+            |c| {
+                c.models = vec![entry("a")];
+                c.model.source = ModelSource::Directory("/b".into());
+            },
+            "`model.source` is set beside `models`, but must be left out then: list the model there",
+        );
+        check(
+            |c| c.model.image = Some(ModelSource::Demo),
+            "`model.image` is set without `model.text`, or the reverse, but needs both",
+        );
+        check(
+            |c| {
+                c.models = vec![entry("a"), entry("b")];
+                c.models[1].batch.deadline_ms = Some(40_000);
+            },
+            "`batch.deadline_ms` is 40000, but must be 30000 or less",
         );
     }
 

@@ -10,7 +10,7 @@ use super::{
     item::{Fields, RawItem},
     json::{AnyJson, Leaf, present, read_any},
 };
-use crate::domain::{EmbedError, EmbedInput, EmbedRequest};
+use crate::domain::{EmbedError, EmbedInput, EmbedRequest, InputType};
 
 /// Reads a body of any known shape.
 ///
@@ -45,6 +45,8 @@ struct Keys {
     texts: Option<Items>,
     model: Option<Leaf>,
     dimensions: Option<Leaf>,
+    input_type: Option<Leaf>,
+    task: Option<Leaf>,
     // Or the body is itself the item. Spelt out, as serde's `flatten` would buffer every value.
     #[serde(deserialize_with = "present")]
     text: Option<Leaf>,
@@ -68,7 +70,12 @@ impl Body {
     fn check(self) -> Result<Call, String> {
         match self {
             Self::Text(text) => Ok(Call {
-                request: EmbedRequest { model: None, dimensions: None, inputs: vec![EmbedInput::text(text)] },
+                request: EmbedRequest {
+                    model: None,
+                    dimensions: None,
+                    input_type: None,
+                    inputs: vec![EmbedInput::text(text)],
+                },
                 answer: Answer::Data,
             }),
             Self::Object(keys) => keys.check(),
@@ -115,7 +122,25 @@ impl Keys {
             Some(Leaf::String(empty)) if empty.is_empty() => None,
             Some(other) => return Err(format!("`dimensions` is {}, not a number", other.type_name())),
         };
-        Ok(Call { request: EmbedRequest { model, dimensions, inputs }, answer })
+        let input_type = match (self.input_type, self.task) {
+            (Some(leaf), _) => input_type("input_type", leaf)?,
+            (None, Some(leaf)) => input_type("task", leaf)?,
+            (None, None) => None,
+        };
+        Ok(Call { request: EmbedRequest { model, dimensions, input_type, inputs }, answer })
+    }
+}
+
+/// Reads `query`, `search_query`, `retrieval.query`, ... and the same for `document` and `passage`: Cohere,
+/// Voyage and Jina each have their own. Other types (`classification`, ...) have no prompt here.
+fn input_type(key: &str, leaf: Leaf) -> Result<Option<InputType>, String> {
+    match leaf {
+        Leaf::String(name) => Ok(match name.rsplit(['_', '.']).next() {
+            Some("query") => Some(InputType::Query),
+            Some("document" | "passage") => Some(InputType::Document),
+            _ => None,
+        }),
+        other => Err(format!("`{key}` is {}, not a string", other.type_name())),
     }
 }
 
@@ -257,6 +282,22 @@ mod tests {
         );
         check(r#"{"model":"m","texts":["a","b"],"input_type":"search_document"}"#, &[text("a"), text("b")]);
         check(r#"{"inputs":["bare"],"model":"m"}"#, &[text("bare")]);
+    }
+
+    #[test]
+    fn reads_what_the_texts_are_for() {
+        let of =
+            |more: &str| parse(format!(r#"{{"input": "a"{more}}}"#).as_bytes()).unwrap().request.input_type;
+        for query in ["query", "search_query", "retrieval.query"] {
+            assert_eq!(of(&format!(r#", "input_type": "{query}""#)), Some(InputType::Query), "{query}");
+        }
+        for document in ["document", "search_document", "retrieval.passage"] {
+            assert_eq!(of(&format!(r#", "task": "{document}""#)), Some(InputType::Document), "{document}");
+        }
+        assert_eq!(of(r#", "input_type": "classification""#), None);
+        assert_eq!(of(r#", "input_type": null"#), None);
+        assert_eq!(of(""), None);
+        assert!(refused(r#"{"input": "a", "task": 3}"#).contains("`task`"));
     }
 
     #[test]

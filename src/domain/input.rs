@@ -7,13 +7,24 @@ use super::{Embedding, ItemError};
 /// One request: every input gets exactly one vector, in this order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EmbedRequest {
-    /// The model named by the caller. Recorded, not enforced: Meilisearch's own guides name other
-    /// vendors' models, and must work with only the URL changed.
+    /// The model named by the caller. Where one model is served any name means it: Meilisearch's own guides
+    /// name other vendors' models, and must work with only the URL changed.
     pub model: Option<String>,
     /// The number of components that the caller expects; another number than the model's is refused.
     pub dimensions: Option<usize>,
+    /// What the texts are for, where the caller says it.
+    pub input_type: Option<InputType>,
     /// The inputs, in the caller's order.
     pub inputs: Vec<EmbedInput>,
+}
+
+/// What a text is for: some models want to be told, by a prompt before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InputType {
+    /// To search with.
+    Query,
+    /// To be found.
+    Document,
 }
 
 /// One input: one part, or several whose unit vectors are averaged by weight. Never empty.

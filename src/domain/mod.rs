@@ -12,7 +12,7 @@ mod spec;
 
 pub use embedding::{Embedding, EmbeddingError};
 pub use error::{EmbedError, Fault, ItemError, ItemErrorKind, OnItemError};
-pub use input::{Content, EmbedInput, EmbedRequest, EmbedResponse, ImageSource, Part, Usage};
+pub use input::{Content, EmbedInput, EmbedRequest, EmbedResponse, ImageSource, InputType, Part, Usage};
 pub use prepared::{Modality, Pixels, Prepared, Tokens};
 pub use spec::{
     Background, CleanUp, Filter, ImageSpec, ModelSpec, Pooling, Poolings, Prompts, Resize, TextSpec,

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::InputType;
+
 /// What the rest of the house needs to know of a loaded model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelSpec {
@@ -202,6 +204,17 @@ pub struct Prompts {
     pub document: String,
     /// Before a text whose purpose is not said.
     pub default: String,
+}
+
+impl Prompts {
+    /// What stands before a text of this type.
+    pub fn of(&self, input_type: Option<InputType>) -> &str {
+        match input_type {
+            Some(InputType::Query) => &self.query,
+            Some(InputType::Document) => &self.document,
+            None => &self.default,
+        }
+    }
 }
 
 /// A tokenizer as a checkpoint holds it.

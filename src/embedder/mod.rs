@@ -9,6 +9,7 @@ mod calibration;
 mod pipeline;
 mod placeholder;
 mod prepare;
+mod registry;
 mod warm_up;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::batch::{BatchPolicy, Batcher, Lane};
 use crate::cache::VectorCache;
-use crate::config::Config;
+use crate::config::{BatchConfig, Config};
 use crate::domain::{
     EmbedError, EmbedInput, EmbedRequest, EmbedResponse, Embedding, ItemError, ModelSpec, OnItemError, Usage,
 };
@@ -32,6 +33,7 @@ use crate::text::{TextError, Tokenizer};
 use admission::Admission;
 use pipeline::{ItemVector, Pipeline, Turn};
 use prepare::PreparePool;
+pub use registry::Models;
 
 /// One model in service. Cheap to clone.
 #[derive(Clone)]
@@ -50,6 +52,30 @@ struct Inner {
     metrics: Arc<Metrics>,
 }
 
+/// What all models of a process share. Cheap to clone.
+#[derive(Clone)]
+pub struct Shared {
+    fetcher: Fetcher,
+    cache: VectorCache,
+    pool: Arc<PreparePool>,
+    imaging: ImagingOptions,
+    metrics: Arc<Metrics>,
+}
+
+impl Shared {
+    /// One cache, whose keys tell the models apart, and one pool for decoding and tokenising.
+    pub fn new(config: &Config, fetcher: Fetcher, metrics: Arc<Metrics>) -> Self {
+        let (background, max_pixels) = (config.image.background, config.image.max_pixels);
+        Self {
+            fetcher,
+            cache: VectorCache::new(&config.cache, metrics.clone()),
+            pool: Arc::new(PreparePool::new(config.image.threads)),
+            imaging: ImagingOptions { background, max_pixels },
+            metrics,
+        }
+    }
+}
+
 /// What is in service.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelInfo {
@@ -61,6 +87,12 @@ pub struct ModelInfo {
     pub device: String,
     /// What it computes in: `fp32`, `bf16`.
     pub dtype: String,
+    /// Most inputs in its part of the house.
+    pub max_queue_items: usize,
+    /// Milliseconds after which a request is answered 503.
+    pub deadline_ms: u64,
+    /// Whether it is the demo model.
+    pub is_demo: bool,
 }
 
 /// Why a model cannot be put into service.
@@ -77,6 +109,12 @@ pub enum EmbedderSetupError {
         /// What is wrong with it.
         source: TextError,
     },
+    /// Two models have one name.
+    #[error("two models are called `{0}`; give one of them another `name`")]
+    SameName(String),
+    /// No model at all.
+    #[error("there is no model to serve")]
+    NoModel,
     /// The operating system gave no thread.
     #[error("cannot start the device's thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -88,13 +126,9 @@ impl Embedder {
     ///
     /// # Errors
     /// [`EmbedderSetupError`].
-    pub fn new(
-        model: LoadedModel,
-        fetcher: Fetcher,
-        config: &Config,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, EmbedderSetupError> {
-        let LoadedModel { spec, fingerprint, tokenizer, device, dtype, backend } = model;
+    pub fn new(model: LoadedModel, batch: &BatchConfig, shared: &Shared) -> Result<Self, EmbedderSetupError> {
+        let Shared { fetcher, cache, pool, imaging, metrics } = shared.clone();
+        let LoadedModel { spec, fingerprint, tokenizer, device, dtype, is_demo, backend } = model;
         let tokenizer = match (&spec.text, tokenizer) {
             (None, _) => None,
             (Some(_), None) => return Err(EmbedderSetupError::NoTokenizer(spec.name)),
@@ -105,26 +139,33 @@ impl Embedder {
             }
         };
         let thread = DeviceThread::spawn(backend, &device)?;
-        let policy = BatchPolicy::new(&config.batch, &device);
-        let (background, max_pixels) = (config.image.background, config.image.max_pixels);
+        let policy = BatchPolicy::new(batch, &device);
         let pipeline = Pipeline {
             spec: spec.clone(),
             fingerprint: fingerprint.clone(),
-            imaging: ImagingOptions { background, max_pixels },
+            imaging,
             tokenizer,
             fetcher,
-            cache: VectorCache::new(&config.cache, metrics.clone()),
-            pool: PreparePool::new(config.image.threads),
+            cache,
+            pool,
             batcher: Batcher::spawn(thread, policy, metrics.clone()),
-            deadline_ms: config.batch.deadline_ms,
+            deadline_ms: batch.deadline_ms,
             metrics: metrics.clone(),
         };
         let inner = Inner {
-            info: ModelInfo { spec, fingerprint, device, dtype },
+            info: ModelInfo {
+                spec,
+                fingerprint,
+                device,
+                dtype,
+                max_queue_items: batch.max_queue_items,
+                deadline_ms: batch.deadline_ms,
+                is_demo,
+            },
             pipeline,
-            admission: Arc::new(Admission::new(config.batch.max_queue_items, metrics.clone())),
+            admission: Arc::new(Admission::new(batch.max_queue_items, metrics.clone())),
             max_batch_size: policy.max_batch_size,
-            deadline: Duration::from_millis(config.batch.deadline_ms),
+            deadline: Duration::from_millis(batch.deadline_ms),
             is_ready: AtomicBool::new(false),
             placeholder: OnceLock::new(),
             metrics,
@@ -159,7 +200,8 @@ impl Embedder {
         let lane = if request.inputs.len() == 1 { Lane::Search } else { Lane::Bulk };
         let n_parts = request.inputs.iter().map(|input| input.parts.len()).sum();
         let _admitted = inner.admission.admit(n_parts, lane)?;
-        let items = self.items(request.inputs, Turn { lane, deadline }).await?;
+        let turn = Turn { lane, deadline, input_type: request.input_type };
+        let items = self.items(request.inputs, turn).await?;
         self.answer(items, on_item_error)
     }
 
@@ -214,6 +256,11 @@ impl Embedder {
         Ok(EmbedResponse { model, embeddings, errors, usage })
     }
 
+    /// The model's name.
+    pub fn name(&self) -> &str {
+        &self.inner.info.spec.name
+    }
+
     /// What is in service.
     pub fn info(&self) -> &ModelInfo {
         &self.inner.info
@@ -240,6 +287,5 @@ impl Embedder {
 
     fn set_ready(&self, is_ready: bool) {
         self.inner.is_ready.store(is_ready, Ordering::Release);
-        self.inner.metrics.ready.set(i64::from(is_ready));
     }
 }

@@ -1,5 +1,6 @@
 //! The way of one item: its parts looked up or fetched, prepared and computed, then averaged.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,8 +12,8 @@ use super::prepare::{Panicked, PreparePool};
 use crate::batch::{BatchError, Batcher, Lane};
 use crate::cache::{CacheKey, CachedVector, VectorCache};
 use crate::domain::{
-    Content, EmbedError, EmbedInput, Embedding, ImageSource, ImageSpec, ItemError, ItemErrorKind, Modality,
-    ModelSpec, Part, Prepared, Tokens, Usage,
+    Content, EmbedError, EmbedInput, Embedding, ImageSource, ImageSpec, InputType, ItemError, ItemErrorKind,
+    Modality, ModelSpec, Part, Prepared, Tokens, Usage,
 };
 use crate::fetch::{FetchError, Fetcher};
 use crate::imaging::{self, ImagingOptions};
@@ -33,7 +34,7 @@ pub(super) struct Pipeline {
     pub tokenizer: Option<Arc<Tokenizer>>,
     pub fetcher: Fetcher,
     pub cache: VectorCache,
-    pub pool: PreparePool,
+    pub pool: Arc<PreparePool>,
     pub batcher: Batcher,
     pub deadline_ms: u64,
     pub metrics: Arc<Metrics>,
@@ -44,6 +45,7 @@ pub(super) struct Pipeline {
 pub(super) struct Turn {
     pub lane: Lane,
     pub deadline: Instant,
+    pub input_type: Option<InputType>,
 }
 
 /// The vector of an item, and what it counts for.
@@ -96,6 +98,12 @@ impl Pipeline {
 
     async fn text(&self, text: &str, turn: Turn) -> Result<CachedVector, PartError> {
         let tokenizer = self.tokenizer.as_ref().ok_or_else(|| self.no_tower(Modality::Text))?;
+        let prompt = self.spec.text.as_ref().map_or("", |spec| spec.prompts.of(turn.input_type));
+        let prompted = match prompt {
+            "" => Cow::Borrowed(text),
+            prompt => Cow::Owned(format!("{prompt}{text}")),
+        };
+        let text = prompted.as_ref();
         let key = CacheKey::text(&self.fingerprint, text);
         self.cached(key, turn, || async {
             let tokens = self.tokenize(tokenizer, text, turn.lane).await?;

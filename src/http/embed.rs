@@ -1,6 +1,7 @@
 //! The one embed handler, shared by all dialects.
 
 use actix_web::{HttpRequest, HttpResponse, http::header::ContentType, web};
+use percent_encoding::percent_decode_str;
 
 use super::{HttpError, HttpState};
 use crate::{
@@ -35,7 +36,7 @@ async fn answer(
     payload: web::Payload,
 ) -> Result<Vec<u8>, HttpError> {
     state.keys.check(request.headers())?;
-    if !state.embedder.is_ready() {
+    if !state.models.is_ready() {
         // At once, before the body: Meilisearch tries again, and its first call may block a worker of its own.
         let message = "the model is not ready: it is loading or its device is lost; try again";
         return Err(EmbedError::Unavailable(message.into()).into());
@@ -44,7 +45,12 @@ async fn answer(
     let _room = body.room;
     let call = parse(dialect, body.bytes).await?;
     let n_inputs = call.request.inputs.len();
-    let response = state.embedder.embed(call.request, state.config.on_item_error).await?;
+    // The path is the clearer word: a body may carry the name that some template left in it.
+    let embedder = match request.match_info().get("model") {
+        Some(name) => state.models.named(&percent_decode_str(name).decode_utf8_lossy()),
+        None => state.models.choose(call.request.model.as_deref()),
+    }?;
+    let response = embedder.embed(call.request, state.config.on_item_error).await?;
     if response.embeddings.len() != n_inputs {
         let found = response.embeddings.len();
         return Err(EmbedError::Internal(format!("{n_inputs} inputs gave {found} vectors")).into());

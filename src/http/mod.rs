@@ -9,20 +9,20 @@ mod observe;
 mod ops;
 mod server;
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
 use actix_web::web::{self, ServiceConfig};
 
 pub use error::HttpError;
 pub use server::serve;
 
-use crate::{config::Config, dialect::DIALECTS, embedder::Embedder, telemetry::Metrics};
+use crate::{config::Config, dialect::DIALECTS, embedder::Models, telemetry::Metrics};
 
 /// What every handler reads. Cheap to clone; all workers share one.
 #[derive(Clone)]
 pub struct HttpState {
-    /// The one verb behind the embedding routes.
-    pub embedder: Embedder,
+    /// The one verb behind the embedding routes, for each model.
+    pub models: Models,
     /// The house's metrics.
     pub metrics: Arc<Metrics>,
     /// The settings.
@@ -33,29 +33,40 @@ pub struct HttpState {
 
 impl HttpState {
     /// Joins the edge to the rest of the house.
-    pub fn new(embedder: Embedder, metrics: Arc<Metrics>, config: Arc<Config>) -> Self {
+    pub fn new(models: Models, metrics: Arc<Metrics>, config: Arc<Config>) -> Self {
         let keys = Arc::new(auth::Keys::new(&config.auth));
         let bodies = body::Bodies::new(&config.server, &config.batch);
-        Self { embedder, metrics, config, keys, bodies }
+        Self { models, metrics, config, keys, bodies }
     }
 }
 
-/// Registers the ops routes, then each dialect's, with and without a trailing slash: Meilisearch follows a
-/// redirect as a GET without a body, so none is ever sent.
+/// Registers the ops routes, then each dialect's, by itself and below each model's path, with and without a
+/// trailing slash: Meilisearch follows a redirect as a GET without a body, so none is ever sent.
 pub fn configure(state: HttpState) -> impl FnOnce(&mut ServiceConfig) {
     move |app| {
         app.app_data(web::Data::new(state));
         ops::configure(app);
-        for &dialect in &DIALECTS {
-            for &route in dialect.routes() {
-                app.service(
-                    web::resource(with_slash(route))
-                        .route(web::post().to(move |state, request, payload| {
-                            embed::embed(dialect, state, request, payload)
-                        }))
-                        .default_service(web::to(|| async { HttpError::WrongMethod("POST").response() })),
-                );
+        let mut routes: Vec<_> = DIALECTS
+            .iter()
+            .flat_map(|&dialect| dialect.routes().iter().map(move |r| (dialect, *r)))
+            .collect();
+        // A model's name may have slashes, so that `/models/{name}/embed` also fits `/models/a/tei/embed`:
+        // the longer route is asked first.
+        routes.sort_by_key(|(_, route)| Reverse(route.len()));
+        for (dialect, route) in routes {
+            let mut paths = with_slash(route);
+            if route != "/" {
+                paths.extend(with_slash(&format!("/models/{{model:.+}}{route}")));
             }
+            app.service(
+                web::resource(paths)
+                    .route(
+                        web::post().to(move |state, request, payload| {
+                            embed::embed(dialect, state, request, payload)
+                        }),
+                    )
+                    .default_service(web::to(|| async { HttpError::WrongMethod("POST").response() })),
+            );
         }
         app.default_service(web::to(|| async { HttpError::NoRoute.response() }));
     }

@@ -72,11 +72,21 @@ fn route_label(path: &str) -> &'static str {
     match path {
         "/health" => "health",
         "/ready" => "ready",
-        "/info" => "info",
+        "/info" | "/v1/models" => "info",
         "/metrics" => "metrics",
-        path if DIALECTS.iter().any(|dialect| dialect.routes().contains(&path)) => "embed",
+        path if is_route(path) => "embed",
+        path if path.starts_with("/models/") && path.ends_with("/info") => "info",
+        path if path.starts_with("/models/") && is_below_model(path) => "embed",
         _ => "other",
     }
+}
+
+fn is_route(path: &str) -> bool {
+    DIALECTS.iter().any(|dialect| dialect.routes().contains(&path))
+}
+
+fn is_below_model(path: &str) -> bool {
+    DIALECTS.iter().flat_map(|dialect| dialect.routes()).any(|route| *route != "/" && path.ends_with(route))
 }
 
 /// The label of a status: its code, or where that has no series the plainest code of its class.
@@ -127,6 +137,10 @@ mod tests {
             ("/embed", "embed"),
             ("/v1/embeddings/", "embed"),
             ("/tei/embed", "embed"),
+            ("/models/org/clip/embed", "embed"),
+            ("/models/org/clip/info", "info"),
+            ("/models/org/clip", "other"),
+            ("/v1/models", "info"),
             ("/health/", "health"),
             ("/metrics", "metrics"),
             ("/embed/more", "other"),

@@ -1,4 +1,4 @@
-//! `/health`, `/ready`, `/info` and `/metrics`: open to everybody, and quick.
+//! `/health`, `/ready`, `/info`, `/v1/models` and `/metrics`: open to everybody, and quick.
 
 use actix_web::{
     HttpResponse,
@@ -8,18 +8,20 @@ use serde_json::{Value, json};
 
 use super::{HttpError, HttpState, with_slash};
 use crate::{
-    config::ModelSource,
     dialect::MAX_INPUTS,
-    domain::{ImageSpec, Modality, Resize},
+    domain::{ImageSpec, Modality, ModelSpec, Resize},
+    embedder::Embedder,
 };
 
-/// Registers the four routes.
+/// Registers the routes.
 pub(super) fn configure(app: &mut ServiceConfig) {
     let wrong_method = || web::to(|| async { HttpError::WrongMethod("GET").response() });
     let resource = |path| web::resource(with_slash(path)).default_service(wrong_method());
     app.service(resource("/health").route(web::get().to(health)))
         .service(resource("/ready").route(web::get().to(ready)))
         .service(resource("/info").route(web::get().to(info)))
+        .service(resource("/models/{model:.+}/info").route(web::get().to(model_info)))
+        .service(resource("/v1/models").route(web::get().to(list_models)))
         .service(resource("/metrics").route(web::get().to(metrics)));
 }
 
@@ -28,59 +30,83 @@ async fn health() -> HttpResponse {
     HttpResponse::Ok().json(json!({"status": "ok"}))
 }
 
-/// The model is warmed up and its device is there.
+/// Every model is warmed up and its device is there.
 async fn ready(state: web::Data<HttpState>) -> HttpResponse {
-    if state.embedder.is_ready() {
+    if state.models.is_ready() {
         HttpResponse::Ok().json(json!({"status": "ready"}))
     } else {
         HttpResponse::ServiceUnavailable().json(json!({"status": "not ready"}))
     }
 }
 
-/// What a caller needs for its settings.
+/// What a caller of the default model needs for its settings.
 async fn info(state: web::Data<HttpState>) -> HttpResponse {
-    HttpResponse::Ok().json(describe(&state))
+    HttpResponse::Ok().json(describe(&state, state.models.default_model()))
+}
+
+/// The same for any model.
+async fn model_info(state: web::Data<HttpState>, name: web::Path<String>) -> HttpResponse {
+    match state.models.named(&name) {
+        Ok(embedder) => HttpResponse::Ok().json(describe(&state, embedder)),
+        Err(error) => HttpError::from(error).response(),
+    }
+}
+
+/// Every model, in the shape of OpenAI's list.
+async fn list_models(state: web::Data<HttpState>) -> HttpResponse {
+    let list: Vec<_> = state
+        .models
+        .iter()
+        .enumerate()
+        .map(|(i, embedder)| {
+            let spec = &embedder.info().spec;
+            json!({
+                "id": spec.name, "object": "model", "created": 0, "owned_by": "sidelens",
+                "family": spec.family, "dimensions": spec.dimensions, "modalities": modalities(spec),
+                "default": i == 0, "ready": embedder.is_ready(),
+            })
+        })
+        .collect();
+    HttpResponse::Ok().json(json!({"object": "list", "data": list}))
 }
 
 async fn metrics(state: web::Data<HttpState>) -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(state.metrics.render())
 }
 
-fn describe(state: &HttpState) -> Value {
-    let info = state.embedder.info();
+fn modalities(spec: &ModelSpec) -> Vec<&'static str> {
+    let towers = [(Modality::Text, spec.text.is_some()), (Modality::Image, spec.image.is_some())];
+    towers.into_iter().filter(|(_, is_there)| *is_there).map(|(modality, _)| modality.as_str()).collect()
+}
+
+fn describe(state: &HttpState, embedder: &Embedder) -> Value {
+    let info = embedder.info();
     let config = &state.config;
     let spec = &info.spec;
-    let mut modalities = Vec::new();
-    if spec.text.is_some() {
-        modalities.push(Modality::Text.as_str());
-    }
-    if spec.image.is_some() {
-        modalities.push(Modality::Image.as_str());
-    }
     let mut body = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "model": spec.name,
         "family": spec.family,
         "dimensions": spec.dimensions,
-        "modalities": modalities,
+        "modalities": modalities(spec),
         "pooling": spec.pooling,
         "device": info.device,
         "dtype": info.dtype,
         "fingerprint": info.fingerprint,
-        "ready": state.embedder.is_ready(),
+        "ready": embedder.is_ready(),
         "on_item_error": config.on_item_error,
         "limits": {
             "max_body_bytes": config.server.max_body_bytes,
             "max_inputs": MAX_INPUTS,
-            "max_queue_items": config.batch.max_queue_items,
-            "deadline_ms": config.batch.deadline_ms,
+            "max_queue_items": info.max_queue_items,
+            "deadline_ms": info.deadline_ms,
             "max_image_bytes": config.fetch.max_bytes,
             "max_pixels": config.image.max_pixels,
             "max_text_tokens": spec.text.as_ref().map(|text| text.max_length),
             "image_size": spec.image.as_ref().map(input_size),
         },
     });
-    if config.model.source == ModelSource::Demo {
+    if info.is_demo {
         let note = "this is the small demo model, made for drawn pictures; \
                     for photographs start with `--model DIR`, a CLIP directory in Hugging Face layout";
         body["note"] = note.into();

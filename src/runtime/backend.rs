@@ -4,6 +4,9 @@ use crate::domain::{Embedding, Prepared};
 
 /// A loaded model on one device. Lives on the device's own OS thread.
 pub trait Backend: Send {
+    /// Called once, on the thread that will make every call of [`Self::embed`].
+    fn enter_thread(&mut self) {}
+
     /// One forward pass: one vector per input, in order.
     ///
     /// `batch` has 1 to `max_batch_size` inputs, all of one modality that the model has.

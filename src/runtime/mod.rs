@@ -31,6 +31,8 @@ pub struct LoadedModel {
     pub device: String,
     /// What it computes in: `fp32`, `bf16`.
     pub dtype: String,
+    /// Whether it is the demo model, which only knows its own drawn pictures.
+    pub is_demo: bool,
     /// The engine.
     pub backend: Box<dyn Backend>,
 }

@@ -158,6 +158,7 @@ pub fn stub_model_over(backend: StubBackend) -> LoadedModel {
         tokenizer: Some(TokenizerFile::Json(tokenizer_json().into_bytes())),
         device: "cpu".into(),
         dtype: "fp32".into(),
+        is_demo: false,
         backend: Box::new(backend),
     }
 }

@@ -33,6 +33,7 @@ impl DeviceThread {
     pub fn spawn(mut backend: Box<dyn Backend>, device: &str) -> std::io::Result<Self> {
         let (passes, inbox) = mpsc::channel::<Pass>();
         let thread = std::thread::Builder::new().name(format!("device-{device}")).spawn(move || {
+            backend.enter_thread();
             for pass in inbox {
                 // A caller that has left is not missed.
                 let _ = pass.reply.send(run_guarded(backend.as_mut(), &pass.batch));

@@ -7,7 +7,7 @@ use super::{
     device::{DeviceError, cores, resolve_device, resolve_dtype},
 };
 use crate::{
-    config::ModelConfig,
+    config::{ModelConfig, ModelParts, ModelSource},
     domain::{Embedding, Pixels, Pooling, Poolings, Prepared},
     model::{Checkpoint, ModelError, Normalize, Placement, Towers},
 };
@@ -33,11 +33,9 @@ pub enum LoadError {
 pub fn load(config: &ModelConfig) -> Result<LoadedModel, LoadError> {
     let device = resolve_device(config.device)?;
     let kind = resolve_dtype(config.dtype, device);
-    if device == Device::Cpu {
-        let threads = if config.threads == 0 { cores() } else { config.threads };
-        tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
-    }
-
+    let threads = if config.threads == 0 { cores() } else { config.threads };
+    // For what is computed while loading; the passes run on a thread of their own.
+    set_threads(threads);
     let checkpoint = Checkpoint::open(&config.parts())?;
     let mut spec = checkpoint.spec(config.pooling)?;
     let _no_grad = tch::no_grad_guard();
@@ -52,7 +50,8 @@ pub fn load(config: &ModelConfig) -> Result<LoadedModel, LoadError> {
     if let Some(name) = &config.name {
         spec.name.clone_from(name);
     }
-    let backend = Torch { dimensions: spec.dimensions, towers, normalize, device, _checkpoint: checkpoint };
+    let backend =
+        Torch { dimensions: spec.dimensions, towers, normalize, device, threads, _checkpoint: checkpoint };
     Ok(LoadedModel {
         spec,
         fingerprint,
@@ -62,8 +61,13 @@ pub fn load(config: &ModelConfig) -> Result<LoadedModel, LoadError> {
             _ => "cpu".into(),
         },
         dtype: dtype.into(),
+        is_demo: config.parts() == ModelParts::One(ModelSource::Demo),
         backend: Box::new(backend),
     })
+}
+
+fn set_threads(threads: usize) {
+    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
 }
 
 /// Everything that decides what a vector is: 128 bits of it in hex. To be called last, when every file that
@@ -84,11 +88,17 @@ struct Torch {
     towers: Box<dyn Towers>,
     normalize: Option<Normalize>,
     device: Device,
+    threads: usize,
     /// The towers' tensors point into its mapped files.
     _checkpoint: Checkpoint,
 }
 
 impl Backend for Torch {
+    fn enter_thread(&mut self) {
+        // libtorch keeps this number per thread that computes, so that each model may have its own.
+        set_threads(self.threads);
+    }
+
     fn embed(&mut self, batch: &[Prepared]) -> Result<Vec<Embedding>, BackendError> {
         let rows = self.forward(batch).map_err(|error| classify(&error))?;
         rows.chunks_exact(self.dimensions)

@@ -11,7 +11,7 @@ use sidelens::domain::{
     EmbedError, EmbedInput, EmbedRequest, EmbedResponse, Embedding, ImageSource, ItemErrorKind, Modality,
     OnItemError, Part, Prepared,
 };
-use sidelens::embedder::Embedder;
+use sidelens::embedder::{Embedder, Shared};
 use sidelens::fetch::Fetcher;
 use sidelens::runtime::LoadedModel;
 use sidelens::runtime::stub::{StubBackend, StubRecord, stub_model, stub_model_over};
@@ -36,7 +36,8 @@ impl Service {
         adjust(&mut config);
         let metrics = Metrics::new();
         let fetcher = Fetcher::new(&config.fetch).unwrap();
-        let embedder = Embedder::new(model, fetcher, &config, metrics.clone()).unwrap();
+        let shared = Shared::new(&config, fetcher, metrics.clone());
+        let embedder = Embedder::new(model, &config.batch, &shared).unwrap();
         Self { embedder, metrics }
     }
 
@@ -58,7 +59,9 @@ impl Service {
         inputs: Vec<EmbedInput>,
         on_item_error: OnItemError,
     ) -> Result<EmbedResponse, EmbedError> {
-        self.embedder.embed(EmbedRequest { model: None, dimensions: None, inputs }, on_item_error).await
+        self.embedder
+            .embed(EmbedRequest { model: None, dimensions: None, input_type: None, inputs }, on_item_error)
+            .await
     }
 
     async fn vector(&self, input: EmbedInput) -> Embedding {
@@ -161,7 +164,8 @@ async fn a_search_overtakes_an_indexing_run() {
     .await;
     let indexing = tokio::spawn({
         let embedder = service.embedder.clone();
-        let request = EmbedRequest { model: None, dimensions: None, inputs: numbers(0..80) };
+        let request =
+            EmbedRequest { model: None, dimensions: None, input_type: None, inputs: numbers(0..80) };
         async move { embedder.embed(request, OnItemError::Fail).await }
     });
     while record.batches().is_empty() {
@@ -265,7 +269,8 @@ async fn texts_that_lose_their_end_are_counted_cached_or_not() {
 #[tokio::test]
 async fn wrong_dimensions_and_missing_towers_are_refused() {
     let service = Service::spawn(stub_model(16), |_| ()).await;
-    let request = EmbedRequest { model: None, dimensions: Some(512), inputs: vec![text("red")] };
+    let request =
+        EmbedRequest { model: None, dimensions: Some(512), input_type: None, inputs: vec![text("red")] };
     let error = service.embedder.embed(request, OnItemError::Fail).await.unwrap_err();
     assert_eq!(error, EmbedError::Dimensions { requested: 512, actual: 16, model: "stub".into() });
 
@@ -286,7 +291,6 @@ async fn warming_up_runs_one_and_a_full_batch_of_each_modality_then_opens() {
     assert_eq!(record.n_inputs(), 0);
     service.embedder.warm_up().await.unwrap();
     assert!(service.embedder.is_ready());
-    assert_eq!(service.metrics.ready.get(), 1);
     for modality in Modality::ALL {
         let sizes: Vec<usize> = record
             .batches()
@@ -303,7 +307,8 @@ async fn stopping_finishes_what_was_admitted() {
     let (service, _) = Service::recorded(Duration::from_millis(50), |_| ()).await;
     let waiting = tokio::spawn({
         let embedder = service.embedder.clone();
-        let request = EmbedRequest { model: None, dimensions: None, inputs: numbers(0..40) };
+        let request =
+            EmbedRequest { model: None, dimensions: None, input_type: None, inputs: numbers(0..40) };
         async move { embedder.embed(request, OnItemError::Fail).await }
     });
     tokio::task::yield_now().await;

@@ -8,6 +8,7 @@ mod dialect;
 mod layering;
 mod limits;
 mod meilisearch_e2e;
+mod models;
 #[cfg(feature = "torch")]
 mod parity;
 mod settings;

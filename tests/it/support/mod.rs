@@ -39,6 +39,11 @@ impl TestApp {
 
     /// Any model, warmed up; `tweak` changes the default settings.
     pub async fn spawn_with(model: LoadedModel, tweak: impl FnOnce(&mut Config)) -> Self {
+        Self::spawn_many(vec![model], tweak).await
+    }
+
+    /// Several models, the default first; `tweak` lists as many in `models`.
+    pub async fn spawn_many(models: Vec<LoadedModel>, tweak: impl FnOnce(&mut Config)) -> Self {
         let mut config: Config = toml::from_str(DEFAULT_TOML).expect("the defaults are valid");
         config.server.listen = "127.0.0.1:0".parse().expect("an address");
         config.server.workers = 2;
@@ -52,7 +57,7 @@ impl TestApp {
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
             let outcome = runtime.block_on(async {
                 let listener = app::bind(&config.server)?.listen()?;
-                let app = App::build(config, model, listener)?;
+                let app = App::build(config, models, listener)?;
                 // Whoever asked is gone: then the other channel is closed as well.
                 let _gone = started.send(app.address());
                 app.run_until_stopped(async { _ = stopped.await }).await
