@@ -1,9 +1,10 @@
-//! Vectors against those that `transformers` gives (`tools/fixtures/clip_reference.py`).
+//! Vectors against those that `transformers` gives, for every family (`tools/fixtures`).
 //!
 //! The checkpoints are random, so they react to pixel noise far more than trained ones do: passing here is
 //! the harder test.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -11,7 +12,7 @@ use std::{
 use serde::Deserialize;
 use sidelens::{
     config::{DeviceChoice, DtypeChoice, ModelConfig, ModelSource},
-    domain::{Background, Embedding, Prepared},
+    domain::{Background, Embedding, InputType, Pooling, Prepared},
     imaging::{self, ImagingOptions},
     runtime::{self, LoadedModel},
     text::Tokenizer,
@@ -19,92 +20,199 @@ use sidelens::{
 
 use crate::support::say;
 
+/// A file of vectors; its format is told in `tools/fixtures/README.md`.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Expected {
     dimensions: usize,
-    tokenizer: String,
+    model: Option<Towers>,
+    pooling: Option<Pooling>,
+    #[serde(default)]
+    shared: BTreeMap<PathBuf, PathBuf>,
     texts: Vec<Text>,
     images: Vec<Image>,
 }
 
+/// Two checkpoints that share one space, each in a directory below.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Towers {
+    image: PathBuf,
+    text: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Purpose {
+    Query,
+    Document,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Text {
     text: String,
+    input_type: Option<Purpose>,
     ids: Vec<u32>,
     vector: Vec<f32>,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Image {
     file: String,
     strict: bool,
     vector: Vec<f32>,
 }
 
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/clip")
+/// A checkpoint under one of its settings.
+struct Case {
+    family: String,
+    /// The directory's name, and the setting's where there are several: `small`, `small.cls`.
+    checkpoint: String,
+    directory: PathBuf,
+    expected: Expected,
 }
 
-/// The checkpoints that were made for this test, each in a folder of its own.
-fn checkpoints() -> Vec<PathBuf> {
-    let mut found: Vec<_> = fs::read_dir(fixtures())
-        .expect("fixtures are there")
-        .map(|entry| entry.expect("readable").path())
-        .filter(|path| path.join("expected.json").is_file())
-        .collect();
+/// What one case came to.
+struct Row<'a> {
+    case: &'a Case,
+    dtype: DtypeChoice,
+    /// Least cosine of the texts and the strict pictures.
+    strict: f32,
+    /// Least cosine of the other pictures.
+    other: f32,
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models")
+}
+
+/// What is in a directory, in order.
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<_> =
+        fs::read_dir(directory).expect("a directory").map(|e| e.expect("readable").path()).collect();
     found.sort();
-    assert!(found.len() >= 3, "expected several shapes, found {found:?}");
     found
 }
 
-fn expected(checkpoint: &Path) -> Expected {
-    serde_json::from_slice(&fs::read(checkpoint.join("expected.json")).expect("readable")).expect("valid")
+fn name(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).expect("a name")
 }
 
-/// A model directory as users have it: the checkpoint's files and the tokenizer, which fixtures share.
-fn model_directory(checkpoint: &Path, tokenizer: &str) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    for file in ["config.json", "preprocessor_config.json", "model.safetensors"] {
-        fs::copy(checkpoint.join(file), dir.path().join(file)).expect("copied");
+/// Which setting a file of vectors is for: nothing in `expected.json`, `.cls` in `expected.cls.json`. `None`
+/// for other files.
+fn setting(path: &Path) -> Option<&str> {
+    let setting = name(path).strip_prefix("expected")?.strip_suffix(".json")?;
+    (setting.is_empty() || setting.starts_with('.')).then_some(setting)
+}
+
+/// Every file of vectors of every checkpoint of every family.
+fn cases() -> Vec<Case> {
+    let directories = |at: &Path| entries(at).into_iter().filter(|path| path.is_dir());
+    let mut found = Vec::new();
+    for family in directories(&fixtures()) {
+        for directory in directories(&family) {
+            for file in entries(&directory) {
+                let Some(setting) = setting(&file) else { continue };
+                found.push(Case {
+                    family: name(&family).into(),
+                    checkpoint: format!("{}{setting}", name(&directory)),
+                    directory: directory.clone(),
+                    expected: read(&file),
+                });
+            }
+        }
     }
-    fs::copy(checkpoint.join(tokenizer), dir.path().join("tokenizer.json")).expect("copied");
+    assert!(found.len() >= 3, "expected several checkpoints, found {}", found.len());
+    found
+}
+
+fn read(expected: &Path) -> Expected {
+    let json = fs::read(expected).expect("readable");
+    serde_json::from_slice(&json).unwrap_or_else(|error| panic!("{}: {error}", expected.display()))
+}
+
+fn copy(from: &Path, to: &Path) {
+    if from.is_dir() {
+        for path in entries(from) {
+            copy(&path, &to.join(name(&path)));
+        }
+        return;
+    }
+    fs::create_dir_all(to.parent().expect("a parent")).expect("created");
+    fs::copy(from, to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+}
+
+/// A model directory as users have it: the checkpoint's files and those which fixtures share.
+fn model_directory(checkpoint: &Path, expected: &Expected) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for path in entries(checkpoint) {
+        if name(&path) != "images" && setting(&path).is_none() {
+            copy(&path, &dir.path().join(name(&path)));
+        }
+    }
+    for (destination, source) in &expected.shared {
+        copy(&checkpoint.join(source), &dir.path().join(destination));
+    }
     dir
 }
 
-fn load(dir: &Path, dtype: DtypeChoice) -> LoadedModel {
-    let source = ModelSource::Directory(dir.into());
-    runtime::load(&ModelConfig { source, device: DeviceChoice::Cpu, dtype, ..ModelConfig::default() })
-        .expect("loads")
+/// Loads a model under the settings that its expected vectors need.
+fn load(dir: &Path, expected: &Expected, dtype: DtypeChoice) -> LoadedModel {
+    let inside = |path: &Path| ModelSource::Directory(dir.join(path));
+    let towers = expected.model.as_ref();
+    let config = ModelConfig {
+        source: if towers.is_some() { ModelSource::Demo } else { inside(Path::new("")) },
+        image: towers.map(|towers| inside(&towers.image)),
+        text: towers.map(|towers| inside(&towers.text)),
+        pooling: expected.pooling,
+        device: DeviceChoice::Cpu,
+        dtype,
+        ..ModelConfig::default()
+    };
+    runtime::load(&config).expect("loads")
 }
 
-/// Runs every text and picture of a checkpoint and returns (what, strict, cosine) for each.
-fn cosines(checkpoint: &Path, dtype: DtypeChoice) -> Vec<(String, bool, f32)> {
-    let expected = expected(checkpoint);
-    let dir = model_directory(checkpoint, &expected.tokenizer);
-    let mut model = load(dir.path(), dtype);
-    assert_eq!(model.spec.dimensions, expected.dimensions);
-    let tokenizer = Tokenizer::new(
-        model.tokenizer.as_ref().expect("CLIP has texts"),
-        model.spec.text.as_ref().expect("CLIP has texts"),
-    )
-    .expect("reads");
-    let spec = model.spec.image.clone().expect("CLIP has pictures");
-    let options = ImagingOptions { background: Background::WHITE, max_pixels: 50_000_000 };
-
-    let mut texts = Vec::new();
-    for text in &expected.texts {
-        let tokens = tokenizer.encode(&text.text).expect("encodes");
+/// Every text as the model eats it, after its ids are seen to be right.
+fn tokens(model: &LoadedModel, texts: &[Text]) -> Vec<Prepared> {
+    let Some(spec) = &model.spec.text else { return Vec::new() };
+    let tokenizer = model.tokenizer.as_ref().expect("a text model has a tokenizer");
+    let tokenizer = Tokenizer::new(tokenizer, spec).expect("reads");
+    let encode = |text: &Text| {
+        let prompt = spec.prompts.of(text.input_type.as_ref().map(|purpose| match purpose {
+            Purpose::Query => InputType::Query,
+            Purpose::Document => InputType::Document,
+        }));
+        let prompted = format!("{prompt}{}", text.text);
+        let tokens = tokenizer.encode(&prompted).expect("encodes");
         assert_eq!(tokens.ids, text.ids, "token ids of {:?}", text.text);
-        texts.push(Prepared::Tokens(tokens));
-    }
-    let pictures: Vec<_> = expected
-        .images
-        .iter()
-        .map(|image| {
-            let encoded = fs::read(checkpoint.join(&image.file)).expect("readable");
-            Prepared::Pixels(imaging::prepare(&encoded, &spec, &options).expect("decodes"))
-        })
-        .collect();
+        Prepared::Tokens(tokens)
+    };
+    texts.iter().map(encode).collect()
+}
+
+/// Every picture as the model eats it.
+fn pixels(model: &LoadedModel, checkpoint: &Path, images: &[Image]) -> Vec<Prepared> {
+    let Some(spec) = &model.spec.image else { return Vec::new() };
+    let options = ImagingOptions { background: Background::WHITE, max_pixels: 50_000_000 };
+    let prepare = |image: &Image| {
+        let encoded = fs::read(checkpoint.join(&image.file)).expect("readable");
+        Prepared::Pixels(imaging::prepare(&encoded, spec, &options).expect("decodes"))
+    };
+    images.iter().map(prepare).collect()
+}
+
+/// Runs every text and picture of a case and returns (what, strict, cosine) for each.
+fn cosines(case: &Case, dtype: DtypeChoice) -> Vec<(String, bool, f32)> {
+    let Case { expected, directory, .. } = case;
+    let dir = model_directory(directory, expected);
+    let mut model = load(dir.path(), expected, dtype);
+    assert_eq!(model.spec.dimensions, expected.dimensions);
+    assert_eq!(model.spec.text.is_some(), !expected.texts.is_empty(), "whether it takes texts");
+    assert_eq!(model.spec.image.is_some(), !expected.images.is_empty(), "whether it takes pictures");
+    let texts = tokens(&model, &expected.texts);
+    let pictures = pixels(&model, directory, &expected.images);
 
     // Batches of several lengths, since padding must not show.
     let mut embed = |inputs: &[Prepared]| -> Vec<Embedding> {
@@ -120,16 +228,24 @@ fn cosines(checkpoint: &Path, dtype: DtypeChoice) -> Vec<(String, bool, f32)> {
     texts.chain(pictures).collect()
 }
 
+fn report(row: &Row) {
+    let Row { case: Case { family, checkpoint, expected, .. }, dtype, strict, other } = row;
+    let (texts, images) = (expected.texts.len(), expected.images.len());
+    say(&format!(
+        "parity of {family}/{checkpoint}, {dtype:?}: {texts} texts, {images} pictures, \
+         worst strict {strict:.7}, worst other {other:.7}"
+    ));
+}
+
 fn check(dtype: DtypeChoice, strict_at_least: f32, others_at_least: f32) {
-    for checkpoint in checkpoints() {
-        let name = checkpoint.file_name().expect("a name").to_string_lossy().into_owned();
-        let cosines = cosines(&checkpoint, dtype);
+    for case in cases() {
+        let cosines = cosines(&case, dtype);
         let worst = |strict| cosines.iter().filter(|c| c.1 == strict).map(|c| c.2).fold(1.0, f32::min);
-        let (strict, other) = (worst(true), worst(false));
-        say(&format!("parity of {name}, {dtype:?}: worst strict {strict:.7}, worst other {other:.7}"));
+        report(&Row { case: &case, dtype, strict: worst(true), other: worst(false) });
         for (what, strict, cosine) in &cosines {
             let least = if *strict { strict_at_least } else { others_at_least };
-            assert!(*cosine >= least, "{name}: {what}: cosine {cosine} is below {least}");
+            let Case { family, checkpoint, .. } = &case;
+            assert!(*cosine >= least, "{family}/{checkpoint}: {what}: cosine {cosine} is below {least}");
         }
     }
 }
@@ -151,7 +267,7 @@ fn token_ids_are_those_of_the_reference() {
         text: String,
         ids: Vec<u32>,
     }
-    let dir = fixtures().join("tokenizer");
+    let dir = fixtures().join("clip/tokenizer");
     let json = fs::read(dir.join("tokenizer.json")).expect("readable");
     let spec = sidelens::domain::TextSpec::new(77);
     let tokenizer = Tokenizer::new(&sidelens::domain::TokenizerFile::Json(json), &spec).expect("reads");
@@ -165,12 +281,12 @@ fn token_ids_are_those_of_the_reference() {
 
 #[test]
 fn the_fingerprint_follows_every_file_and_the_dtype() {
-    let checkpoint = checkpoints().remove(0);
-    let tokenizer = expected(&checkpoint).tokenizer;
+    let checkpoint = fixtures().join("clip/golden");
+    let expected = read(&checkpoint.join("expected.json"));
     let fingerprint = |change: &dyn Fn(&Path), dtype| {
-        let dir = model_directory(&checkpoint, &tokenizer);
+        let dir = model_directory(&checkpoint, &expected);
         change(dir.path());
-        load(dir.path(), dtype).fingerprint
+        load(dir.path(), &expected, dtype).fingerprint
     };
     let append = |file: &'static str| {
         move |dir: &Path| {
