@@ -102,8 +102,36 @@ pub enum ModelError {
         /// What would do.
         expected: &'static str,
     },
-    /// The weights file is not safetensors.
-    #[error("{file} is not a readable safetensors file: {reason}")]
+    /// No weights in any format that is read.
+    #[error("`{dir}` holds no weights; a model directory has one of {}", .known.join(", "))]
+    NoWeights {
+        /// The directory.
+        dir: String,
+        /// The files that were looked for, in that order.
+        known: Vec<&'static str>,
+    },
+    /// An index names a file that is not beside it.
+    #[error("{index} names {shard}, which is not there; download the rest of the checkpoint")]
+    NoShard {
+        /// The index.
+        index: String,
+        /// The file that is missing.
+        shard: String,
+    },
+    /// A checkpoint asks for something that could run code.
+    #[error(
+        "{file} asks for {asks_for}, and Sidelens never runs code from a checkpoint: it builds tensors and \
+         nothing else; if you trust the file, convert it to safetensors, or look for a model.safetensors \
+         of the same model"
+    )]
+    Code {
+        /// The weights file.
+        file: String,
+        /// The Python name or the opcode.
+        asks_for: String,
+    },
+    /// A weights file cannot be read.
+    #[error("{file} holds no weights that can be read: {reason}")]
     Weights {
         /// The file.
         file: String,
@@ -133,7 +161,7 @@ pub enum ModelError {
         found: Vec<i64>,
     },
     /// A tensor has a number format that no weight has.
-    #[error("{file}: tensor `{tensor}` is {found}; weights are F32, F16 or BF16")]
+    #[error("{file}: tensor `{tensor}` is {found}; weights are F64, F32, F16 or BF16")]
     Dtype {
         /// The weights file.
         file: String,

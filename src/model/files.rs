@@ -115,6 +115,14 @@ impl ModelFiles {
         }
     }
 
+    /// Where one of the files is, for messages.
+    pub fn place_of(&self, file: &str) -> String {
+        match &self.0.place {
+            Place::Demo => format!("{file} of {}", self.place()),
+            Place::Directory(path) => path.join(file).display().to_string(),
+        }
+    }
+
     /// Whether there is such a file.
     pub fn has(&self, file: &str) -> bool {
         match &self.0.place {

@@ -12,8 +12,7 @@ mod files;
 mod layers;
 mod modules;
 mod preprocessor;
-#[cfg(feature = "torch")]
-mod weights;
+pub mod weights;
 
 #[cfg(feature = "torch")]
 use tch::{Device, Kind, TchError, Tensor};
