@@ -21,11 +21,12 @@ use actix_web::dev::Server;
 use tokio::{net::TcpSocket, time::timeout};
 
 use crate::{
-    config::{Config, ModelConfig, ServerConfig},
+    config::{Config, HubConfig, ModelConfig, ServerConfig},
     domain::EmbedError,
     embedder::{Models, Shared},
     fetch::{FetchSetupError, Fetcher},
     http::{HttpState, serve},
+    hub::{self, HubError},
     runtime::LoadedModel,
     telemetry::Metrics,
 };
@@ -47,6 +48,9 @@ pub enum AppError {
     /// No signal handlers, no threads.
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
+    /// The model cannot be had by its name.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// The model has no vectors to give.
     #[error("{0}")]
     Model(String),
@@ -114,20 +118,25 @@ impl Bound {
     }
 }
 
-/// Reads every model that the settings name, in their order; takes seconds for a large one, during which other
-/// tasks go on.
+/// Reads every model that the settings name, in their order, each downloaded first if need be. Reading takes
+/// seconds for a large one, and downloading what the line gives; other tasks go on meanwhile.
 ///
 /// # Errors
-/// [`AppError::Model`], naming the file, tensor or device at fault.
+/// [`AppError::Hub`], naming the model or file that cannot be had; [`AppError::Model`], naming the file, tensor or device at fault.
 pub async fn load_models(config: &Config) -> Result<Vec<LoadedModel>, AppError> {
     let mut models = Vec::new();
     for served in config.served() {
-        let model = tokio::task::spawn_blocking(move || load_blocking(&served.model))
+        let hub = config.hub.clone();
+        let model = tokio::task::spawn_blocking(move || find_and_load(served.model, &hub))
             .await
             .map_err(|panic| AppError::Model(format!("loading the model failed: {panic}")))?;
         models.push(model?);
     }
     Ok(models)
+}
+
+fn find_and_load(model: ModelConfig, hub: &HubConfig) -> Result<LoadedModel, AppError> {
+    load_blocking(&model.located(|source| hub::resolve(source, hub))?)
 }
 
 #[cfg(feature = "torch")]
@@ -233,7 +242,7 @@ fn log_model(model: &LoadedModel) {
     if *is_demo {
         tracing::warn!(
             "this is the demo model, which only knows its own drawn pictures; \
-             for real ones: sidelens --model DIR (a CLIP model in Hugging Face layout)"
+             for real ones: sidelens --model org/name (a model of the hub), or a directory"
         );
     }
 }

@@ -9,6 +9,7 @@ pub mod domain;
 pub mod embedder;
 pub mod fetch;
 pub mod http;
+pub mod hub;
 pub mod imaging;
 pub mod model;
 pub mod runtime;

@@ -2,17 +2,21 @@
 
 mod args;
 mod config;
+mod download;
 mod meilisearch;
 mod serve;
 mod settings;
+mod verify;
 mod version;
 
 use clap::{Parser, Subcommand};
 
 pub use args::ConfigArgs;
+pub use download::DownloadArgs;
 pub use settings::{SettingsArgs, SettingsError};
+pub use verify::{VerifyArgs, VerifyError};
 
-use crate::{app::AppError, config::ConfigError, telemetry::logging::LoggingError};
+use crate::{app::AppError, config::ConfigError, hub::HubError, telemetry::logging::LoggingError};
 
 /// Image and text vectors for Meilisearch, beside it.
 ///
@@ -37,6 +41,10 @@ enum Command {
     Config(ConfigArgs),
     /// Prints the settings of a Meilisearch index that finds pictures and texts through Sidelens.
     Settings(SettingsArgs),
+    /// Downloads a model of the hub, and prints its directory.
+    Download(DownloadArgs),
+    /// Checks that a model on this machine is whole and can be served.
+    Verify(VerifyArgs),
 }
 
 /// Why a command failed; printed as one sentence.
@@ -54,6 +62,12 @@ pub enum CliError {
     /// No Meilisearch settings.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// The model cannot be downloaded.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// The model cannot be served.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
     /// The settings cannot be written as TOML.
     #[error("cannot print the settings: {0}")]
     Print(#[from] toml::ser::Error),
@@ -86,6 +100,8 @@ impl Cli {
             Command::Serve(args) => serve::run(args),
             Command::Config(args) => config::run(&args),
             Command::Settings(args) => settings::run(&args),
+            Command::Download(args) => download::run(args),
+            Command::Verify(args) => verify::run(&args),
         }
     }
 }
@@ -101,6 +117,8 @@ mod tests {
         match cli.command.unwrap_or(Command::Serve(cli.serve)) {
             Command::Serve(args) | Command::Config(args) => args.sets(),
             Command::Settings(args) => args.config.sets(),
+            Command::Download(args) => args.config.sets(),
+            Command::Verify(args) => args.config.sets(),
         }
     }
 

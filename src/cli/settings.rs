@@ -19,7 +19,10 @@ use super::{
     CliError, ConfigArgs,
     meilisearch::{Embedder, index_settings, picture_template},
 };
-use crate::config::ModelConfig;
+use crate::{
+    config::{HubConfig, ModelConfig, ModelSource},
+    hub,
+};
 
 /// For asking the running service; a search would not wait longer either.
 const INFO_TIMEOUT: Duration = Duration::from_secs(2);
@@ -119,8 +122,8 @@ pub(super) fn run(args: &SettingsArgs) -> Result<(), CliError> {
             facts
         }
         Err(asked) => {
-            let facts =
-                read(&config.model).map_err(|model| SettingsError::Model { asked: asked.clone(), model })?;
+            let facts = read(&config.served().remove(0).model, &config.hub)
+                .map_err(|model| SettingsError::Model { asked: asked.clone(), model })?;
             eprintln!(
                 "# {asked}, so this is for the configured model, `{}` with {} dimensions.",
                 facts.model, facts.dimensions
@@ -186,8 +189,13 @@ async fn ask(endpoint: &Url) -> Result<ModelFacts, String> {
     serde_json::from_slice(&body).map_err(|_| format!("{info} answers, but not as Sidelens does"))
 }
 
-fn read(model: &ModelConfig) -> Result<ModelFacts, String> {
-    let spec = crate::model::spec(model).map_err(|error| error.to_string())?;
+fn read(model: &ModelConfig, hub: &HubConfig) -> Result<ModelFacts, String> {
+    let downloaded = |source: &ModelSource| match source {
+        ModelSource::Hub(model) => hub::cached(model, hub).map(|found| ModelSource::Directory(found.dir)),
+        here => Ok(here.clone()),
+    };
+    let model = model.clone().located(downloaded).map_err(|error| error.to_string())?;
+    let spec = crate::model::spec(&model).map_err(|error| error.to_string())?;
     Ok(ModelFacts { model: spec.name, dimensions: spec.dimensions })
 }
 

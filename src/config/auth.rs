@@ -12,7 +12,7 @@ pub struct AuthConfig {
     pub api_keys: Vec<ApiKey>,
 }
 
-/// A secret: neither `Debug` nor `Serialize` shows it.
+/// A secret: neither `Debug` nor `Serialize` shows it, but for an empty one, which hides nothing.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct ApiKey(String);
@@ -21,6 +21,10 @@ impl ApiKey {
     /// The secret itself, for comparing.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+
+    fn shown(&self) -> &'static str {
+        if self.0.is_empty() { "" } else { "***" }
     }
 }
 
@@ -32,12 +36,12 @@ impl From<&str> for ApiKey {
 
 impl fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
+        f.write_str(self.shown())
     }
 }
 
 impl Serialize for ApiKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("***")
+        serializer.serialize_str(self.shown())
     }
 }

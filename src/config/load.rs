@@ -233,6 +233,7 @@ fn invalid(error: Error) -> ConfigError {
     let message = match &error.kind {
         // figment quotes what it found, and here that may be a key.
         Kind::InvalidType(..) if key.starts_with("auth") => "expected a list of strings".into(),
+        Kind::InvalidType(..) if key == "hub.token" => "expected a string".into(),
         kind => kind.to_string(),
     };
     ConfigError::Invalid { origin, key, message }
@@ -371,11 +372,13 @@ mod tests {
         jailed(|jail| {
             jail.create_file("type.toml", "[auth]\napi_keys = \"hunter2\"").unwrap();
             jail.create_file("syntax.toml", "[auth]\napi_keys = [\"hunter2\"").unwrap();
+            jail.create_file("number.toml", "[hub]\ntoken = 42424242").unwrap();
+            assert!(!refusal(Some("number.toml"), &[]).contains("4242"));
             for file in ["type.toml", "syntax.toml"] {
                 let error = load(Some(file), &[]).expect_err(file);
                 assert!(!error.to_string().contains("hunter2") && !format!("{error:?}").contains("hunter2"));
             }
-            let config = load(None, &[("auth.api_keys", "hunter2")]).unwrap();
+            let config = load(None, &[("auth.api_keys", "hunter2"), ("hub.token", "hunter2")]).unwrap();
             assert_eq!(config.auth.api_keys[0].expose(), "hunter2");
             let shown = toml::to_string(&config).unwrap();
             assert!(shown.contains("api_keys = [\"***\"]") && !shown.contains("hunter2"), "{shown}");

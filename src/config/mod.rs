@@ -7,6 +7,7 @@ mod auth;
 mod batch;
 mod cache;
 mod fetch;
+mod hub;
 mod image;
 mod load;
 mod log;
@@ -21,6 +22,7 @@ pub use auth::{ApiKey, AuthConfig};
 pub use batch::BatchConfig;
 pub use cache::CacheConfig;
 pub use fetch::FetchConfig;
+pub use hub::{HubConfig, HubModel};
 pub use image::ImageConfig;
 pub use load::ConfigError;
 pub use log::{LogConfig, LogFormat};
@@ -47,6 +49,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Which model, where, how.
     pub model: ModelConfig,
+    /// Models by name.
+    pub hub: HubConfig,
     /// Decoding.
     pub image: ImageConfig,
     /// Remote pictures.

@@ -1,9 +1,14 @@
 //! Which model, where, how.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 
+use super::HubModel;
 use crate::domain::Pooling;
 
 /// Which model, where, how.
@@ -15,7 +20,7 @@ pub struct ModelConfig {
     /// Its name in `/info`, in requests and paths; none for the checkpoint's own.
     #[serde(with = "empty_is_none")]
     pub name: Option<String>,
-    /// The demo model or a directory.
+    /// The demo model, a directory, or a name on the hub.
     pub source: ModelSource,
     /// The checkpoint of the image tower, instead of `source`, beside `text`.
     #[serde(with = "empty_is_none")]
@@ -65,6 +70,23 @@ pub enum ModelParts {
 }
 
 impl ModelConfig {
+    /// The same with every source put through `find`, such as a name turned into the directory that has it.
+    ///
+    /// # Errors
+    /// The first of `find`.
+    pub fn located<E>(
+        mut self,
+        mut find: impl FnMut(&ModelSource) -> Result<ModelSource, E>,
+    ) -> Result<Self, E> {
+        match self.parts() {
+            ModelParts::One(source) => self.source = find(&source)?,
+            ModelParts::Pair { image, text } => {
+                (self.image, self.text) = (Some(find(&image)?), Some(find(&text)?));
+            }
+        }
+        Ok(self)
+    }
+
     /// The checkpoints that it is made of.
     pub fn parts(&self) -> ModelParts {
         match (&self.image, &self.text) {
@@ -101,6 +123,9 @@ mod empty_is_none {
 }
 
 /// Where the model's files are.
+///
+/// Written as `demo`, as `org/name[@revision]`, or as a path. A directory that exists wins over a name that
+/// looks the same; `./` before a path makes it one for certain.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(from = "String", into = "String")]
 pub enum ModelSource {
@@ -108,13 +133,16 @@ pub enum ModelSource {
     Demo,
     /// A directory in Hugging Face layout.
     Directory(PathBuf),
+    /// A model on the hub.
+    Hub(HubModel),
 }
 
 impl From<String> for ModelSource {
     fn from(source: String) -> Self {
         match source.as_str() {
             "demo" => Self::Demo,
-            path => Self::Directory(path.into()),
+            path if Path::new(path).is_dir() => Self::Directory(path.into()),
+            text => text.parse().map_or_else(|_| Self::Directory(text.into()), Self::Hub),
         }
     }
 }
@@ -124,6 +152,7 @@ impl From<ModelSource> for String {
         match source {
             ModelSource::Demo => "demo".into(),
             ModelSource::Directory(path) => path.display().to_string(),
+            ModelSource::Hub(model) => model.to_string(),
         }
     }
 }

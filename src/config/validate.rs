@@ -17,7 +17,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::OutOfRange`] with the first key that is outside its own.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let Self { server, auth, image, fetch, cache, .. } = self;
+        let Self { server, auth, hub, image, fetch, cache, .. } = self;
         at_least("server.max_body_bytes", server.max_body_bytes, 1024)?;
         at_least("server.max_inflight_body_bytes", server.max_inflight_body_bytes, server.max_body_bytes)?;
         at_most("server.workers", server.workers, MAX_THREADS)?;
@@ -40,6 +40,15 @@ impl Config {
         }
 
         self.validate_models()?;
+        let token = hub.token.expose();
+        if token == "***" || token.contains(|c: char| !c.is_ascii_graphic()) {
+            let limit = "a token is visible ASCII, and `***` only stands for a hidden one";
+            return Err(out_of_range("hub.token", "not one", limit.into()));
+        }
+        let endpoint = &hub.endpoint;
+        if !endpoint.is_empty() && !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
+            return Err(out_of_range("hub.endpoint", endpoint, "must be an http(s) address".into()));
+        }
         at_least("image.max_pixels", image.max_pixels, 1)?;
         at_most("image.threads", image.threads, MAX_THREADS)?;
 
@@ -165,6 +174,7 @@ mod tests {
             |c| c.fetch.connect_timeout_ms = 9000,
             "`fetch.connect_timeout_ms` is 9000, but must not be above `fetch.timeout_ms`, which is 8000",
         );
+        check(|c| c.hub.endpoint = "hub".into(), "`hub.endpoint` is hub, but must be an http(s) address");
         check(
             |c| c.server.max_inflight_body_bytes = 5000,
             "`server.max_inflight_body_bytes` is 5000, but must be 104857600 or more",
@@ -218,6 +228,12 @@ mod tests {
             let message = config.validate().unwrap_err().to_string();
             assert!(message.contains("key number 2"), "{message}");
             assert!(!message.contains("words") && !message.contains("schl"), "{message}");
+        }
+        for token in ["two words", "***"] {
+            let mut config: Config = toml::from_str(DEFAULT_TOML).unwrap();
+            config.hub.token = token.into();
+            let message = config.validate().unwrap_err().to_string();
+            assert!(message.starts_with("`hub.token` is not one") && !message.contains("words"), "{message}");
         }
     }
 }

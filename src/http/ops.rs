@@ -108,7 +108,7 @@ fn describe(state: &HttpState, embedder: &Embedder) -> Value {
     });
     if info.is_demo {
         let note = "this is the small demo model, made for drawn pictures; \
-                    for photographs start with `--model DIR`, a CLIP directory in Hugging Face layout";
+                    for photographs start with `--model org/name`, a model of the hub, or a directory";
         body["note"] = note.into();
     }
     body

@@ -2,17 +2,20 @@
 
 use std::path::PathBuf;
 
-use crate::domain::Pooling;
+use crate::{config::HubModel, domain::Pooling};
 
 /// Why a checkpoint cannot be served. Every variant names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// The directory is not there.
     #[error(
-        "there is no model directory `{0}`; give `demo`, or a directory with config.json, \
-         preprocessor_config.json, tokenizer.json and model.safetensors"
+        "there is no model directory `{0}`; give `demo`, a model of the hub as org/name, or a directory with \
+         config.json, preprocessor_config.json, tokenizer.json and model.safetensors"
     )]
     NoDirectory(PathBuf),
+    /// A name of the hub, not yet turned into a directory.
+    #[error("`{0}` is not on this machine yet; fetch it with `sidelens download {0}`")]
+    NotHere(HubModel),
     /// A file is not there.
     #[error("`{dir}` holds no {file}; a model directory in Hugging Face layout has one")]
     NoFile {

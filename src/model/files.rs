@@ -13,7 +13,7 @@ use memmap2::Mmap;
 use serde::de::DeserializeOwned;
 
 use super::ModelError;
-use crate::config::ModelSource;
+use crate::config::{HubModel, ModelSource};
 
 /// The name of the weights file.
 pub const WEIGHTS: &str = "model.safetensors";
@@ -70,7 +70,8 @@ impl ModelFiles {
     /// Looks at a model's place.
     ///
     /// # Errors
-    /// [`ModelError::NoDirectory`] when nothing is there.
+    /// [`ModelError::NoDirectory`] when nothing is there, [`ModelError::NotHere`] for a name of the hub, which
+    /// the hub room turns into a directory first.
     pub fn open(source: &ModelSource) -> Result<Self, ModelError> {
         match source {
             ModelSource::Demo => Ok(Self::new("sidelens-demo".into(), Place::Demo)),
@@ -78,11 +79,15 @@ impl ModelFiles {
                 // Canonical, so that `.` and `models/clip/` have a name too.
                 let name = fs::canonicalize(path)
                     .ok()
-                    .and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()))
+                    .and_then(|path| match HubModel::of_snapshot(&path) {
+                        Some(model) => Some(model.repo),
+                        None => path.file_name().map(|name| name.to_string_lossy().into_owned()),
+                    })
                     .unwrap_or_else(|| path.display().to_string());
                 Ok(Self::new(name, Place::Directory(path.clone())))
             }
             ModelSource::Directory(path) => Err(ModelError::NoDirectory(path.clone())),
+            ModelSource::Hub(model) => Err(ModelError::NotHere(model.clone())),
         }
     }
 
@@ -102,7 +107,7 @@ impl ModelFiles {
         Ok(Self::new(self.0.name.clone(), place))
     }
 
-    /// The name shown to callers.
+    /// The name shown to callers: `org/name` for a download from the hub, else the directory's.
     pub fn name(&self) -> String {
         self.0.name.clone()
     }

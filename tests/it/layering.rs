@@ -21,16 +21,18 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("embedder", &["batch", "cache", "config", "fetch", "imaging", "runtime", "telemetry", "text"]),
     ("dialect", &[]),
     ("http", &["config", "dialect", "embedder", "telemetry"]),
-    ("app", &["config", "embedder", "fetch", "http", "runtime", "shutdown", "telemetry"]),
+    ("hub", &["config", "telemetry"]),
+    ("app", &["config", "embedder", "fetch", "http", "hub", "runtime", "shutdown", "telemetry"]),
     ("shutdown", &[]),
-    ("cli", &["app", "config", "model", "runtime", "shutdown", "telemetry"]),
+    ("cli", &["app", "config", "hub", "model", "runtime", "shutdown", "telemetry"]),
 ];
 
 /// Crates that stay in one room: no other may name them.
 const KEPT_IN: &[(&str, &[&str])] = &[
     ("actix_web", &["http", "app"]),
     ("tch", &["model", "runtime"]),
-    ("reqwest", &["fetch", "cli"]),
+    ("reqwest", &["fetch", "hub", "cli"]),
+    ("hf_hub", &["hub"]),
     ("mozjpeg", &["imaging"]),
     ("tokenizers", &["text"]),
     ("moka", &["cache"]),

@@ -5,6 +5,7 @@ mod config;
 #[cfg(feature = "torch")]
 mod demo;
 mod dialect;
+mod hub;
 mod layering;
 mod limits;
 mod meilisearch_e2e;

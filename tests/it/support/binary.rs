@@ -27,11 +27,15 @@ pub struct Running {
 impl Running {
     /// Starts it on a free port and waits for the line that names the port.
     pub fn start(args: &[&str]) -> Self {
-        let mut child = sidelens(&["serve", "--listen", "127.0.0.1:0"])
-            .args(args)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
+        let mut command = sidelens(&["serve"]);
+        command.args(args);
+        Self::start_command(command)
+    }
+
+    /// The same of a `serve` command whose surroundings are prepared already.
+    pub fn start_command(mut command: Command) -> Self {
+        let command = command.args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("piped");
         BufReader::new(stdout).read_line(&mut line).expect("a line");

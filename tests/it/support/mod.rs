@@ -1,6 +1,8 @@
 //! The service in one line, so that a test reads as request, then answer.
 
 mod binary;
+mod hub_server;
+mod machine;
 mod picture_server;
 mod slow;
 
@@ -16,6 +18,8 @@ use sidelens::{
 use tokio::sync::oneshot;
 
 pub use binary::{Running, sidelens};
+pub use hub_server::{COMMIT, Faults, HubServer, TOKEN};
+pub use machine::{Machine, directory, refusal};
 pub use picture_server::PictureServer;
 pub use slow::slow_model;
 
