@@ -144,7 +144,7 @@ mod tests {
         /// Pushes a job named by `id` that comes at `ms` and expires a second later.
         fn push(&mut self, id: u32, lane: Lane, modality: Modality, ms: u64) {
             let prepared = match modality {
-                Modality::Text => Prepared::Tokens(Tokens { ids: vec![id], truncated: false }),
+                Modality::Text => Prepared::Tokens(Tokens { ids: vec![id], n_tokens: 1, truncated: false }),
                 Modality::Image => {
                     Prepared::Pixels(Pixels { rgb8: id.to_le_bytes().to_vec(), height: 1, width: 1 })
                 }

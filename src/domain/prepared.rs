@@ -41,11 +41,13 @@ impl Modality {
     }
 }
 
-/// A tokenised text, special tokens included, not padded.
+/// A tokenised text, special tokens included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tokens {
-    /// Ids, 1 to the model's context length of them.
+    /// Ids, 1 to the model's context length of them; padding only where the model looks at it.
     pub ids: Vec<u32>,
+    /// How many of them, from the first on, are no padding.
+    pub n_tokens: usize,
     /// Whether the text was longer than the context and lost its end.
     pub truncated: bool,
 }

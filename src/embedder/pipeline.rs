@@ -107,7 +107,7 @@ impl Pipeline {
         let key = CacheKey::text(&self.fingerprint, text);
         self.cached(key, turn, || async {
             let tokens = self.tokenize(tokenizer, text, turn.lane).await?;
-            let (text_tokens, truncated) = (tokens.ids.len() as u32, tokens.truncated);
+            let (text_tokens, truncated) = (tokens.n_tokens as u32, tokens.truncated);
             let embedding = self.submit(Prepared::Tokens(tokens), turn).await?;
             Ok(CachedVector { embedding, text_tokens, truncated })
         })

@@ -103,7 +103,7 @@ mod tests {
     use crate::runtime::stub::{StubBackend, StubFault};
 
     fn text(id: u32) -> Prepared {
-        Prepared::Tokens(Tokens { ids: vec![id], truncated: false })
+        Prepared::Tokens(Tokens { ids: vec![id], n_tokens: 1, truncated: false })
     }
 
     #[tokio::test]

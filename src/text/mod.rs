@@ -1,10 +1,16 @@
-//! Texts to token ids, by the `tokenizers` crate and the checkpoint's own `tokenizer.json`.
+//! Texts to token ids, by the `tokenizers` crate and the checkpoint's own `tokenizer.json` or SentencePiece
+//! model.
 //!
-//! Leaves padding to the engine, which knows the batch.
+//! Leaves padding to the engine, which knows the batch, unless the text tower looks at its padding.
 
-use tokenizers::{PostProcessor, TruncationParams};
+mod charsmap;
+mod pieces;
+mod siglip;
 
-use crate::domain::{TextSpec, TokenizerFile, Tokens};
+use tokenizers::{Encoding, PostProcessor, TruncationParams};
+
+use self::{charsmap::Charsmap, pieces::Pieces, siglip::SiglipTokenizer};
+use crate::domain::{CleanUp, TextSpec, TokenizerFile, Tokens};
 
 /// Characters handed to the tokenizer at first, per token of the context.
 const CHARS_PER_TOKEN: usize = 64;
@@ -13,16 +19,39 @@ const MAX_CHARS: usize = 1 << 20;
 
 /// A checkpoint's tokenizer. Shared by threads as it is.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Inner,
     max_length: usize,
+    /// Fills every text up to `max_length`.
+    padding: Option<u32>,
+}
+
+enum Inner {
+    /// What `tokenizer.json` says.
+    Json(Box<tokenizers::Tokenizer>),
+    /// What SigLIP's Python class does.
+    Siglip(Box<SiglipTokenizer>),
 }
 
 /// Why a tokenizer cannot be built, or a text not be tokenised.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
-    /// The file is not one that the `tokenizers` crate reads.
-    #[error("tokenizer.json cannot be read: {0}")]
-    Invalid(String),
+    /// The file is not one that can be read.
+    #[error("{file} cannot be read: {reason}")]
+    Invalid {
+        /// Which.
+        file: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// A SentencePiece model without the settings of a tokenizer that is known here.
+    #[error(
+        "a SentencePiece model alone does not say which special tokens a text gets; add the tokenizer.json that \
+         transformers saves for this tokenizer"
+    )]
+    NoSettings,
+    /// The padding token has no id.
+    #[error("the padding token `{0}` is not in the vocabulary")]
+    NoPadding(String),
     /// The special tokens alone fill the context.
     #[error("a context of {max_length} tokens has no room for text beside {special} special tokens")]
     NoRoom {
@@ -37,38 +66,57 @@ pub enum TextError {
 }
 
 impl Tokenizer {
-    /// Builds the tokenizer of a checkpoint.
+    /// Builds the tokenizer of a checkpoint. Truncation and padding are those of `spec`, whatever the file
+    /// says: texts are cut to `spec.max_length` tokens, special ones included.
     ///
     /// # Errors
-    /// [`TextError::Invalid`] and [`TextError::NoRoom`].
+    /// Every [`TextError`] but [`TextError::Encode`].
     pub fn new(file: &TokenizerFile, spec: &TextSpec) -> Result<Self, TextError> {
-        match file {
-            TokenizerFile::Json(json) => Self::from_json(json, spec),
-            TokenizerFile::SentencePiece(_) => Err(TextError::Invalid("a SentencePiece model".into())),
-        }
+        let padding = spec.padding.as_deref();
+        let siglip = |pieces, lowercase| siglip::tokenizer(pieces, lowercase, padding).map(Box::new);
+        let inner = match (spec.clean_up, file) {
+            (CleanUp::None, TokenizerFile::Json(json)) => Inner::Json(Box::new(
+                tokenizers::Tokenizer::from_bytes(json).map_err(|error| invalid_json(&error))?,
+            )),
+            (CleanUp::None, TokenizerFile::SentencePiece(_)) => return Err(TextError::NoSettings),
+            (CleanUp::Siglip { lowercase }, TokenizerFile::Json(json)) => {
+                Inner::Siglip(siglip(Pieces::from_json(json)?, lowercase)?)
+            }
+            (CleanUp::Siglip { lowercase }, TokenizerFile::SentencePiece(bytes)) => {
+                Inner::Siglip(siglip(Pieces::from_sentence_piece(bytes)?, lowercase)?)
+            }
+        };
+        Self::bounded(inner, spec)
     }
 
-    /// Reads `tokenizer.json`. Its own truncation and padding are replaced: texts are cut to
-    /// `spec.max_length` tokens, special ones included, and never padded.
-    ///
-    /// # Errors
-    /// [`TextError::Invalid`] and [`TextError::NoRoom`].
-    fn from_json(json: &[u8], spec: &TextSpec) -> Result<Self, TextError> {
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(json).map_err(|error| TextError::Invalid(error.to_string()))?;
+    fn bounded(mut inner: Inner, spec: &TextSpec) -> Result<Self, TextError> {
         let max_length = spec.max_length;
-        let special = inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
+        let special = match &inner {
+            Inner::Json(inner) => inner.get_post_processor().map_or(0, |post| post.added_tokens(false)),
+            Inner::Siglip(inner) => inner.get_post_processor().map_or(0, |post| post.added_tokens(false)),
+        };
         if special >= max_length {
             return Err(TextError::NoRoom { max_length, special });
         }
-        inner
-            .with_padding(None)
-            .with_truncation(Some(TruncationParams { max_length, ..Default::default() }))
-            .map_err(|error| TextError::Invalid(error.to_string()))?;
-        Ok(Self { inner, max_length })
+        let truncation = Some(TruncationParams { max_length, ..Default::default() });
+        match &mut inner {
+            Inner::Json(inner) => inner.with_padding(None).with_truncation(truncation).map(|_| ()),
+            Inner::Siglip(inner) => inner.with_truncation(truncation).map(|_| ()),
+        }
+        .map_err(|error| invalid_json(&error))?;
+        let id_of = |token: &String| {
+            let id = match &inner {
+                Inner::Json(inner) => inner.token_to_id(token),
+                Inner::Siglip(inner) => inner.token_to_id(token),
+            };
+            id.ok_or_else(|| TextError::NoPadding(token.clone()))
+        };
+        let padding = spec.padding.as_ref().map(id_of).transpose()?;
+        Ok(Self { inner, max_length, padding })
     }
 
-    /// Tokenises one text: 1 to `max_length` ids, special tokens included.
+    /// Tokenises one text: 1 to `max_length` ids, special tokens included; exactly `max_length` where the
+    /// model looks at its padding.
     ///
     /// The time is bounded however long the text is. Only a beginning of it is read (64 characters for each
     /// token of the context at first), and a longer one as long as the beginning does not overflow the
@@ -83,22 +131,36 @@ impl Tokenizer {
         loop {
             let beginning = prefix(text, limit);
             let is_cut = beginning.len() < text.len();
-            let encoding = self
-                .inner
-                .encode_fast(beginning, true)
-                .map_err(|error| TextError::Encode(error.to_string()))?;
+            let encoding =
+                self.encoding_of(beginning).map_err(|error| TextError::Encode(error.to_string()))?;
             let overflows = !encoding.get_overflowing().is_empty();
             // Long runs of spaces collapse to nothing: what comes after them must be seen.
             if is_cut && !overflows && limit < MAX_CHARS {
                 limit = limit.saturating_mul(4).min(MAX_CHARS);
                 continue;
             }
-            if encoding.get_ids().is_empty() {
+            let mut ids = encoding.get_ids().to_vec();
+            let n_tokens = ids.len();
+            if n_tokens == 0 {
                 return Err(TextError::Encode("no token came out".into()));
             }
-            return Ok(Tokens { ids: encoding.get_ids().to_vec(), truncated: overflows || is_cut });
+            if let Some(padding) = self.padding {
+                ids.resize(self.max_length, padding);
+            }
+            return Ok(Tokens { ids, n_tokens, truncated: overflows || is_cut });
         }
     }
+
+    fn encoding_of(&self, text: &str) -> tokenizers::Result<Encoding> {
+        match &self.inner {
+            Inner::Json(inner) => inner.encode_fast(text, true),
+            Inner::Siglip(inner) => inner.encode_fast(siglip::begin(text), true),
+        }
+    }
+}
+
+fn invalid_json(error: &tokenizers::Error) -> TextError {
+    TextError::Invalid { file: "tokenizer.json", reason: error.to_string() }
 }
 
 /// The first `n_chars` characters.
@@ -119,8 +181,12 @@ mod tests {
 
     const DEMO: &[u8] = include_bytes!("../../assets/demo-model/tokenizer.json");
 
+    fn read(json: &[u8], spec: &TextSpec) -> Result<Tokenizer, TextError> {
+        Tokenizer::new(&TokenizerFile::Json(json.into()), spec)
+    }
+
     fn demo(max_length: usize) -> Tokenizer {
-        Tokenizer::from_json(DEMO, &TextSpec::new(max_length)).unwrap()
+        read(DEMO, &TextSpec::new(max_length)).unwrap()
     }
 
     #[test]
@@ -143,7 +209,10 @@ mod tests {
 
     #[test]
     fn an_empty_text_has_tokens() {
-        assert_eq!(demo(16).encode("").unwrap(), Tokens { ids: vec![884, 885], truncated: false });
+        assert_eq!(
+            demo(16).encode("").unwrap(),
+            Tokens { ids: vec![884, 885], n_tokens: 2, truncated: false }
+        );
     }
 
     #[test]
@@ -164,8 +233,75 @@ mod tests {
     #[test]
     fn refuses_what_it_cannot_use() {
         let spec = TextSpec::new;
-        assert!(matches!(Tokenizer::from_json(b"{}", &spec(16)), Err(TextError::Invalid(_))));
-        let no_room = Tokenizer::from_json(DEMO, &spec(2)).err();
+        assert!(matches!(read(b"{}", &spec(16)), Err(TextError::Invalid { .. })));
+        let no_room = read(DEMO, &spec(2)).err();
         assert_eq!(no_room, Some(TextError::NoRoom { max_length: 2, special: 2 }));
+        let file = TokenizerFile::SentencePiece(pieces::tests::SPIECE.into());
+        assert_eq!(Tokenizer::new(&file, &spec(16)).err(), Some(TextError::NoSettings));
+        let padded = TextSpec { padding: Some("<none>".into()), ..spec(16) };
+        assert_eq!(read(DEMO, &padded).err(), Some(TextError::NoPadding("<none>".into())));
+    }
+
+    fn siglip(max_length: usize) -> Tokenizer {
+        let spec = TextSpec {
+            clean_up: CleanUp::Siglip { lowercase: true },
+            padding: Some("</s>".into()),
+            ..TextSpec::new(max_length)
+        };
+        Tokenizer::new(&TokenizerFile::SentencePiece(pieces::tests::SPIECE.into()), &spec).unwrap()
+    }
+
+    #[test]
+    fn padding_fills_the_context_and_is_no_token() {
+        let tokens = siglip(8).encode("A cat!").unwrap();
+        assert_eq!((tokens.ids.len(), tokens.truncated), (8, false));
+        assert!(tokens.n_tokens < 8 && tokens.ids[tokens.n_tokens - 1..].iter().all(|id| *id == 1));
+        let tokens = siglip(4).encode("a b a b a b").unwrap();
+        assert!(tokens.truncated);
+        assert_eq!((tokens.n_tokens, tokens.ids.len(), tokens.ids[3]), (4, 4, 1));
+    }
+
+    #[test]
+    fn text_behind_what_the_clean_up_removes_is_seen() {
+        let expected = siglip(16).encode("a cat").unwrap();
+        for gap in ["!", " ", "\n", "?\u{3000}"] {
+            let found = siglip(16).encode(&format!("a {}cat", gap.repeat(20_000))).unwrap();
+            assert_eq!(found, expected, "{gap:?}");
+        }
+        // Nothing is left of what is read.
+        let empty = siglip(16).encode(&"!".repeat(3_000_000)).unwrap();
+        assert_eq!((empty.n_tokens, empty.truncated), (1, true));
+    }
+
+    /// The ids of 248 strings, as the Python class of each tokenizer gives them.
+    #[test]
+    fn ids_are_those_of_the_python_classes() {
+        #[derive(serde::Deserialize)]
+        struct Row {
+            text: String,
+            ids: Vec<u32>,
+        }
+        let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
+        let read = |file: &str| std::fs::read(fixtures.join(file)).unwrap();
+        let siglip = CleanUp::Siglip { lowercase: true };
+        for (name, clean_up, padding, file) in [
+            ("siglip", siglip, "</s>", TokenizerFile::SentencePiece(pieces::tests::SPIECE.into())),
+            ("siglip", siglip, "</s>", TokenizerFile::Json(pieces::tests::JSON.into())),
+            (
+                "siglip2",
+                CleanUp::None,
+                "<pad>",
+                TokenizerFile::Json(read("tokenizers/siglip2/tokenizer.json")),
+            ),
+        ] {
+            let spec = TextSpec { clean_up, padding: Some(padding.into()), ..TextSpec::new(64) };
+            let tokenizer = Tokenizer::new(&file, &spec).unwrap();
+            let rows = read(&format!("siglip/tokenizer/expected_ids.{name}.json"));
+            let rows: Vec<Row> = serde_json::from_slice(&rows).unwrap();
+            assert!(rows.len() >= 248, "{} strings", rows.len());
+            for row in rows {
+                assert_eq!(tokenizer.encode(&row.text).unwrap().ids, row.ids, "{name}: {:?}", row.text);
+            }
+        }
     }
 }

@@ -37,7 +37,7 @@ fn spawn(max_queue_delay: Duration) -> (Batcher, StubRecord) {
 }
 
 fn text(id: u32) -> Prepared {
-    Prepared::Tokens(Tokens { ids: vec![id], truncated: false })
+    Prepared::Tokens(Tokens { ids: vec![id], n_tokens: 1, truncated: false })
 }
 
 fn id(prepared: &Prepared) -> u32 {
