@@ -8,7 +8,7 @@ use super::{Family, ModelError, ModelFiles, family_of, modules};
 use super::{Placement, Towers};
 use crate::{
     config::ModelParts,
-    domain::{ModelSpec, Pooling, Poolings, TokenizerFile},
+    domain::{CleanUp, ModelSpec, Pooling, Poolings, TokenizerFile},
 };
 
 /// SentencePiece models, by the names that checkpoints give them.
@@ -103,7 +103,9 @@ impl Checkpoint {
             Self::One(part) | Self::Pair { text: part, .. } => &part.files,
         };
         let sentence_piece = SENTENCE_PIECE.into_iter().find(|file| files.has(file));
-        match sentence_piece.filter(|_| !files.has("tokenizer.json")) {
+        // SigLIP's Python class reads its SentencePiece model whatever lies beside it.
+        let is_siglip = spec.text.as_ref().is_some_and(|text| text.clean_up != CleanUp::None);
+        match sentence_piece.filter(|_| is_siglip || !files.has("tokenizer.json")) {
             Some(file) => Ok(Some(TokenizerFile::SentencePiece(files.read(file)?.into_owned()))),
             None => Ok(Some(TokenizerFile::Json(files.read("tokenizer.json")?.into_owned()))),
         }

@@ -12,6 +12,8 @@ mod files;
 mod layers;
 mod modules;
 mod preprocessor;
+mod siglip;
+mod tokenizer_config;
 pub mod weights;
 
 #[cfg(feature = "torch")]
@@ -32,7 +34,7 @@ use crate::{
 };
 
 /// Every family that can be served.
-pub static FAMILIES: &[&dyn Family] = &[&clip::Clip];
+pub static FAMILIES: &[&dyn Family] = &[&clip::Clip, &siglip::Siglip];
 
 /// Models that are taken for one of the families, and what they are instead.
 const NEAR_MISSES: &[(&str, &str)] = &[
