@@ -93,6 +93,16 @@ pub struct ImageSpec {
     pub std: [f32; 3],
 }
 
+impl ImageSpec {
+    /// Rows and columns of the tower's input.
+    pub fn size(&self) -> [u32; 2] {
+        self.crop.unwrap_or(match self.resize {
+            Resize::ShortestEdge(edge) => [edge, edge],
+            Resize::Exact { height, width } => [height, width],
+        })
+    }
+}
+
 /// The size that a picture is resampled to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resize {
@@ -108,7 +118,8 @@ pub enum Resize {
 }
 
 /// A resampling filter, stretched when shrinking (antialiased), as Pillow applies it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Filter {
     /// Triangle, radius 1.
     Bilinear,

@@ -1,6 +1,6 @@
 //! Inputs made up at start: they warm the model up and are the set that the placeholder is far from.
 
-use crate::domain::{ImageSpec, Pixels, Resize};
+use crate::domain::{ImageSpec, Pixels};
 
 /// Texts and pictures of the calibration set, at least; a full batch of each where that is more.
 pub(super) const MIN_INPUTS: usize = 64;
@@ -32,10 +32,7 @@ pub(super) fn text(i: usize) -> String {
 /// The `i`-th picture, at the model's input size: plain grounds, gradients, stripes, checks, discs and noise
 /// in changing colours.
 pub(super) fn picture(i: usize, spec: &ImageSpec) -> Pixels {
-    let [height, width] = spec.crop.unwrap_or(match spec.resize {
-        Resize::ShortestEdge(edge) => [edge, edge],
-        Resize::Exact { height, width } => [height, width],
-    });
+    let [height, width] = spec.size();
     let mut noise = Noise(i as u64 + 1);
     let (ground, figure) = (noise.color(), noise.color());
     let size = height.min(width).max(1);
