@@ -48,6 +48,21 @@ impl Attention {
         })
     }
 
+    /// As [`Self::load`] for self-attention, where only the output projection has a bias.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load_without_qkv_bias(
+        weights: &Weights,
+        [query, key, value, output]: [&str; 4],
+        hidden: i64,
+        heads: i64,
+    ) -> Result<Self, ModelError> {
+        let load = |name| Linear::load_without_bias(weights, name, hidden, hidden);
+        let output = Linear::load(weights, output, hidden, hidden)?;
+        Ok(Self { heads, query: load(query)?, key: load(key)?, value: load(value)?, output })
+    }
+
     /// As [`Self::load`], where one matrix `[3 * hidden, hidden]` and one bias hold query, key and value,
     /// stacked; both under their full names.
     ///

@@ -34,6 +34,8 @@ pub struct BlockNames {
 pub enum AttentionNames {
     /// Query, key, value and output, each a matrix with a bias.
     Separate([&'static str; 4]),
+    /// The same four, but only the output has a bias.
+    WithoutQkvBias([&'static str; 4]),
     /// One weight and one bias for query, key and value, and the output projection.
     Stacked([&'static str; 2], &'static str),
 }
@@ -67,6 +69,11 @@ impl Block {
             AttentionNames::Separate(names) => {
                 let names = names.map(name);
                 Attention::load(weights, names.each_ref().map(String::as_str), hidden, hidden, heads)?
+            }
+            AttentionNames::WithoutQkvBias(names) => {
+                let names = names.map(name);
+                let names = names.each_ref().map(String::as_str);
+                Attention::load_without_qkv_bias(weights, names, hidden, heads)?
             }
             AttentionNames::Stacked(stacked, output) => {
                 let stacked = stacked.map(name);

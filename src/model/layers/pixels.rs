@@ -73,10 +73,10 @@ impl PatchEmbedding {
     }
 }
 
-/// Puts the learned token `first` (`hidden` components in any shape) in front of `tokens`
+/// Puts the learned token `first` (`hidden` components in any shape), or several of them, in front of `tokens`
 /// `[batch, tokens, hidden]`.
 pub fn with_first_token(first: &Tensor, tokens: Tensor) -> Result<Tensor, TchError> {
     let (batch, _, hidden) = tokens.size3()?;
-    let first = first.f_view([1, 1, hidden])?.f_expand([batch, 1, hidden], false)?;
+    let first = first.f_view([1, -1, hidden])?.f_expand([batch, -1, hidden], false)?;
     Tensor::f_cat(&[first, tokens], 1)
 }

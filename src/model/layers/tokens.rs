@@ -19,7 +19,16 @@ pub struct TokenBatch {
 impl TokenBatch {
     /// Pads with `pad_id`; what it is matters only to a tower that looks at its padding.
     pub fn new(texts: &[&[u32]], pad_id: u32, device: Device) -> Result<Self, TchError> {
-        let longest = texts.iter().map(|ids| ids.len()).max().unwrap_or(0);
+        Self::of_length(texts.iter().map(|ids| ids.len()).max().unwrap_or(0), texts, pad_id, device)
+    }
+
+    /// As [`Self::new`], padded to `longest` columns, which no text is longer than.
+    pub fn of_length(
+        longest: usize,
+        texts: &[&[u32]],
+        pad_id: u32,
+        device: Device,
+    ) -> Result<Self, TchError> {
         let shortest = texts.iter().map(|ids| ids.len()).min().unwrap_or(0);
         let size = [texts.len() as i64, longest as i64];
         let mut padded = Vec::with_capacity(texts.len() * longest);
