@@ -6,6 +6,7 @@
 mod checkpoint;
 mod clip;
 mod config;
+mod dinov2;
 mod error;
 mod files;
 #[cfg(feature = "torch")]
@@ -34,7 +35,8 @@ use crate::{
 };
 
 /// Every family that can be served.
-pub static FAMILIES: &[&dyn Family] = &[&clip::Clip, &siglip::Siglip];
+pub static FAMILIES: &[&dyn Family] =
+    &[&clip::Clip, &siglip::Siglip, &dinov2::Dinov2];
 
 /// Models that are taken for one of the families, and what they are instead.
 const NEAR_MISSES: &[(&str, &str)] = &[
