@@ -52,6 +52,26 @@ pub enum ModelError {
         /// Where and why.
         source: serde_json::Error,
     },
+    /// `sidelens.toml` is not as it should be.
+    #[error("{file} of `{dir}` is not as expected: {source}")]
+    Toml {
+        /// The directory.
+        dir: String,
+        /// The file.
+        file: &'static str,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A TorchScript module cannot be loaded, or does not do what its `sidelens.toml` says.
+    #[error("{file} of `{dir}` cannot be served: {reason}")]
+    Module {
+        /// The directory.
+        dir: String,
+        /// The module's file.
+        file: String,
+        /// What happened and what would do.
+        reason: String,
+    },
     /// No family fits.
     #[error("model `{model}` has model_type `{model_type}`; Sidelens serves {}", .known.join(", "))]
     UnknownFamily {

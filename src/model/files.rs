@@ -215,7 +215,10 @@ impl ModelFiles {
 
     /// The path of a file in the directory. Names come from the checkpoint's own files, and a checkpoint has
     /// no business elsewhere.
-    fn path(&self, file: &str) -> Result<PathBuf, ModelError> {
+    ///
+    /// # Errors
+    /// [`ModelError::Path`] when the name leads out of it, [`ModelError::NoFile`] for the demo model.
+    pub(super) fn path(&self, file: &str) -> Result<PathBuf, ModelError> {
         let Place::Directory(dir) = &self.0.place else { return Err(self.no_file(file)) };
         let is_inside =
             Path::new(file).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));

@@ -16,6 +16,9 @@ mod preprocessor;
 mod siglip;
 mod tokenizer_config;
 pub mod weights;
+mod torchscript;
+#[cfg(feature = "torch")]
+mod weights;
 
 #[cfg(feature = "torch")]
 use tch::{Device, Kind, TchError, Tensor};
@@ -34,9 +37,8 @@ use crate::{
     domain::{ModelSpec, Pooling},
 };
 
-/// Every family that can be served.
 pub static FAMILIES: &[&dyn Family] =
-    &[&clip::Clip, &siglip::Siglip, &dinov2::Dinov2];
+    &[&clip::Clip, &siglip::Siglip, &dinov2::Dinov2, &torchscript::TorchScript];
 
 /// Models that are taken for one of the families, and what they are instead.
 const NEAR_MISSES: &[(&str, &str)] = &[

@@ -47,7 +47,8 @@ fn bicubic() -> u8 {
     3
 }
 
-fn one_by_255() -> f64 {
+/// `rescale_factor` of every image processor that does not say its own.
+pub fn one_by_255() -> f64 {
     1.0 / 255.0
 }
 
