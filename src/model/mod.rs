@@ -15,10 +15,8 @@ mod modules;
 mod preprocessor;
 mod siglip;
 mod tokenizer_config;
-pub mod weights;
 mod torchscript;
-#[cfg(feature = "torch")]
-mod weights;
+pub mod weights;
 
 #[cfg(feature = "torch")]
 use tch::{Device, Kind, TchError, Tensor};
@@ -37,8 +35,10 @@ use crate::{
     domain::{ModelSpec, Pooling},
 };
 
+/// Every family that can be served. The first that fits is taken: a `sidelens.toml` wins over whatever lies
+/// beside it.
 pub static FAMILIES: &[&dyn Family] =
-    &[&clip::Clip, &siglip::Siglip, &dinov2::Dinov2, &torchscript::TorchScript];
+    &[&torchscript::TorchScript, &clip::Clip, &siglip::Siglip, &dinov2::Dinov2];
 
 /// Models that are taken for one of the families, and what they are instead.
 const NEAR_MISSES: &[(&str, &str)] = &[
