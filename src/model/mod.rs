@@ -3,6 +3,7 @@
 //! One file per family. Reading a checkpoint's facts ([`spec`]) is always built; the forward pass and the
 //! layers need the feature `torch`. A new family is a new file and a line in [`FAMILIES`].
 
+mod blip2;
 mod checkpoint;
 mod clip;
 mod config;
@@ -35,10 +36,8 @@ use crate::{
     domain::{ModelSpec, Pooling},
 };
 
-/// Every family that can be served. The first that fits is taken: a `sidelens.toml` wins over whatever lies
-/// beside it.
 pub static FAMILIES: &[&dyn Family] =
-    &[&torchscript::TorchScript, &clip::Clip, &siglip::Siglip, &dinov2::Dinov2];
+    &[&torchscript::TorchScript, &clip::Clip, &siglip::Siglip, &dinov2::Dinov2, &blip2::Blip2];
 
 /// Models that are taken for one of the families, and what they are instead.
 const NEAR_MISSES: &[(&str, &str)] = &[

@@ -63,23 +63,24 @@ impl Attention {
         Ok(Self { heads, query: load(query)?, key: load(key)?, value: load(value)?, output })
     }
 
-    /// As [`Self::load`], where one matrix `[3 * hidden, hidden]` and one bias hold query, key and value,
-    /// stacked; both under their full names.
+    /// As [`Self::load`], where one matrix `[3 * hidden, hidden]` and, if there is one, one bias
+    /// `[3 * hidden]` hold query, key and value, stacked; all under their full names.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
     pub fn load_stacked(
         weights: &Weights,
-        [weight, bias]: [&str; 2],
+        weight: &str,
+        bias: Option<&str>,
         output: &str,
         hidden: i64,
         heads: i64,
     ) -> Result<Self, ModelError> {
         let matrix = weights.tensor(weight, &[3 * hidden, hidden])?;
-        let offset = weights.tensor(bias, &[3 * hidden])?;
+        let offset = bias.map(|bias| weights.tensor(bias, &[3 * hidden])).transpose()?;
         let third = |n: i64| -> Result<Linear, TchError> {
             let rows = |tensor: &Tensor| tensor.f_narrow(0, n * hidden, hidden);
-            Ok(Linear::new(rows(&matrix)?, Some(rows(&offset)?)))
+            Ok(Linear::new(rows(&matrix)?, offset.as_ref().map(rows).transpose()?))
         };
         let third = |n| third(n).map_err(|e| ModelError::torch(weight, &e));
         Ok(Self {

@@ -36,8 +36,15 @@ pub enum AttentionNames {
     Separate([&'static str; 4]),
     /// The same four, but only the output has a bias.
     WithoutQkvBias([&'static str; 4]),
-    /// One weight and one bias for query, key and value, and the output projection.
-    Stacked([&'static str; 2], &'static str),
+    /// One matrix for query, key and value, with or without a bias, and the output projection.
+    Stacked {
+        /// The matrix.
+        weight: &'static str,
+        /// Its bias.
+        bias: Option<&'static str>,
+        /// The output projection.
+        output: &'static str,
+    },
 }
 
 /// One block.
@@ -75,10 +82,9 @@ impl Block {
                 let names = names.each_ref().map(String::as_str);
                 Attention::load_without_qkv_bias(weights, names, hidden, heads)?
             }
-            AttentionNames::Stacked(stacked, output) => {
-                let stacked = stacked.map(name);
-                let stacked = stacked.each_ref().map(String::as_str);
-                Attention::load_stacked(weights, stacked, &name(output), hidden, heads)?
+            AttentionNames::Stacked { weight, bias, output } => {
+                let (weight, bias, output) = (name(weight), bias.map(name), name(output));
+                Attention::load_stacked(weights, &weight, bias.as_deref(), &output, hidden, heads)?
             }
         };
         let mlp = names.mlp.map(name);
