@@ -10,6 +10,8 @@ use std::{
 };
 
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 use serde::de::DeserializeOwned;
 
 use super::ModelError;
@@ -53,6 +55,26 @@ pub enum FileBytes {
     Static(&'static [u8]),
     /// Mapped read-only; pages come in as they are touched and are shared between processes.
     Mapped(Mmap),
+}
+
+impl FileBytes {
+    /// Hashes all bytes and lets go of every piece thereafter. What no tensor needs, such as the language
+    /// model inside a BLIP-2, would stay in memory otherwise; the rest comes back when it is touched.
+    fn hash_into(&self, hasher: &mut blake3::Hasher) {
+        const PIECE: usize = 16 << 20;
+        for (n, piece) in self.chunks(PIECE).enumerate() {
+            hasher.update(piece);
+            #[cfg(unix)]
+            if let Self::Mapped(map) = self {
+                // SAFETY: The map is read-only and shared with the file, so that the dropped pages hold
+                // nothing that the file does not.
+                let dropped =
+                    unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, n * PIECE, piece.len()) };
+                // Without it only memory is lost.
+                drop(dropped);
+            }
+        }
+    }
 }
 
 impl std::ops::Deref for FileBytes {
@@ -202,9 +224,9 @@ impl ModelFiles {
         for name in names {
             let bytes = self.map(&name)?;
             // The lengths keep two neighbours from passing for two others with the same bytes in a row.
-            for part in [name.as_bytes(), &bytes] {
-                hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
-            }
+            hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            bytes.hash_into(&mut hasher);
         }
         Ok(hasher.finalize())
     }
