@@ -36,6 +36,8 @@ use crate::{
     domain::{ModelSpec, Pooling},
 };
 
+/// Every family that can be served. The first that fits is taken: a `sidelens.toml` wins over whatever lies
+/// beside it.
 pub static FAMILIES: &[&dyn Family] =
     &[&torchscript::TorchScript, &clip::Clip, &siglip::Siglip, &dinov2::Dinov2, &blip2::Blip2];
 

@@ -266,7 +266,8 @@ mod towers {
                 probe: weights.tensor("head.probe", &[1, 1, hidden])?,
                 attention: Attention::load_stacked(
                     weights,
-                    ["head.attention.in_proj_weight", "head.attention.in_proj_bias"],
+                    "head.attention.in_proj_weight",
+                    Some("head.attention.in_proj_bias"),
                     "head.attention.out_proj",
                     hidden,
                     blocks.num_attention_heads,
