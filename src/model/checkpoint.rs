@@ -36,7 +36,7 @@ pub struct Part {
 
 impl Part {
     fn open(files: ModelFiles) -> Result<Self, ModelError> {
-        let files = modules::clip_inside(&files)?.unwrap_or(files);
+        let files = modules::first_step(files)?;
         Ok(Self { family: family_of(&files)?, files })
     }
 

@@ -33,12 +33,17 @@ const DEMO: [(&str, &[u8]); 4] = [
 /// It remembers what it handed out: [`Self::digest`] covers every file that was read, so that none which
 /// decides what a vector is can be forgotten, and a mapped file stays mapped as long as any clone lives.
 #[derive(Debug, Clone)]
-pub struct ModelFiles(Arc<Inner>);
+pub struct ModelFiles {
+    shared: Arc<Shared>,
+    /// Where in the checkpoint it looks: empty, or a directory's path with a `/` at its end.
+    inside: String,
+}
 
 #[derive(Debug)]
-struct Inner {
+struct Shared {
     name: String,
     place: Place,
+    /// By path from the top of the checkpoint.
     opened: Mutex<BTreeMap<String, Option<Arc<FileBytes>>>>,
 }
 
@@ -114,31 +119,39 @@ impl ModelFiles {
     }
 
     fn new(name: String, place: Place) -> Self {
-        Self(Arc::new(Inner { name, place, opened: Mutex::default() }))
+        let shared = Shared { name, place, opened: Mutex::default() };
+        Self { shared: Arc::new(shared), inside: String::new() }
     }
 
-    /// The checkpoint in the directory `inside` of this one, under the same name.
+    /// The files in the directory `path` of this one; an empty path is this one itself. What is read there
+    /// counts as read here.
     ///
     /// # Errors
-    /// [`ModelError::Path`] when `inside` leads out of it.
-    pub fn below(&self, inside: &str) -> Result<Self, ModelError> {
-        let place = match &self.0.place {
-            Place::Demo => return Err(self.no_file(inside)),
-            Place::Directory(_) => Place::Directory(self.path(inside)?),
+    /// [`ModelError::Path`] when `path` leads out of it.
+    pub fn below(&self, path: &str) -> Result<Self, ModelError> {
+        self.path(path)?;
+        let inside = match path.trim_end_matches('/') {
+            "" | "." => self.inside.clone(),
+            path => format!("{}{path}/", self.inside),
         };
-        Ok(Self::new(self.0.name.clone(), place))
+        Ok(Self { shared: self.shared.clone(), inside })
+    }
+
+    /// The whole checkpoint, of which this may be a directory.
+    pub fn top(&self) -> Self {
+        Self { shared: self.shared.clone(), inside: String::new() }
     }
 
     /// The name shown to callers: `org/name` for a download from the hub, else the directory's.
     pub fn name(&self) -> String {
-        self.0.name.clone()
+        self.shared.name.clone()
     }
 
     /// Where the files are, for messages.
     pub fn place(&self) -> String {
-        match &self.0.place {
+        match &self.shared.place {
             Place::Demo => "the demo model".into(),
-            Place::Directory(path) => path.display().to_string(),
+            Place::Directory(path) => path.join(self.inside.trim_end_matches('/')).display().to_string(),
         }
     }
 
@@ -152,7 +165,7 @@ impl ModelFiles {
 
     /// Whether there is such a file.
     pub fn has(&self, file: &str) -> bool {
-        match &self.0.place {
+        match &self.shared.place {
             Place::Demo => DEMO.iter().any(|(name, _)| *name == file),
             Place::Directory(_) => self.path(file).is_ok_and(|path| path.is_file()),
         }
@@ -164,11 +177,11 @@ impl ModelFiles {
     /// [`ModelError::NoFile`] when it is not there, [`ModelError::Io`] when it cannot be read,
     /// [`ModelError::Path`] when its name leads out of the directory.
     pub fn read(&self, file: &str) -> Result<Cow<'static, [u8]>, ModelError> {
-        let bytes = match &self.0.place {
+        let bytes = match &self.shared.place {
             Place::Demo => Cow::Borrowed(self.demo(file)?),
             Place::Directory(_) => Cow::Owned(fs::read(self.path(file)?).map_err(|e| self.io(file, e))?),
         };
-        self.opened().entry(file.into()).or_default();
+        self.opened().entry(self.key(file)).or_default();
         Ok(bytes)
     }
 
@@ -197,10 +210,11 @@ impl ModelFiles {
     /// # Errors
     /// As [`Self::read`].
     pub fn map(&self, file: &str) -> Result<Arc<FileBytes>, ModelError> {
-        if let Some(Some(bytes)) = self.opened().get(file) {
+        let key = self.key(file);
+        if let Some(Some(bytes)) = self.opened().get(&key) {
             return Ok(bytes.clone());
         }
-        let bytes = match &self.0.place {
+        let bytes = match &self.shared.place {
             Place::Demo => FileBytes::Static(self.demo(file)?),
             Place::Directory(_) => {
                 let opened = File::open(self.path(file)?).map_err(|e| self.io(file, e))?;
@@ -210,19 +224,19 @@ impl ModelFiles {
             }
         };
         let bytes = Arc::new(bytes);
-        self.opened().insert(file.into(), Some(bytes.clone()));
+        self.opened().insert(key, Some(bytes.clone()));
         Ok(bytes)
     }
 
-    /// A digest over the names and bytes of all files that were read so far.
+    /// A digest over the names and bytes of all files of the checkpoint that were read so far.
     ///
     /// # Errors
     /// As [`Self::read`].
     pub fn digest(&self) -> Result<blake3::Hash, ModelError> {
-        let mut hasher = blake3::Hasher::new();
+        let (mut hasher, top) = (blake3::Hasher::new(), self.top());
         let names: Vec<String> = self.opened().keys().cloned().collect();
         for name in names {
-            let bytes = self.map(&name)?;
+            let bytes = top.map(&name)?;
             // The lengths keep two neighbours from passing for two others with the same bytes in a row.
             hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
             hasher.update(&(bytes.len() as u64).to_le_bytes());
@@ -232,7 +246,12 @@ impl ModelFiles {
     }
 
     fn opened(&self) -> MutexGuard<'_, BTreeMap<String, Option<Arc<FileBytes>>>> {
-        self.0.opened.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The path of a file from the top of the checkpoint.
+    fn key(&self, file: &str) -> String {
+        format!("{}{file}", self.inside)
     }
 
     /// The path of a file in the directory. Names come from the checkpoint's own files, and a checkpoint has
@@ -241,11 +260,11 @@ impl ModelFiles {
     /// # Errors
     /// [`ModelError::Path`] when the name leads out of it, [`ModelError::NoFile`] for the demo model.
     pub(super) fn path(&self, file: &str) -> Result<PathBuf, ModelError> {
-        let Place::Directory(dir) = &self.0.place else { return Err(self.no_file(file)) };
+        let Place::Directory(dir) = &self.shared.place else { return Err(self.no_file(file)) };
         let is_inside =
             Path::new(file).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
         if is_inside {
-            Ok(dir.join(file))
+            Ok(dir.join(self.key(file)))
         } else {
             Err(ModelError::Path { dir: self.place(), file: file.into() })
         }
@@ -294,6 +313,25 @@ mod tests {
         other.map("b").unwrap();
         other.read("a").unwrap();
         assert_eq!(other.digest().unwrap(), two);
+    }
+
+    #[test]
+    fn what_is_read_below_counts_as_read() {
+        let (dir, files) = directory(&[("a", "1")]);
+        fs::create_dir(dir.path().join("sub")).unwrap();
+        fs::write(dir.path().join("sub/a"), "2").unwrap();
+        let below = files.below("sub/").unwrap();
+        let empty = files.digest().unwrap();
+        assert_eq!(*below.read("a").unwrap(), *b"2");
+        assert_eq!((**below.map("a").unwrap()).len(), 1);
+        assert_ne!(files.digest().unwrap(), empty);
+        assert_eq!(files.digest().unwrap(), below.digest().unwrap());
+        assert_eq!(*below.top().read("a").unwrap(), *b"1");
+        assert!(below.place().ends_with("sub"), "{}", below.place());
+        let message = below.read("b").unwrap_err().to_string();
+        assert!(message.contains("sub"), "{message}");
+        assert!(matches!(files.below("../elsewhere"), Err(ModelError::Path { .. })));
+        assert_eq!(*files.below("").unwrap().read("a").unwrap(), *b"1");
     }
 
     #[test]

@@ -18,16 +18,12 @@ pub struct Module {
 }
 
 impl Module {
-    /// The class without its package: `Transformer`, `Pooling`, `Dense`, `Normalize`, ...
+    /// The class without its package: `Transformer`, `Pooling`, `Dense`, `Normalize`, ... A class from
+    /// elsewhere than sentence-transformers does something else: its dotted name stays whole.
     pub fn class(&self) -> &str {
-        self.class.rsplit('.').next().unwrap_or_default()
-    }
-
-    /// The path of one of its files.
-    pub fn file(&self, name: &str) -> String {
-        match self.path.as_str() {
-            "" => name.into(),
-            path => format!("{}/{name}", path.trim_end_matches('/')),
+        match self.class.strip_prefix("sentence_transformers.") {
+            Some(class) => class.rsplit('.').next().unwrap_or_default(),
+            None => &self.class,
         }
     }
 }
@@ -40,19 +36,29 @@ pub fn read(files: &ModelFiles) -> Result<Option<Vec<Module>>, ModelError> {
     files.json_if_there(FILE)
 }
 
-/// The CLIP checkpoint inside a sentence-transformers model that is only a wrapper around it, such as
-/// `sentence-transformers/clip-ViT-B-32`, which has it in `0_CLIPModel`.
+/// Where a checkpoint has its `config.json`, its tokenizer and its main weights: in the directory of the
+/// first step. Old sentence-transformers models have their encoder in `0_Transformer`, and one that is only a
+/// wrapper around CLIP, such as `sentence-transformers/clip-ViT-B-32`, has it in `0_CLIPModel`.
 ///
 /// # Errors
 /// When `modules.json` is not as expected, or names a directory elsewhere.
-pub fn clip_inside(files: &ModelFiles) -> Result<Option<ModelFiles>, ModelError> {
-    if !files.has(FILE) {
-        return Ok(None);
+pub fn first_step(files: ModelFiles) -> Result<ModelFiles, ModelError> {
+    match read(&files)?.unwrap_or_default().as_slice() {
+        [only] if only.class() == "CLIPModel" => files.below(&only.path),
+        [first, ..] if first.class() == "Transformer" => files.below(&first.path),
+        _ => Ok(files),
     }
-    match read(files)?.unwrap_or_default().as_slice() {
-        [module] if module.class() == "CLIPModel" && !module.path.is_empty() => {
-            files.below(&module.path).map(Some)
-        }
-        _ => Ok(None),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_of_other_packages_keep_their_names() {
+        let class = |class: &str| Module { path: String::new(), class: class.into() }.class().to_owned();
+        assert_eq!(class("sentence_transformers.models.Pooling"), "Pooling");
+        assert_eq!(class("sentence_transformers.base.modules.transformer.Transformer"), "Transformer");
+        assert_eq!(class("custom_st.Transformer"), "custom_st.Transformer");
     }
 }
