@@ -199,6 +199,8 @@ impl TextSpec {
 pub enum CleanUp {
     /// Nothing.
     None,
+    /// Lower case, literal special tokens excepted: `do_lower_case` of `sentence_bert_config.json`.
+    Lowercase,
     /// Lower case where `lowercase` is set, no ASCII punctuation, single spaces, none at the ends.
     Siglip {
         /// `do_lower_case`.
@@ -235,6 +237,17 @@ pub enum TokenizerFile {
     Json(Vec<u8>),
     /// A SentencePiece model, such as `spiece.model`.
     SentencePiece(Vec<u8>),
+    /// BERT's `vocab.txt`, and what `tokenizer_config.json` says of it.
+    WordPiece {
+        /// A token a line; its id is the line's number, from 0.
+        vocab: Vec<u8>,
+        /// `do_lower_case`.
+        lowercase: bool,
+        /// `strip_accents`; none for what `lowercase` is.
+        strip_accents: Option<bool>,
+        /// `tokenize_chinese_chars`: each such character is a word.
+        split_chinese: bool,
+    },
 }
 
 #[cfg(test)]

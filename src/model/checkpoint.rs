@@ -1,5 +1,6 @@
 //! A model as it is served: one checkpoint, or the image tower of one beside the text tower of another.
 
+use serde::Deserialize;
 #[cfg(feature = "torch")]
 use tch::{TchError, Tensor};
 
@@ -13,6 +14,9 @@ use crate::{
 
 /// SentencePiece models, by the names that checkpoints give them.
 const SENTENCE_PIECE: [&str; 3] = ["spiece.model", "sentencepiece.bpe.model", "tokenizer.model"];
+
+/// The vocabulary of BERT's tokenizer.
+const WORD_PIECE: &str = "vocab.txt";
 
 /// The files of a model whose families are known.
 pub enum Checkpoint {
@@ -102,6 +106,9 @@ impl Checkpoint {
             _ if spec.text.is_none() => return Ok(None),
             Self::One(part) | Self::Pair { text: part, .. } => &part.files,
         };
+        if files.has(WORD_PIECE) && !files.has("tokenizer.json") {
+            return word_piece(files).map(Some);
+        }
         let sentence_piece = SENTENCE_PIECE.into_iter().find(|file| files.has(file));
         // SigLIP's Python class reads its SentencePiece model whatever lies beside it.
         let is_siglip = spec.text.as_ref().is_some_and(|text| text.clean_up != CleanUp::None);
@@ -143,6 +150,23 @@ impl Checkpoint {
             text: text.family.load(&text.files, &texts, on)?,
         }))
     }
+}
+
+/// BERT's tokenizer as old checkpoints have it, with the defaults of transformers' `BertTokenizer`.
+fn word_piece(files: &ModelFiles) -> Result<TokenizerFile, ModelError> {
+    #[derive(Default, Deserialize)]
+    struct Config {
+        do_lower_case: Option<bool>,
+        strip_accents: Option<bool>,
+        tokenize_chinese_chars: Option<bool>,
+    }
+    let config: Config = files.json_if_there("tokenizer_config.json")?.unwrap_or_default();
+    Ok(TokenizerFile::WordPiece {
+        vocab: files.read(WORD_PIECE)?.into_owned(),
+        lowercase: config.do_lower_case.unwrap_or(true),
+        strip_accents: config.strip_accents,
+        split_chinese: config.tokenize_chinese_chars.unwrap_or(true),
+    })
 }
 
 #[cfg(feature = "torch")]

@@ -1,13 +1,17 @@
-//! Texts to token ids, by the `tokenizers` crate and the checkpoint's own `tokenizer.json` or SentencePiece
-//! model.
+//! Texts to token ids, by the `tokenizers` crate and the checkpoint's own `tokenizer.json`, SentencePiece
+//! model or `vocab.txt`.
 //!
 //! Leaves padding to the engine, which knows the batch, unless the text tower looks at its padding.
 
 mod charsmap;
 mod pieces;
 mod siglip;
+mod word_piece;
 
-use tokenizers::{Encoding, PostProcessor, TruncationParams};
+use tokenizers::{
+    Encoding, NormalizerWrapper, PostProcessor, TruncationParams,
+    normalizers::{Lowercase, Sequence},
+};
 
 use self::{charsmap::Charsmap, pieces::Pieces, siglip::SiglipTokenizer};
 use crate::domain::{CleanUp, TextSpec, TokenizerFile, Tokens};
@@ -26,7 +30,7 @@ pub struct Tokenizer {
 }
 
 enum Inner {
-    /// What `tokenizer.json` says.
+    /// What `tokenizer.json` or `vocab.txt` says.
     Json(Box<tokenizers::Tokenizer>),
     /// What SigLIP's Python class does.
     Siglip(Box<SiglipTokenizer>),
@@ -72,18 +76,31 @@ impl Tokenizer {
     /// # Errors
     /// Every [`TextError`] but [`TextError::Encode`].
     pub fn new(file: &TokenizerFile, spec: &TextSpec) -> Result<Self, TextError> {
-        let padding = spec.padding.as_deref();
-        let siglip = |pieces, lowercase| siglip::tokenizer(pieces, lowercase, padding).map(Box::new);
-        let inner = match (spec.clean_up, file) {
-            (CleanUp::None, TokenizerFile::Json(json)) => Inner::Json(Box::new(
-                tokenizers::Tokenizer::from_bytes(json).map_err(|error| invalid_json(&error))?,
-            )),
-            (CleanUp::None, TokenizerFile::SentencePiece(_)) => return Err(TextError::NoSettings),
-            (CleanUp::Siglip { lowercase }, TokenizerFile::Json(json)) => {
-                Inner::Siglip(siglip(Pieces::from_json(json)?, lowercase)?)
+        let inner = match spec.clean_up {
+            CleanUp::Siglip { lowercase } => {
+                let pieces = match file {
+                    TokenizerFile::Json(json) => Pieces::from_json(json)?,
+                    TokenizerFile::SentencePiece(bytes) => Pieces::from_sentence_piece(bytes)?,
+                    TokenizerFile::WordPiece { .. } => {
+                        return Err(word_piece::invalid("SigLIP has a SentencePiece model".into()));
+                    }
+                };
+                Inner::Siglip(Box::new(siglip::tokenizer(pieces, lowercase, spec.padding.as_deref())?))
             }
-            (CleanUp::Siglip { lowercase }, TokenizerFile::SentencePiece(bytes)) => {
-                Inner::Siglip(siglip(Pieces::from_sentence_piece(bytes)?, lowercase)?)
+            CleanUp::None | CleanUp::Lowercase => {
+                let mut inner = match file {
+                    TokenizerFile::Json(json) => {
+                        tokenizers::Tokenizer::from_bytes(json).map_err(|error| invalid_json(&error))?
+                    }
+                    TokenizerFile::WordPiece { vocab, lowercase, strip_accents, split_chinese } => {
+                        word_piece::build(vocab, *lowercase, *strip_accents, *split_chinese)?
+                    }
+                    TokenizerFile::SentencePiece(_) => return Err(TextError::NoSettings),
+                };
+                if spec.clean_up == CleanUp::Lowercase {
+                    lowercase_first(&mut inner)?;
+                }
+                Inner::Json(Box::new(inner))
             }
         };
         Self::bounded(inner, spec)
@@ -163,6 +180,23 @@ fn invalid_json(error: &tokenizers::Error) -> TextError {
     TextError::Invalid { file: "tokenizer.json", reason: error.to_string() }
 }
 
+/// Lower case before all other normalisation, unless a step of it is just that: as sentence-transformers
+/// does where `do_lower_case` is set.
+fn lowercase_first(inner: &mut tokenizers::Tokenizer) -> Result<(), TextError> {
+    let steps = match inner.get_normalizer() {
+        None => Vec::new(),
+        Some(NormalizerWrapper::Sequence(steps)) => steps.as_ref().to_vec(),
+        Some(step) => vec![step.clone()],
+    };
+    if steps.iter().any(|step| matches!(step, NormalizerWrapper::Lowercase(_))) {
+        return Ok(());
+    }
+    let first = NormalizerWrapper::Lowercase(Lowercase);
+    let all = Sequence::new(std::iter::once(first).chain(steps).collect());
+    inner.with_normalizer(Some(all)).map_err(|error| invalid_json(&error))?;
+    Ok(())
+}
+
 /// The first `n_chars` characters.
 fn prefix(text: &str, n_chars: usize) -> &str {
     // A character has at least one byte, so most texts are seen to be short without counting.
@@ -228,6 +262,18 @@ mod tests {
         let expected = demo(16).encode("red house").unwrap();
         let found = demo(16).encode(&format!("red{}house", " ".repeat(5000))).unwrap();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn lower_case_comes_first_where_it_is_asked_for() {
+        let json = br#"{"version": "1.0", "added_tokens": [], "normalizer": {"type": "Prepend", "prepend": "A"},
+            "pre_tokenizer": null, "post_processor": null, "decoder": null, "truncation": null, "padding": null,
+            "model": {"type": "WordLevel", "unk_token": "?", "vocab": {"?": 0, "Ared": 1, "ARed": 2}}}"#;
+        let id = |clean_up| {
+            let spec = TextSpec { clean_up, ..TextSpec::new(4) };
+            read(json, &spec).unwrap().encode("Red").unwrap().ids
+        };
+        assert_eq!((id(CleanUp::None), id(CleanUp::Lowercase)), (vec![2], vec![1]));
     }
 
     #[test]
