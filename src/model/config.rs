@@ -32,6 +32,18 @@ impl ConfigJson {
         Ok(Self { value, place: files.place() })
     }
 
+    /// The file with the top-level keys of a family under the names that others use: `(others', its)`.
+    pub fn renamed(mut self, names: &[(&str, &str)]) -> Self {
+        if let Some(config) = self.value.as_object_mut() {
+            for (usual, here) in names {
+                if let Some(value) = config.remove(*here) {
+                    config.insert((*usual).into(), value);
+                }
+            }
+        }
+        self
+    }
+
     /// `model_type`, which names the family in most checkpoints.
     pub fn model_type(&self) -> &str {
         self.value["model_type"].as_str().unwrap_or("none")
@@ -130,6 +142,11 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
+    /// The hyperbolic tangent: poolers.
+    Tanh,
+    /// What comes in.
+    #[serde(rename = "linear")]
+    Identity,
     /// `silu(a) * b` for the two halves `a` and `b` of the input: DINOv2 giant. No checkpoint names it.
     #[serde(skip)]
     SwiGlu,
@@ -176,7 +193,7 @@ impl VisionConfig {
 
 /// `key` of `config.json` is `found`, which is of no use here; `expected` says what would be.
 pub fn unsupported(key: &'static str, found: String, expected: &'static str) -> ModelError {
-    ModelError::Unsupported { file: CONFIG, key, found, expected }
+    ModelError::Unsupported { file: CONFIG.into(), key, found, expected }
 }
 
 #[cfg(test)]

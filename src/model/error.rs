@@ -117,7 +117,7 @@ pub enum ModelError {
     #[error("{file} says `{key}` is {found}; {expected}")]
     Unsupported {
         /// The file.
-        file: &'static str,
+        file: String,
         /// The key in it.
         key: &'static str,
         /// Its value.

@@ -14,6 +14,7 @@ mod files;
 mod layers;
 mod modules;
 mod preprocessor;
+mod sentence;
 mod siglip;
 mod tokenizer_config;
 mod torchscript;
@@ -38,8 +39,14 @@ use crate::{
 
 /// Every family that can be served. The first that fits is taken: a `sidelens.toml` wins over whatever lies
 /// beside it.
-pub static FAMILIES: &[&dyn Family] =
-    &[&torchscript::TorchScript, &clip::Clip, &siglip::Siglip, &dinov2::Dinov2, &blip2::Blip2];
+pub static FAMILIES: &[&dyn Family] = &[
+    &torchscript::TorchScript,
+    &clip::Clip,
+    &siglip::Siglip,
+    &dinov2::Dinov2,
+    &blip2::Blip2,
+    &sentence::SentenceTransformers,
+];
 
 /// Models that are taken for one of the families, and what they are instead.
 const NEAR_MISSES: &[(&str, &str)] = &[
@@ -53,6 +60,16 @@ const NEAR_MISSES: &[(&str, &str)] = &[
     ("blip", "it is the first BLIP; Sidelens has BLIP-2, such as Salesforce/blip2-itm-vit-g"),
     ("instructblip", "it answers questions and has no vector of its own; take a blip-2 model"),
     ("dinov3_vit", "it is DINOv3, which turns positions differently; Sidelens has DINOv2"),
+    (
+        "mpnet",
+        "it is an MPNet, whose attention is biased by distance; Sidelens has BERT, DistilBERT, RoBERTa and \
+         XLM-RoBERTa, such as sentence-transformers/all-MiniLM-L12-v2",
+    ),
+    (
+        "modernbert",
+        "it is a ModernBERT, which turns positions; Sidelens has BERT, DistilBERT, RoBERTa and XLM-RoBERTa",
+    ),
+    ("t5", "it is a T5; among text encoders Sidelens has BERT, DistilBERT, RoBERTa and XLM-RoBERTa"),
     ("vit", "it is a classifier; export it with TorchScript and a sidelens.toml, or take a dinov2 model"),
     ("eva", "it is an EVA-CLIP; Sidelens has clip models in the layout of transformers, LAION's among them"),
     (

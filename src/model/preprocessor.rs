@@ -81,7 +81,7 @@ pub fn image_spec(
 ) -> Result<ImageSpec, ModelError> {
     let file: Preprocessor = files.json(FILE)?;
     let unsupported =
-        |key, found: String, expected| ModelError::Unsupported { file: FILE, key, found, expected };
+        |key, found: String, expected| ModelError::Unsupported { file: FILE.into(), key, found, expected };
     if !file.do_resize {
         return Err(unsupported("do_resize", "false".into(), "pictures of any size must be resized"));
     }

@@ -12,6 +12,8 @@ impl Activation {
             Self::Gelu => x.f_gelu("none"),
             Self::GeluTanh => x.f_gelu("tanh"),
             Self::Relu => x.f_relu(),
+            Self::Tanh => x.f_tanh(),
+            Self::Identity => Ok(x.shallow_clone()),
             Self::SwiGlu => {
                 let halves = x.f_chunk(2, -1)?;
                 halves[0].f_silu()?.f_mul(&halves[1])

@@ -1,6 +1,6 @@
 //! From token ids to vectors.
 
-use tch::{Device, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::model::{ModelError, Weights};
 
@@ -57,7 +57,8 @@ impl TokenBatch {
 pub struct TokenEmbedding {
     tokens: Tensor,
     positions: Tensor,
-    first_position: i64,
+    token_type: Option<Tensor>,
+    counts_after: Option<i64>,
 }
 
 impl TokenEmbedding {
@@ -75,13 +76,20 @@ impl TokenEmbedding {
         Ok(Self {
             tokens: weights.tensor(tokens, &[vocab_size, hidden])?,
             positions: weights.tensor(positions, &[n_positions, hidden])?,
-            first_position: 0,
+            token_type: None,
+            counts_after: None,
         })
     }
 
-    /// Counts positions from `first` on, as RoBERTa does.
-    pub fn starting_at(self, first: i64) -> Self {
-        Self { first_position: first, ..self }
+    /// Adds `token_type` `[hidden]` to every token, as BERT does.
+    pub fn with_token_type(self, token_type: Tensor) -> Self {
+        Self { token_type: Some(token_type), ..self }
+    }
+
+    /// Counts positions as RoBERTa does: from `pad_id` + 1 on, where tokens `pad_id`, which a text may hold
+    /// too, all have the position `pad_id` and do not count.
+    pub fn counting_after(self, pad_id: u32) -> Self {
+        Self { counts_after: Some(i64::from(pad_id)), ..self }
     }
 
     /// Where the tensors are.
@@ -93,7 +101,19 @@ impl TokenEmbedding {
     pub fn forward(&self, texts: &TokenBatch) -> Result<Tensor, TchError> {
         let hidden = self.tokens.size2()?.1;
         let x = self.tokens.f_index_select(0, &texts.ids.f_view([-1])?)?;
-        let x = x.f_view([texts.batch, texts.longest, hidden])?;
-        x.f_add(&self.positions.f_narrow(0, self.first_position, texts.longest)?)
+        let mut x = x.f_view([texts.batch, texts.longest, hidden])?;
+        if let Some(token_type) = &self.token_type {
+            x = x.f_add(token_type)?;
+        }
+        let positions = match self.counts_after {
+            None => self.positions.f_narrow(0, 0, texts.longest)?,
+            Some(pad_id) => {
+                let counts = texts.ids.f_ne(pad_id)?.f_to_kind(Kind::Int64)?;
+                let places = counts.f_cumsum(1, Kind::Int64)?.f_mul(&counts)?.f_add_scalar(pad_id)?;
+                let rows = self.positions.f_index_select(0, &places.f_view([-1])?)?;
+                rows.f_view([texts.batch, texts.longest, hidden])?
+            }
+        };
+        x.f_add(&positions)
     }
 }

@@ -1,0 +1,267 @@
+//! Text models in sentence-transformers layout: an encoder of the BERT kind, then the steps of
+//! `modules.json`.
+//!
+//! An encoder alone, without `modules.json`, is pooled by the mean, as sentence-transformers does.
+//!
+//! Source: sentence-transformers 6.2.0, `base/model.py` and `base/modules`; for the encoders see [`encoder`].
+
+mod encoder;
+mod steps;
+#[cfg(feature = "torch")]
+mod towers;
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use self::{encoder::Encoder, steps::Steps};
+use super::{ConfigJson, Family, ModelError, ModelFiles};
+use crate::domain::{CleanUp, ModelSpec, Pooling, Poolings, Prompts, TextSpec};
+
+/// The prompts of a model.
+const PROMPTS: &str = "config_sentence_transformers.json";
+/// The prompts for a document by their names: the first that is there counts.
+const DOCUMENT: [&str; 3] = ["document", "passage", "corpus"];
+
+/// The family.
+pub struct SentenceTransformers;
+
+impl Family for SentenceTransformers {
+    fn name(&self) -> &'static str {
+        "sentence-transformers"
+    }
+
+    fn matches(&self, _: &ModelFiles, config: &ConfigJson) -> bool {
+        encoder::Kind::of(config.model_type()).is_some()
+    }
+
+    fn poolings(&self) -> &'static [Pooling] {
+        &[Pooling::Mean, Pooling::Cls, Pooling::Pooler]
+    }
+
+    fn spec(&self, files: &ModelFiles, pooling: Option<Pooling>) -> Result<ModelSpec, ModelError> {
+        let encoder = Encoder::read(files)?;
+        let steps = Steps::read(files, pooling, encoder.blocks.hidden_size)?;
+        if steps.pooling == Pooling::Pooler && !encoder.kind.has_pooler() {
+            let known = &[Pooling::Mean, Pooling::Cls];
+            return Err(ModelError::Pooling {
+                family: encoder.kind.model_type(),
+                found: Pooling::Pooler,
+                known,
+            });
+        }
+        let prompts = prompts(files)?;
+        if steps.leaves_prompts_out && prompts != Prompts::default() {
+            return Err(ModelError::Unsupported {
+                file: steps.pooling_file,
+                key: "include_prompt",
+                found: "false".into(),
+                expected: "Sidelens pools over the prompt too; take a model whose pooling includes it",
+            });
+        }
+        let limits = Limits::read(files)?;
+        if !encoder.kind.is_word_piece() || !files.has("vocab.txt") {
+            // The SentencePiece models of these checkpoints number their pieces in another way.
+            files.map("tokenizer.json")?;
+        }
+        Ok(ModelSpec {
+            name: files.name(),
+            family: self.name().into(),
+            dimensions: steps.dimensions,
+            pooling: Poolings { image: None, text: Some(steps.pooling) },
+            image: None,
+            text: Some(TextSpec {
+                clean_up: if limits.lowercase { CleanUp::Lowercase } else { CleanUp::None },
+                prompts,
+                ..TextSpec::new(limits.max_length.map_or(encoder.positions, |max| max.min(encoder.positions)))
+            }),
+        })
+    }
+
+    #[cfg(feature = "torch")]
+    fn load(
+        &self,
+        files: &ModelFiles,
+        spec: &ModelSpec,
+        on: super::Placement,
+    ) -> Result<Box<dyn super::Towers>, ModelError> {
+        let encoder = Encoder::read(files)?;
+        let steps = Steps::read(files, spec.pooling.text, encoder.blocks.hidden_size)?;
+        Ok(Box::new(towers::Text::load(files, &encoder, &steps, on)?))
+    }
+}
+
+/// What `sentence_bert_config.json` and the tokenizer's configuration say of a text.
+struct Limits {
+    /// Tokens, special ones included, where one of them says it.
+    max_length: Option<usize>,
+    /// Lower case before the tokenizer's own normalisation.
+    lowercase: bool,
+}
+
+impl Limits {
+    fn read(files: &ModelFiles) -> Result<Self, ModelError> {
+        #[derive(Default, Deserialize)]
+        struct Step {
+            max_seq_length: Option<usize>,
+            #[serde(default)]
+            do_lower_case: bool,
+        }
+        #[derive(Deserialize)]
+        struct Tokenizer {
+            // "No limit" is 1e30.
+            model_max_length: Option<f64>,
+        }
+        let names = ["bert", "roberta", "distilbert", "camembert", "xlm-roberta"];
+        let file = names.map(|name| format!("sentence_{name}_config.json"));
+        let step: Step = match file.iter().find(|file| files.has(file)) {
+            Some(file) => files.json(file)?,
+            None => Step::default(),
+        };
+        let max_length = match step.max_seq_length {
+            Some(max) => Some(max),
+            None => files
+                .json_if_there::<Tokenizer>("tokenizer_config.json")?
+                .and_then(|tokenizer| tokenizer.model_max_length)
+                .map(|max| max as usize),
+        };
+        Ok(Self { max_length, lowercase: step.do_lower_case })
+    }
+}
+
+/// The prompts of the whole model. One that is named `query` but nothing else leaves documents without.
+fn prompts(files: &ModelFiles) -> Result<Prompts, ModelError> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct File {
+        prompts: BTreeMap<String, Option<String>>,
+        default_prompt_name: Option<String>,
+    }
+    let File { prompts, default_prompt_name } = files.top().json_if_there(PROMPTS)?.unwrap_or_default();
+    let prompt = |name: &str| prompts.get(name).cloned().flatten();
+    let default = match default_prompt_name {
+        None => None,
+        // These two are always there for sentence-transformers.
+        Some(name) if prompts.contains_key(&name) || ["query", "document"].contains(&name.as_str()) => {
+            prompt(&name)
+        }
+        Some(name) => {
+            return Err(ModelError::Unsupported {
+                file: PROMPTS.into(),
+                key: "default_prompt_name",
+                found: format!("`{name}`"),
+                expected: "it must be one of `prompts`",
+            });
+        }
+    };
+    Ok(Prompts {
+        query: prompt("query").unwrap_or_default(),
+        document: DOCUMENT.into_iter().find_map(prompt).unwrap_or_default(),
+        default: default.unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::config::ModelSource;
+
+    /// A checkpoint of BERT with these files in addition.
+    fn files(more: &[(&str, &str)]) -> (tempfile::TempDir, ModelFiles) {
+        let dir = tempfile::tempdir().unwrap();
+        let base = [("config.json", r#"{"model_type": "bert"}"#), ("tokenizer.json", "{}")];
+        for (name, text) in base.iter().chain(more) {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let files = ModelFiles::open(&ModelSource::Directory(dir.path().into())).unwrap();
+        (dir, files)
+    }
+
+    fn spec(more: &[(&str, &str)]) -> Result<ModelSpec, ModelError> {
+        SentenceTransformers.spec(&files(more).1, None)
+    }
+
+    fn text(more: &[(&str, &str)]) -> TextSpec {
+        spec(more).unwrap().text.unwrap()
+    }
+
+    #[test]
+    fn an_encoder_alone_is_pooled_by_the_mean() {
+        let spec = spec(&[]).unwrap();
+        assert_eq!((spec.dimensions, spec.pooling.text), (768, Some(Pooling::Mean)));
+        let text = spec.text.unwrap();
+        assert_eq!((text.max_length, text.clean_up), (512, CleanUp::None));
+        assert_eq!(text.prompts, Prompts::default());
+    }
+
+    #[test]
+    fn the_step_says_the_length_then_the_tokenizer_then_the_positions() {
+        let step = ("sentence_bert_config.json", r#"{"max_seq_length": 256, "do_lower_case": true}"#);
+        let tokenizer = ("tokenizer_config.json", r#"{"model_max_length": 300}"#);
+        let endless = ("tokenizer_config.json", r#"{"model_max_length": 1000000000000000019884624838656}"#);
+        assert_eq!(text(&[step, tokenizer]).max_length, 256);
+        assert_eq!(text(&[step]).clean_up, CleanUp::Lowercase);
+        assert_eq!(text(&[tokenizer]).max_length, 300);
+        assert_eq!(text(&[endless]).max_length, 512);
+        let none = ("sentence_bert_config.json", r#"{"max_seq_length": null}"#);
+        assert_eq!(text(&[none, tokenizer]).max_length, 300);
+        // RoBERTa's first position is the one behind its padding token's.
+        let roberta = ("config.json", r#"{"model_type": "roberta", "max_position_embeddings": 514}"#);
+        assert_eq!(text(&[roberta, endless]).max_length, 512);
+        let long = ("sentence_roberta_config.json", r#"{"max_seq_length": 9999}"#);
+        assert_eq!(text(&[roberta, long]).max_length, 512);
+    }
+
+    #[test]
+    fn prompts_are_those_of_the_model() {
+        let of = |json: &str| text(&[(PROMPTS, json)]).prompts;
+        let found =
+            of(r#"{"prompts": {"query": "q: ", "passage": "p: "}, "default_prompt_name": "passage"}"#);
+        let expected = Prompts { query: "q: ".into(), document: "p: ".into(), default: "p: ".into() };
+        assert_eq!(found, expected);
+        let found = of(r#"{"prompts": {"query": null, "document": "d: ", "passage": "p: "}}"#);
+        assert_eq!(found, Prompts { document: "d: ".into(), ..Prompts::default() });
+        assert_eq!(of(r#"{"__version__": {}, "default_prompt_name": null}"#), Prompts::default());
+        let message = spec(&[(PROMPTS, r#"{"prompts": {}, "default_prompt_name": "clustering"}"#)]);
+        let message = message.unwrap_err().to_string();
+        assert!(message.contains("default_prompt_name") && message.contains("`clustering`"), "{message}");
+    }
+
+    #[test]
+    fn a_pooling_that_leaves_prompts_out_is_refused_where_there_are_any() {
+        let modules = (
+            "modules.json",
+            r#"[{"path": "", "type": "sentence_transformers.models.Transformer"},
+                {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]"#,
+        );
+        let pooling = ("1_Pooling/config.json", r#"{"include_prompt": false}"#);
+        assert!(spec(&[modules, pooling]).is_ok());
+        let prompts = (PROMPTS, r#"{"prompts": {"query": "q: "}}"#);
+        let message = spec(&[modules, pooling, prompts]).unwrap_err().to_string();
+        assert!(message.contains("1_Pooling/config.json") && message.contains("include_prompt"), "{message}");
+    }
+
+    #[test]
+    fn only_an_encoder_with_a_pooler_has_one() {
+        let (_dir, bert) = files(&[]);
+        let pooler = |files| SentenceTransformers.spec(files, Some(Pooling::Pooler));
+        assert_eq!(pooler(&bert).unwrap().pooling.text, Some(Pooling::Pooler));
+        let (_dir, distilbert) = files(&[("config.json", r#"{"model_type": "distilbert"}"#)]);
+        let message = pooler(&distilbert).unwrap_err().to_string();
+        assert_eq!(message, "`pooling` is `pooler`, but distilbert models have `mean`, `cls`");
+    }
+
+    #[test]
+    fn a_tokenizer_is_needed() {
+        let (dir, files) = files(&[("vocab.txt", "[UNK]")]);
+        fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
+        assert!(SentenceTransformers.spec(&files, None).is_ok());
+        fs::write(dir.path().join("config.json"), r#"{"model_type": "xlm-roberta"}"#).unwrap();
+        let message = SentenceTransformers.spec(&files, None).unwrap_err().to_string();
+        assert!(message.contains("tokenizer.json"), "{message}");
+    }
+}
