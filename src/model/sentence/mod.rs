@@ -129,7 +129,8 @@ impl Limits {
     }
 }
 
-/// The prompts of the whole model. One that is named `query` but nothing else leaves documents without.
+/// The prompts of the whole model. Where it has a default prompt but none for queries, queries go without, as
+/// in sentence-transformers; a document takes a `passage` prompt too, which must be asked for by name there.
 fn prompts(files: &ModelFiles) -> Result<Prompts, ModelError> {
     #[derive(Default, Deserialize)]
     #[serde(default)]
