@@ -14,7 +14,7 @@ const SIDELENS: &str = "sidelens.toml";
 /// Describes every other model.
 const CONFIG: &str = "config.json";
 /// Small files, taken from every directory of the model where they are.
-const SMALL: [&str; 12] = [
+const SMALL: [&str; 16] = [
     CONFIG,
     "preprocessor_config.json",
     "tokenizer.json",
@@ -25,6 +25,10 @@ const SMALL: [&str; 12] = [
     "vocab.txt",
     MODULES,
     "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_xlm-roberta_config.json",
     "config_sentence_transformers.json",
     SIDELENS,
 ];
