@@ -186,6 +186,7 @@ impl VisionConfig {
     }
 
     /// Patches of a picture; a remainder at the right and bottom edge is no patch.
+    #[cfg(any(test, feature = "torch"))]
     pub fn n_patches(&self) -> i64 {
         i64::from(self.image_size / self.patch_size).pow(2)
     }

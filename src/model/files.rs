@@ -157,9 +157,9 @@ impl ModelFiles {
 
     /// Where one of the files is, for messages.
     pub fn place_of(&self, file: &str) -> String {
-        match &self.0.place {
+        match &self.shared.place {
             Place::Demo => format!("{file} of {}", self.place()),
-            Place::Directory(path) => path.join(file).display().to_string(),
+            Place::Directory(path) => path.join(&self.inside).join(file).display().to_string(),
         }
     }
 

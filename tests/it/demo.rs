@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sidelens::{
-    config::{DeviceChoice, DtypeChoice, ModelConfig, ModelSource},
+    config::{DeviceChoice, DtypeChoice, ModelConfig},
     runtime,
 };
 

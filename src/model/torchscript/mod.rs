@@ -167,8 +167,9 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ModelError> {
-        let wrong =
-            |key, found: String, expected| Err(ModelError::Unsupported { file: FILE, key, found, expected });
+        let wrong = |key, found: String, expected| {
+            Err(ModelError::Unsupported { file: FILE.into(), key, found, expected })
+        };
         if !TorchScript.poolings().contains(&self.pooling) {
             return wrong("pooling", self.pooling.to_string(), "it is `none`, `cls` or `mean`");
         }
