@@ -59,7 +59,9 @@ impl Family for TorchScript {
     ) -> Result<Box<dyn super::Towers>, ModelError> {
         let config = Config::read(files)?;
         let file = config.file.clone();
-        tower::Module::load(files, config, spec, on)
+        // libtorch reads the file by itself; mapped, it counts for the fingerprint.
+        files.map(&file)?;
+        tower::Module::load(&files.path(&file)?, config, spec, on)
             .map(|module| Box::new(module) as _)
             .map_err(|reason| ModelError::Module { dir: files.place(), file, reason })
     }

@@ -1,12 +1,14 @@
 //! The module at work. Whatever goes wrong is told in one line, since libtorch's own message is a traceback.
 
+use std::path::Path;
+
 use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
 
 use super::{Config, Input, Output, PadTo, TextConfig};
 use crate::{
     domain::{ModelSpec, Pooling},
     model::{
-        ModelFiles, Placement, Towers,
+        Placement, Towers,
         layers::{TokenBatch, mean},
     },
 };
@@ -29,14 +31,11 @@ impl Module {
     /// # Errors
     /// In one line, when it cannot be loaded or does not give what `config` says.
     pub fn load(
-        files: &ModelFiles,
+        path: &Path,
         config: Config,
         spec: &ModelSpec,
         Placement { device, kind }: Placement,
     ) -> Result<Self, String> {
-        // Names a missing file, and lets the fingerprint cover it.
-        files.map(&config.file).map_err(|error| error.to_string())?;
-        let path = files.path(&config.file).map_err(|error| error.to_string())?;
         let mut module = CModule::load_on_device(path, device).map_err(in_short)?;
         module.f_set_eval().map_err(in_short)?;
         let pooling = spec.pooling.image.or(spec.pooling.text).unwrap_or(config.pooling);
@@ -213,7 +212,7 @@ mod tests {
     use super::*;
     use crate::{
         config::ModelSource,
-        model::{Family, torchscript::TorchScript},
+        model::{Family, ModelFiles, torchscript::TorchScript},
     };
 
     /// Traces `module` on one picture of 2x2 pixels, saves it beside a `sidelens.toml` that promises vectors
