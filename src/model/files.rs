@@ -69,15 +69,19 @@ impl FileBytes {
         const PIECE: usize = 16 << 20;
         for (n, piece) in self.chunks(PIECE).enumerate() {
             hasher.update(piece);
-            #[cfg(unix)]
-            if let Self::Mapped(map) = self {
-                // SAFETY: The map is read-only and shared with the file, so that the dropped pages hold
-                // nothing that the file does not.
-                let dropped =
-                    unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, n * PIECE, piece.len()) };
-                // Without it only memory is lost.
-                drop(dropped);
-            }
+            self.let_go(n * PIECE, piece.len());
+        }
+    }
+
+    /// Gives the memory of these bytes back; they come back from the file when they are touched.
+    pub(super) fn let_go(&self, start: usize, len: usize) {
+        #[cfg(unix)]
+        if let Self::Mapped(map) = self {
+            // SAFETY: The map is read-only and shared with the file, so that the dropped pages hold nothing
+            // that the file does not.
+            let dropped = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, len) };
+            // Without it only memory is lost.
+            drop(dropped);
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write,
     fs,
     path::{Path, PathBuf},
 };
@@ -12,7 +13,7 @@ use std::{
 use serde::Deserialize;
 use sidelens::{
     config::{DeviceChoice, DtypeChoice, ModelConfig, ModelSource},
-    domain::{Background, Embedding, InputType, Pooling, Prepared},
+    domain::{Background, Embedding, InputType, ModelSpec, Pooling, Prepared},
     imaging::{self, ImagingOptions},
     runtime::{self, LoadedModel},
     text::Tokenizer,
@@ -75,9 +76,11 @@ struct Case {
 }
 
 /// What one case came to.
-struct Row<'a> {
-    case: &'a Case,
-    dtype: DtypeChoice,
+struct Row {
+    /// What was loaded.
+    spec: ModelSpec,
+    /// What each text and picture is, whether it is compared strictly, and its cosine.
+    cosines: Vec<(String, bool, f32)>,
     /// Least cosine of the texts and the strict pictures.
     strict: f32,
     /// Least cosine of the other pictures.
@@ -159,7 +162,7 @@ fn model_directory(checkpoint: &Path, expected: &Expected) -> tempfile::TempDir 
 }
 
 /// Loads a model under the settings that its expected vectors need.
-fn load(dir: &Path, expected: &Expected, dtype: DtypeChoice) -> LoadedModel {
+fn load(dir: &Path, expected: &Expected, device: DeviceChoice, dtype: DtypeChoice) -> LoadedModel {
     let inside = |path: &Path| ModelSource::Directory(dir.join(path));
     let towers = expected.model.as_ref();
     let config = ModelConfig {
@@ -167,7 +170,7 @@ fn load(dir: &Path, expected: &Expected, dtype: DtypeChoice) -> LoadedModel {
         image: towers.map(|towers| inside(&towers.image)),
         text: towers.map(|towers| inside(&towers.text)),
         pooling: expected.pooling,
-        device: DeviceChoice::Cpu,
+        device,
         dtype,
         ..ModelConfig::default()
     };
@@ -203,11 +206,11 @@ fn pixels(model: &LoadedModel, checkpoint: &Path, images: &[Image]) -> Vec<Prepa
     images.iter().map(prepare).collect()
 }
 
-/// Runs every text and picture of a case and returns (what, strict, cosine) for each.
-fn cosines(case: &Case, dtype: DtypeChoice) -> Vec<(String, bool, f32)> {
+/// Runs every text and picture of a case.
+fn run(case: &Case, device: DeviceChoice, dtype: DtypeChoice) -> Row {
     let Case { expected, directory, .. } = case;
     let dir = model_directory(directory, expected);
-    let mut model = load(dir.path(), expected, dtype);
+    let mut model = load(dir.path(), expected, device, dtype);
     assert_eq!(model.spec.dimensions, expected.dimensions);
     assert_eq!(model.spec.text.is_some(), !expected.texts.is_empty(), "whether it takes texts");
     assert_eq!(model.spec.image.is_some(), !expected.images.is_empty(), "whether it takes pictures");
@@ -225,11 +228,15 @@ fn cosines(case: &Case, dtype: DtypeChoice) -> Vec<(String, bool, f32)> {
     let texts = texts.iter().zip(&expected.texts).map(|(v, t)| (t.text.clone(), true, cosine(v, &t.vector)));
     let pictures =
         pictures.iter().zip(&expected.images).map(|(v, i)| (i.file.clone(), i.strict, cosine(v, &i.vector)));
-    texts.chain(pictures).collect()
+    let cosines: Vec<_> = texts.chain(pictures).collect();
+    let worst = |strict| cosines.iter().filter(|c| c.1 == strict).map(|c| c.2).fold(1.0, f32::min);
+    let (strict, other) = (worst(true), worst(false));
+    Row { spec: model.spec, cosines, strict, other }
 }
 
-fn report(row: &Row) {
-    let Row { case: Case { family, checkpoint, expected, .. }, dtype, strict, other } = row;
+fn report(case: &Case, dtype: DtypeChoice, row: &Row) {
+    let Case { family, checkpoint, expected, .. } = case;
+    let Row { strict, other, .. } = row;
     let (texts, images) = (expected.texts.len(), expected.images.len());
     say(&format!(
         "parity of {family}/{checkpoint}, {dtype:?}: {texts} texts, {images} pictures, \
@@ -239,10 +246,9 @@ fn report(row: &Row) {
 
 fn check(dtype: DtypeChoice, strict_at_least: f32, others_at_least: f32) {
     for case in cases() {
-        let cosines = cosines(&case, dtype);
-        let worst = |strict| cosines.iter().filter(|c| c.1 == strict).map(|c| c.2).fold(1.0, f32::min);
-        report(&Row { case: &case, dtype, strict: worst(true), other: worst(false) });
-        for (what, strict, cosine) in &cosines {
+        let row = run(&case, DeviceChoice::Cpu, dtype);
+        report(&case, dtype, &row);
+        for (what, strict, cosine) in &row.cosines {
             let least = if *strict { strict_at_least } else { others_at_least };
             let Case { family, checkpoint, .. } = &case;
             assert!(*cosine >= least, "{family}/{checkpoint}: {what}: cosine {cosine} is below {least}");
@@ -258,6 +264,54 @@ fn fp32_vectors_are_those_of_the_reference() {
 #[test]
 fn bf16_vectors_stay_close() {
     check(DtypeChoice::Bf16, 0.999, 0.999);
+}
+
+/// `make parity`: writes the figures of this machine into `docs/models.md`.
+#[test]
+#[ignore = "writes a file; run by `make parity`"]
+fn write_the_table() {
+    let device = std::env::var("SIDELENS_PARITY_DEVICE").unwrap_or_else(|_| "cpu".into());
+    let choice: DeviceChoice = device.parse().expect("a device");
+    let mut table = String::from(
+        "| family | checkpoint | vector | picture | text | fp32 strict | fp32 other | bf16 strict | bf16 other |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+    );
+    for case in cases() {
+        let [fp32, bf16] = [DtypeChoice::Fp32, DtypeChoice::Bf16].map(|dtype| run(&case, choice, dtype));
+        let spec = &fp32.spec;
+        let tower = |size: Option<String>, pooling: Option<Pooling>| match (size, pooling) {
+            (Some(size), Some(pooling)) => format!("{size}, {pooling}"),
+            _ => "-".into(),
+        };
+        let picture = spec.image.as_ref().map(|image| image.size()).map(|[h, w]| format!("{h}x{w}"));
+        let text = spec.text.as_ref().map(|text| format!("{} tokens", text.max_length));
+        let worst = |cosine: f32, row: &Row, strict| match row.cosines.iter().any(|c| c.1 == strict) {
+            true => format!("{cosine:.7}"),
+            false => "-".into(),
+        };
+        writeln!(
+            table,
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            case.family,
+            case.checkpoint,
+            spec.dimensions,
+            tower(picture, spec.pooling.image),
+            tower(text, spec.pooling.text),
+            worst(fp32.strict, &fp32, true),
+            worst(fp32.other, &fp32, false),
+            worst(bf16.strict, &bf16, true),
+            worst(bf16.other, &bf16, false),
+        )
+        .expect("written to memory");
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/models.md");
+    let text = fs::read_to_string(&path).expect("docs/models.md is there");
+    let marker =
+        |which| format!("<!-- {which} of parity on {} -->\n", device.split(':').next().expect("a name"));
+    let (before, rest) = text.split_once(&marker("begin")).expect("the table's begin");
+    let (_, after) = rest.split_once(&marker("end")).expect("the table's end");
+    let (begin, end) = (marker("begin"), marker("end"));
+    fs::write(&path, format!("{before}{begin}{table}{end}{after}")).expect("written");
 }
 
 #[test]
@@ -286,7 +340,7 @@ fn the_fingerprint_follows_every_file_and_the_dtype() {
     let fingerprint = |change: &dyn Fn(&Path), dtype| {
         let dir = model_directory(&checkpoint, &expected);
         change(dir.path());
-        load(dir.path(), &expected, dtype).fingerprint
+        load(dir.path(), &expected, DeviceChoice::Cpu, dtype).fingerprint
     };
     let append = |file: &'static str| {
         move |dir: &Path| {

@@ -82,6 +82,15 @@ pub struct Found<'a> {
     pub data: &'a [u8],
     /// The file, for messages.
     pub file: &'a str,
+    mapped: &'a FileBytes,
+}
+
+#[cfg(feature = "torch")]
+impl Found<'_> {
+    /// Gives the tensor's memory back, once it was copied elsewhere.
+    pub(super) fn let_go(&self) {
+        self.mapped.let_go(self.layout.bytes.start, self.layout.bytes.len());
+    }
 }
 
 impl Index {
@@ -116,7 +125,7 @@ impl Index {
     pub fn get(&self, name: &str) -> Option<Found<'_>> {
         let (file, layout) = self.tensors.get(name)?;
         let (place, bytes) = &self.files[*file];
-        Some(Found { layout, data: &bytes[layout.bytes.clone()], file: place })
+        Some(Found { layout, data: &bytes[layout.bytes.clone()], file: place, mapped: bytes })
     }
 
     /// The names of all tensors, sorted.

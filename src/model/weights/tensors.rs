@@ -107,7 +107,12 @@ impl Weights {
             }
         };
         // All are the tensor itself where nothing changes.
-        tensor.f_to_device(self.on.device)?.f_to_kind(self.on.kind)?.f_contiguous()
+        let placed = tensor.f_to_device(self.on.device)?.f_to_kind(self.on.kind)?.f_contiguous()?;
+        // Else a file in another dtype would be in memory twice, whole, until loading has ended.
+        if placed.data_ptr() != tensor.data_ptr() {
+            found.let_go();
+        }
+        Ok(placed)
     }
 }
 
