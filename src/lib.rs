@@ -1,4 +1,50 @@
 //! Sidelens gives Meilisearch its own image and text vectors.
+//!
+//! # The life of a request
+//!
+//! ```text
+//!  HTTP -> http -> dialect (parse) -> embedder -> fetch (URLs) -> cache (hit?) -> imaging | text -> batch -> runtime -> model
+//!  vectors -> cache (fill) -> embedder (restore order) -> dialect (render) -> http -> HTTP
+//! ```
+//!
+//! 1. [`http`] accepts the connection, checks the key, reads the body within its limits.
+//! 2. [`dialect`] turns bytes into an [`EmbedRequest`](domain::EmbedRequest): one file per wire format.
+//! 3. [`embedder`] finds the model, admits the whole request or refuses it, then takes each part of each input through:
+//! 4. [`fetch`] (remote pictures and base64, closed to private addresses), [`cache`] (by content, with
+//!    single flight), [`imaging`] (to the pixel as the Python reference does it) or [`text`] (to token ids),
+//! 5. [`batch`], where inputs of all connections meet, searches ahead of bulk work,
+//! 6. [`runtime`], where one OS thread owns one device and its [`model`].
+//! 7. The vectors come back in order; the dialect renders them, `http` chooses the status by consequence.
+//!
+//! # The other rooms
+//!
+//! [`domain`] holds the words that all rooms share. [`config`] and [`telemetry`] are leaves that any room may
+//! read. [`hub`] turns a model's name into a directory before the model is read. [`app`] joins the rooms and runs them
+//! until told to stop ([`shutdown`]); [`cli`] is the command line.
+//!
+//! # Promises
+//!
+//! - actix types stay in [`http`] (and in [`app`], which starts it); a dialect sees bytes and domain values.
+//! - `tch` types stay in [`model`] and [`runtime`]; everyone else sees [`Prepared`](domain::Prepared) and
+//!   [`Embedding`](domain::Embedding), so all but inference builds and tests without libtorch
+//!   (`--no-default-features`).
+//! - One OS thread owns one device's model; others talk to it by channel and get an answer, an error, or a
+//!   closed channel.
+//! - A vector that leaves the house is finite and of length one; every input gets exactly one, in order, or
+//!   the request fails with a status that says whether trying again helps.
+//!
+//! `tests/it/layering.rs` reads the `crate::` paths and keeps the arrows between the rooms true.
+//!
+//! # Where a new thing goes
+//!
+//! | new ... | one file | one line |
+//! |---|---|---|
+//! | wire dialect | `dialect/<name>.rs` | `DIALECTS` |
+//! | model family | `model/<name>.rs` | `FAMILIES` |
+//! | image format or step | `imaging/<name>.rs` | the steps in `imaging/mod.rs` |
+//! | setting | a field in `config/<room>.rs` | `config/default.toml` |
+//! | metric | a field in `telemetry/metrics.rs` | none |
+
 pub mod app;
 pub mod batch;
 pub mod cache;
