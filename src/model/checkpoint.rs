@@ -111,7 +111,8 @@ impl Checkpoint {
         }
         let sentence_piece = SENTENCE_PIECE.into_iter().find(|file| files.has(file));
         // SigLIP's Python class reads its SentencePiece model whatever lies beside it.
-        let is_siglip = spec.text.as_ref().is_some_and(|text| text.clean_up != CleanUp::None);
+        let clean_up = spec.text.as_ref().map(|text| text.clean_up);
+        let is_siglip = matches!(clean_up, Some(CleanUp::Siglip { .. }));
         match sentence_piece.filter(|_| is_siglip || !files.has("tokenizer.json")) {
             Some(file) => Ok(Some(TokenizerFile::SentencePiece(files.read(file)?.into_owned()))),
             None => Ok(Some(TokenizerFile::Json(files.read("tokenizer.json")?.into_owned()))),
@@ -183,5 +184,36 @@ impl Towers for Pair {
 
     fn encode_texts(&self, texts: &[&[u32]]) -> Result<Tensor, TchError> {
         self.text.encode_texts(texts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::ModelSource, domain::TextSpec};
+
+    #[test]
+    fn siglip_alone_prefers_its_sentence_piece_model() {
+        let dir = tempfile::tempdir().unwrap();
+        for (file, text) in [
+            ("config.json", r#"{"model_type": "siglip_text_model"}"#),
+            ("spiece.model", "pieces"),
+            ("tokenizer.json", "json"),
+        ] {
+            std::fs::write(dir.path().join(file), text).unwrap();
+        }
+        let source = ModelSource::Directory(dir.path().into());
+        let checkpoint = Checkpoint::One(Part::open(ModelFiles::open(&source).unwrap()).unwrap());
+        let mut spec = checkpoint.spec(None).unwrap();
+        let (pieces, json) =
+            (TokenizerFile::SentencePiece(b"pieces".into()), TokenizerFile::Json(b"json".into()));
+        for (clean_up, expected) in [
+            (CleanUp::Siglip { lowercase: true }, &pieces),
+            (CleanUp::Lowercase, &json),
+            (CleanUp::None, &json),
+        ] {
+            spec.text = Some(TextSpec { clean_up, ..TextSpec::new(64) });
+            assert_eq!(checkpoint.tokenizer(&spec).unwrap().as_ref(), Some(expected), "{clean_up:?}");
+        }
     }
 }
