@@ -15,7 +15,7 @@ pub struct ConfigArgs {
     /// Address and port to listen on; port 0 picks a free one and prints it.
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
-    /// `demo`, a directory in Hugging Face layout, or a model of the hub as org/name[@revision].
+    /// `demo`, a directory in Hugging Face layout, or a model of the hub as `org/name[@revision]`.
     #[arg(long, value_name = "demo|DIR|NAME")]
     model: Option<String>,
     /// `auto`, `cpu`, `cuda:0`, ...

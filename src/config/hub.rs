@@ -13,7 +13,7 @@ const MAX_NAME: usize = 96;
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct HubConfig {
-    /// Address of the hub; empty means `HF_ENDPOINT`, or https://huggingface.co.
+    /// Address of the hub; empty means `HF_ENDPOINT`, or <https://huggingface.co>.
     pub endpoint: String,
     /// Where downloaded files are kept; empty means `HF_HUB_CACHE`, or `hub` in `HF_HOME`.
     pub cache_dir: String,
@@ -21,6 +21,8 @@ pub struct HubConfig {
     pub token: ApiKey,
     /// Never ask the hub; `HF_HUB_OFFLINE=1` says the same.
     pub offline: bool,
+    /// Serve TorchScript modules of the hub, which are programs of whoever owns the repository.
+    pub trust_remote_code: bool,
 }
 
 impl HubConfig {

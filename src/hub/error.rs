@@ -54,6 +54,15 @@ pub enum HubError {
         /// The hub.
         endpoint: String,
     },
+    /// It brings a program, and the settings do not trust it.
+    #[error(
+        "`{model}` has a sidelens.toml, and the TorchScript module beside it is a program that would run here; \
+         if you trust its owner, name a revision and set `hub.trust_remote_code = true`"
+    )]
+    RemoteCode {
+        /// The model.
+        model: String,
+    },
     /// The model has no such files as Sidelens reads.
     #[error("`{model}` cannot be served: it lacks {}", .missing.join(", "))]
     Lacking {

@@ -1,8 +1,8 @@
 //! Models by name: `org/name[@revision]` to a directory of the hub's cache.
 //!
 //! The `hf-hub` crate speaks with the hub. Around it this room adds what a service wants of a download: only
-//! the files that are needed ([`plan`]), resumed and verified ([`download`]), in a cache that several
-//! processes and other tools share ([`cache`]), and that is enough when the hub is away.
+//! the files that are needed (`plan.rs`), resumed and verified (`download.rs`), in a cache that several
+//! processes and other tools share (`cache.rs`), and that is enough when the hub is away.
 
 mod cache;
 mod digest;
@@ -24,7 +24,7 @@ pub use error::HubError;
 use self::{
     cache::{Cache, local_plan},
     digest::digest_like,
-    plan::Plan,
+    plan::{Plan, SIDELENS},
     progress::Progress,
     remote::Remote,
 };
@@ -47,7 +47,7 @@ pub struct Snapshot {
 /// Blocks, and must not be called from an async task.
 ///
 /// # Errors
-/// As [`download`].
+/// As [`download()`].
 pub fn resolve(source: &ModelSource, config: &HubConfig) -> Result<ModelSource, HubError> {
     match source {
         ModelSource::Hub(model) => Ok(ModelSource::Directory(download(model, config)?.dir)),
@@ -102,9 +102,21 @@ pub fn cached(model: &HubModel, config: &HubConfig) -> Result<Snapshot, HubError
         return Err(not_cached(cache.place(), vec![format!("revision `{revision}`")]));
     };
     let dir = cache.snapshot(&commit);
+    // Another tool that shares the cache may have downloaded it.
+    if dir.join(SIDELENS).exists() {
+        check_trust(model, config)?;
+    }
     match local_plan(&dir)?.missing {
         missing if missing.is_empty() => Ok(Snapshot { dir, commit }),
         missing => Err(not_cached(dir, missing)),
+    }
+}
+
+/// A TorchScript module is a program, and its owner may put one beside any model at any time.
+fn check_trust(model: &HubModel, config: &HubConfig) -> Result<(), HubError> {
+    match config.trust_remote_code {
+        true => Ok(()),
+        false => Err(HubError::RemoteCode { model: model.to_string() }),
     }
 }
 
@@ -114,6 +126,9 @@ async fn ask_and_fetch(model: &HubModel, config: &HubConfig) -> Result<Snapshot,
     let listing = remote.listing(model.revision.as_deref()).await?;
     let commit = listing.commit;
     let dir = cache.snapshot(&commit);
+    if listing.files.contains(SIDELENS) {
+        check_trust(model, config)?;
+    }
 
     let mut contents = BTreeMap::new();
     let plan = loop {

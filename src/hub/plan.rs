@@ -10,7 +10,7 @@ use super::HubError;
 /// Lists a sentence-transformers model's parts, each in a directory of its own.
 const MODULES: &str = "modules.json";
 /// Describes a TorchScript model and names its file.
-const SIDELENS: &str = "sidelens.toml";
+pub(super) const SIDELENS: &str = "sidelens.toml";
 /// Describes every other model.
 const CONFIG: &str = "config.json";
 /// Small files, taken from every directory of the model where they are.

@@ -82,6 +82,7 @@ pub struct Found<'a> {
     pub data: &'a [u8],
     /// The file, for messages.
     pub file: &'a str,
+    #[cfg(feature = "torch")]
     mapped: &'a FileBytes,
 }
 
@@ -125,7 +126,13 @@ impl Index {
     pub fn get(&self, name: &str) -> Option<Found<'_>> {
         let (file, layout) = self.tensors.get(name)?;
         let (place, bytes) = &self.files[*file];
-        Some(Found { layout, data: &bytes[layout.bytes.clone()], file: place, mapped: bytes })
+        Some(Found {
+            layout,
+            data: &bytes[layout.bytes.clone()],
+            file: place,
+            #[cfg(feature = "torch")]
+            mapped: bytes,
+        })
     }
 
     /// The names of all tensors, sorted.
