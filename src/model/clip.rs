@@ -134,24 +134,11 @@ mod towers {
         model::{
             Towers, Weights,
             layers::{
-                AttentionNames, BlockNames, Encoder, LayerNorm, Linear, Mask, Norms, PatchEmbedding,
-                TokenBatch, TokenEmbedding, with_first_token,
+                BlockNames, Encoder, LayerNorm, Linear, Mask, Norms, PatchEmbedding, TokenBatch,
+                TokenEmbedding, with_first_token,
             },
             missing_tower,
         },
-    };
-
-    const NAMES: BlockNames = BlockNames {
-        norm1: "layer_norm1",
-        norm2: "layer_norm2",
-        attention: AttentionNames::Separate([
-            "self_attn.q_proj",
-            "self_attn.k_proj",
-            "self_attn.v_proj",
-            "self_attn.out_proj",
-        ]),
-        mlp: ["mlp.fc1", "mlp.fc2"],
-        scales: None,
     };
 
     /// Both towers, or the one that is wanted.
@@ -222,7 +209,7 @@ mod towers {
                 encoder: Encoder::load(
                     &weights,
                     "vision_model.encoder.layers",
-                    &NAMES,
+                    &BlockNames::CLIP,
                     Norms::Before,
                     &config.blocks,
                 )?,
@@ -257,7 +244,7 @@ mod towers {
                 encoder: Encoder::load(
                     &weights,
                     "text_model.encoder.layers",
-                    &NAMES,
+                    &BlockNames::CLIP,
                     Norms::Before,
                     &config.blocks,
                 )?,

@@ -165,24 +165,11 @@ mod towers {
         model::{
             Towers, Weights,
             layers::{
-                Attention, AttentionNames, BlockNames, Encoder, LayerNorm, Linear, Mask, Mlp, Norms,
-                PatchEmbedding, TokenBatch, TokenEmbedding,
+                Attention, BlockNames, Encoder, LayerNorm, Linear, Mask, Mlp, Norms, PatchEmbedding,
+                TokenBatch, TokenEmbedding,
             },
             missing_tower,
         },
-    };
-
-    const NAMES: BlockNames = BlockNames {
-        norm1: "layer_norm1",
-        norm2: "layer_norm2",
-        attention: AttentionNames::Separate([
-            "self_attn.q_proj",
-            "self_attn.k_proj",
-            "self_attn.v_proj",
-            "self_attn.out_proj",
-        ]),
-        mlp: ["mlp.fc1", "mlp.fc2"],
-        scales: None,
     };
 
     /// Both towers, or the one that is wanted.
@@ -245,7 +232,13 @@ mod towers {
                 patches: PatchEmbedding::load(&weights, "embeddings.patch_embedding", hidden, patch, true)?,
                 positions: weights
                     .tensor("embeddings.position_embedding.weight", &[config.n_patches(), hidden])?,
-                encoder: Encoder::load(&weights, "encoder.layers", &NAMES, Norms::Before, &config.blocks)?,
+                encoder: Encoder::load(
+                    &weights,
+                    "encoder.layers",
+                    &BlockNames::CLIP,
+                    Norms::Before,
+                    &config.blocks,
+                )?,
                 post_norm: LayerNorm::load(&weights, "post_layernorm", hidden, eps)?,
                 head: AttentionPooling::load(config, &weights)?,
             })
@@ -305,7 +298,13 @@ mod towers {
                     config.max_position_embeddings as i64,
                     hidden,
                 )?,
-                encoder: Encoder::load(&weights, "encoder.layers", &NAMES, Norms::Before, &config.blocks)?,
+                encoder: Encoder::load(
+                    &weights,
+                    "encoder.layers",
+                    &BlockNames::CLIP,
+                    Norms::Before,
+                    &config.blocks,
+                )?,
                 final_norm: LayerNorm::load(&weights, "final_layer_norm", hidden, eps)?,
                 head: Linear::load(&weights, "head", hidden, dimensions)?,
             })

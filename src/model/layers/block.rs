@@ -29,6 +29,22 @@ pub struct BlockNames {
     pub scales: Option<[&'static str; 2]>,
 }
 
+impl BlockNames {
+    /// CLIP's and SigLIP's, in both towers.
+    pub const CLIP: Self = Self {
+        norm1: "layer_norm1",
+        norm2: "layer_norm2",
+        attention: AttentionNames::Separate([
+            "self_attn.q_proj",
+            "self_attn.k_proj",
+            "self_attn.v_proj",
+            "self_attn.out_proj",
+        ]),
+        mlp: ["mlp.fc1", "mlp.fc2"],
+        scales: None,
+    };
+}
+
 /// How a family stores the projections of an attention.
 #[derive(Debug, Clone, Copy)]
 pub enum AttentionNames {
