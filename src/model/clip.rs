@@ -10,6 +10,7 @@ use super::{
     Family, ModelError, ModelFiles,
     config::{ConfigJson, TransformerConfig, VisionConfig, unsupported},
     preprocessor,
+    weights::Index,
 };
 use crate::domain::{ModelSpec, Pooling, Poolings, TextSpec};
 
@@ -27,6 +28,10 @@ impl Family for Clip {
 
     fn spec(&self, files: &ModelFiles, _: Option<Pooling>) -> Result<ModelSpec, ModelError> {
         let Config { projection_dim, text, vision } = Config::read(files)?;
+        let anchors =
+            ["text_model.embeddings.token_embedding.weight", "vision_model.embeddings.class_embedding"];
+        let [has_text, has_vision] = Index::towers(files, anchors);
+        let (text, vision) = (text.filter(|_| has_text), vision.filter(|_| has_vision));
         let defaults = preprocessor::Defaults {
             shortest_edge: true,
             center_crop: true,
@@ -334,6 +339,32 @@ mod tests {
         assert!(vision.text.is_none() && vision.projection_dim == 9);
         assert_eq!(vision.vision.unwrap().blocks.hidden_size, 36);
         assert!(read(r#"{"model_type": "clip_text_model"}"#).unwrap().vision.is_none());
+    }
+
+    #[test]
+    fn weights_of_one_tower_are_one_tower() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
+        write("config.json", br#"{"model_type": "clip"}"#);
+        write("preprocessor_config.json", br#"{"size": 224, "crop_size": 224}"#);
+        let of = |tensors: &[&str]| {
+            let data = [0; 4];
+            let view = || safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1], &data);
+            let tensors = tensors.iter().map(|name| (*name, view().unwrap()));
+            write("model.safetensors", &safetensors::serialize(tensors, None).unwrap());
+            let files = ModelFiles::open(&ModelSource::Directory(dir.path().into())).unwrap();
+            let spec = Clip.spec(&files, None).unwrap();
+            assert_eq!((spec.text.is_some(), spec.image.is_some()), {
+                (spec.pooling.text.is_some(), spec.pooling.image.is_some())
+            });
+            (spec.text.is_some(), spec.image.is_some())
+        };
+        let (text, vision) =
+            ("text_model.embeddings.token_embedding.weight", "vision_model.embeddings.class_embedding");
+        assert_eq!(of(&[vision]), (false, true));
+        assert_eq!(of(&["model.text_model.embeddings.token_embedding.weight"]), (true, false));
+        assert_eq!(of(&[text, vision]), (true, true));
+        assert_eq!(of(&["other"]), (true, true), "loading names what is missing");
     }
 
     #[test]

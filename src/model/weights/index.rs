@@ -122,6 +122,15 @@ impl Index {
         Err(ModelError::NoWeights { dir: files.place(), known: CHOICES.map(|(name, ..)| name).to_vec() })
     }
 
+    /// For each of two towers, by a tensor that it always has, whether the weights hold it: a file may have one
+    /// of the two that the configuration describes. Both, where there are no weights to tell, or neither is
+    /// found: then loading says what is missing.
+    pub fn towers(files: &ModelFiles, anchors: [&str; 2]) -> [bool; 2] {
+        let Ok(index) = Self::open(files) else { return [true; 2] };
+        let held = anchors.map(|anchor| index.names().any(|name| name.ends_with(anchor)));
+        if held == [false; 2] { [true; 2] } else { held }
+    }
+
     /// The tensor of that name.
     pub fn get(&self, name: &str) -> Option<Found<'_>> {
         let (file, layout) = self.tensors.get(name)?;
