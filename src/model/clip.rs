@@ -98,12 +98,7 @@ impl Config {
             "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
             "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
         });
-        // A tower that was saved alone has its configuration at the top.
-        let (text, vision) = match json.model_type() {
-            "clip_text_model" => (Some(json.top(text)?), None),
-            "clip_vision_model" => (None, Some(json.top(vision)?)),
-            _ => (Some(json.part("text_config", text)?), Some(json.part("vision_config", vision)?)),
-        };
+        let (text, vision) = json.towers("clip", text, vision)?;
         let config = Self { projection_dim, text, vision };
         config.check()?;
         Ok(config)

@@ -76,6 +76,24 @@ impl ConfigJson {
         self.over(defaults, &[&self.value[key], &self.value[format!("{key}_dict")]])
     }
 
+    /// The text and the image tower of `family`, each over its defaults. A tower that was saved alone, as
+    /// `{family}_text_model` or `{family}_vision_model`, has its configuration at the top.
+    ///
+    /// # Errors
+    /// When a value has another type than its default.
+    pub fn towers<T: DeserializeOwned, V: DeserializeOwned>(
+        &self,
+        family: &str,
+        text: Value,
+        vision: Value,
+    ) -> Result<(Option<T>, Option<V>), ModelError> {
+        Ok(match self.model_type().strip_prefix(family) {
+            Some("_text_model") => (Some(self.top(text)?), None),
+            Some("_vision_model") => (None, Some(self.top(vision)?)),
+            _ => (Some(self.part("text_config", text)?), Some(self.part("vision_config", vision)?)),
+        })
+    }
+
     fn over<T: DeserializeOwned>(&self, defaults: Value, layers: &[&Value]) -> Result<T, ModelError> {
         let mut merged: Map<String, Value> = match defaults {
             Value::Object(defaults) => defaults,

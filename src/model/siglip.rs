@@ -118,12 +118,7 @@ impl Config {
             "image_size": 224, "patch_size": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6,
             "vision_use_head": true,
         });
-        // A tower that was saved alone has its configuration at the top.
-        let (text, vision) = match json.model_type() {
-            "siglip_text_model" => (Some(json.top(text)?), None),
-            "siglip_vision_model" => (None, Some(json.top(vision)?)),
-            _ => (Some(json.part("text_config", text)?), Some(json.part("vision_config", vision)?)),
-        };
+        let (text, vision) = json.towers("siglip", text, vision)?;
         Self::checked(text, vision)
     }
 
