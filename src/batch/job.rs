@@ -3,29 +3,7 @@
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::domain::{Embedding, Prepared};
-
-/// Which queue an input waits in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Lane {
-    /// A request with a single item: somebody waits for a result list.
-    Search,
-    /// Everything else.
-    Bulk,
-}
-
-impl Lane {
-    /// Both, in the order of the metrics' label values.
-    pub const ALL: [Self; 2] = [Self::Search, Self::Bulk];
-
-    /// The name used in metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Search => "search",
-            Self::Bulk => "bulk",
-        }
-    }
-}
+use crate::domain::{Embedding, Lane, Prepared};
 
 /// Why an input has no vector.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -15,11 +15,11 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-pub use job::{BatchError, Lane};
+pub use job::BatchError;
 pub use policy::BatchPolicy;
 pub use worker::Device;
 
-use crate::domain::{Embedding, Prepared};
+use crate::domain::{Embedding, Lane, Prepared};
 use crate::telemetry::Metrics;
 use job::{Job, Message, Reply};
 use worker::Worker;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::job::{BatchError, Job, Lane};
+use super::job::{BatchError, Job};
 use super::policy::BatchPolicy;
-use crate::domain::Modality;
+use crate::domain::{Lane, Modality};
 
 /// Search batches in a row while bulk waits; then one bulk batch is served.
 const MAX_SEARCHES_IN_A_ROW: usize = 4;

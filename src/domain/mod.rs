@@ -7,12 +7,14 @@
 mod embedding;
 mod error;
 mod input;
+mod lane;
 mod prepared;
 mod spec;
 
 pub use embedding::{Embedding, EmbeddingError};
 pub use error::{EmbedError, Fault, ItemError, ItemErrorKind, OnItemError};
 pub use input::{Content, EmbedInput, EmbedRequest, EmbedResponse, ImageSource, InputType, Part, Usage};
+pub use lane::{Lane, Lanes};
 pub use prepared::{Modality, Pixels, Prepared, Tokens};
 pub use spec::{
     Background, CleanUp, Filter, ImageSpec, ModelSpec, Pooling, Poolings, Prompts, Resize, TextSpec,

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::batch::Lane;
-use crate::domain::EmbedError;
+use crate::domain::{EmbedError, Lane};
 use crate::telemetry::Metrics;
 
 /// Room kept for searches above the limit for bulk, at least.

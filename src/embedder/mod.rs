@@ -19,11 +19,12 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use tokio::time::{Instant, timeout_at};
 
-use crate::batch::{BatchPolicy, Batcher, Lane};
+use crate::batch::{BatchPolicy, Batcher};
 use crate::cache::VectorCache;
 use crate::config::{BatchConfig, Config};
 use crate::domain::{
-    EmbedError, EmbedInput, EmbedRequest, EmbedResponse, Embedding, ItemError, ModelSpec, OnItemError, Usage,
+    EmbedError, EmbedInput, EmbedRequest, EmbedResponse, Embedding, ItemError, Lane, ModelSpec, OnItemError,
+    Usage,
 };
 use crate::fetch::Fetcher;
 use crate::imaging::ImagingOptions;

@@ -9,11 +9,11 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::prepare::{Panicked, PreparePool};
-use crate::batch::{BatchError, Batcher, Lane};
+use crate::batch::{BatchError, Batcher};
 use crate::cache::{CacheKey, CachedVector, VectorCache};
 use crate::domain::{
     Content, EmbedError, EmbedInput, Embedding, ImageSource, ImageSpec, InputType, ItemError, ItemErrorKind,
-    Modality, ModelSpec, Part, Prepared, Tokens, Usage,
+    Lane, Modality, ModelSpec, Part, Prepared, Tokens, Usage,
 };
 use crate::fetch::{FetchError, Fetcher};
 use crate::imaging::{self, ImagingOptions};

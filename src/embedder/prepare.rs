@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use crate::batch::Lane;
+use crate::domain::Lane;
 use crate::runtime::cores;
 
 /// Who may use the CPU. Each lane has permits of its own, so that a search does not wait behind four hundred

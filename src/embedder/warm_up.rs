@@ -7,8 +7,7 @@ use futures_util::future::try_join_all;
 use tokio::time::Instant;
 
 use super::{Embedder, calibration, placeholder};
-use crate::batch::Lane;
-use crate::domain::{EmbedError, Embedding, Modality, Prepared};
+use crate::domain::{EmbedError, Embedding, Lane, Modality, Prepared};
 
 /// A cold start on a slow machine is still a start.
 const PATIENCE: Duration = Duration::from_secs(600);

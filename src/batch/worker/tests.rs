@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::super::{Batcher, Lane};
+use super::super::Batcher;
 use super::*;
-use crate::domain::{Modality, Tokens};
+use crate::domain::{Lane, Modality, Tokens};
 use crate::runtime::run_guarded;
 use crate::runtime::stub::{StubBackend, StubFault, StubRecord};
 
