@@ -7,8 +7,8 @@
 
 A peer to measure Sidelens against.  One uvicorn worker, no batching, no queue.
 The handlers are coroutines that compute in place, so forwards follow one
-another with all of torch's threads; as plain functions they would run in
-FastAPI's forty threads, and were a little slower.
+another with all of torch's threads; as plain functions they run in
+FastAPI's forty threads, which was a little slower.
 """
 
 import argparse

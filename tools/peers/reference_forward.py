@@ -3,8 +3,8 @@
     python tools/peers/reference_forward.py MODEL [--dtype fp32|bf16] [--threads N]
 
 Times the forward of the image tower and its projection over ready pixels at two
-batch sizes, and as many calls of `torch.nn.functional.linear` as the tower has,
-over the same shapes and nothing else.  A server that calls `transformers` stays
+batch sizes, and its products alone by `torch.nn.functional.linear`, in the same
+shapes but for q, k and v, which are one.  A server that calls `transformers` stays
 below the first figure; the second is what torch's products alone would allow.
 """
 
