@@ -1,7 +1,7 @@
-//! Merges inputs from all requests into batches for one device.
+//! Merges inputs from all requests into batches for the engines of one model.
 //!
 //! [`Batcher`] is the cloneable handle; a task (`worker.rs`) owns the queue (`queue.rs`, plain state) and
-//! gives the device its next batch whenever it is free, by the rules of [`BatchPolicy`].
+//! gives each engine its next batch whenever it is free, by the rules of [`BatchPolicy`].
 
 mod job;
 mod policy;
@@ -19,7 +19,7 @@ pub use job::BatchError;
 pub use policy::BatchPolicy;
 pub use worker::Device;
 
-use crate::domain::{Embedding, Lane, Prepared};
+use crate::domain::{Embedding, Lane, Lanes, Prepared};
 use crate::telemetry::Metrics;
 use job::{Job, Message, Reply};
 use worker::Worker;
@@ -41,12 +41,13 @@ struct Inner {
 }
 
 impl Batcher {
-    /// Starts the worker of `device`. Must be called inside a tokio runtime.
-    pub fn spawn<D: Device>(device: D, policy: BatchPolicy, metrics: Arc<Metrics>) -> Self {
+    /// Starts the worker of `devices`, each with the lanes that it serves; every lane needs one. Must be called
+    /// inside a tokio runtime.
+    pub fn spawn<D: Device>(devices: Vec<(D, Lanes)>, policy: BatchPolicy, metrics: Arc<Metrics>) -> Self {
         // Not bounded: admission bounds the inputs in the house before any of them is prepared.
         let (messages, inbox) = mpsc::unbounded_channel();
         let (lost_sender, lost) = watch::channel(None);
-        let worker = tokio::spawn(Worker::new(device, policy, inbox, lost_sender, metrics).run());
+        let worker = tokio::spawn(Worker::new(devices, policy, inbox, lost_sender, metrics).run());
         let worker = Mutex::new(Some(worker));
         Self { inner: Arc::new(Inner { messages, lost, closing: AtomicBool::new(false), worker }) }
     }

@@ -1,29 +1,73 @@
 //! What waits, and what goes next: plain state and plain functions, time given as an argument.
 
 use std::cmp::Reverse;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::job::{BatchError, Job};
 use super::policy::BatchPolicy;
-use crate::domain::{Lane, Modality};
+use crate::domain::{Lane, Lanes, Modality, Prepared};
 
-/// Search batches in a row while bulk waits; then one bulk batch is served.
+/// Search batches in a row while bulk waits; then one bulk batch is served. For engines that serve both.
 const MAX_SEARCHES_IN_A_ROW: usize = 4;
 
-/// Jobs by lane and modality, oldest first.
+/// Texts up to so many tokens share batches whatever their lengths: shorter ones gain nothing.
+const SHORT_TEXT: usize = 16;
+
+/// How much the newest batch counts in what is known of a kind's pace.
+const NEWEST: f64 = 0.3;
+
+/// What jobs have in common that may share a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Kind {
+    /// Texts of more than half of this many tokens, and of no more than them: one is padded to the longest, and
+    /// at worst half of its batch is padding.
+    Text(usize),
+    /// Pictures of one height and width.
+    Image(u32, u32),
+}
+
+impl Kind {
+    pub fn of(prepared: &Prepared) -> Self {
+        match prepared {
+            Prepared::Tokens(tokens) => Self::Text(tokens.ids.len().next_power_of_two().max(SHORT_TEXT)),
+            Prepared::Pixels(pixels) => Self::Image(pixels.height, pixels.width),
+        }
+    }
+
+    pub fn modality(self) -> Modality {
+        match self {
+            Self::Text(_) => Modality::Text,
+            Self::Image(..) => Modality::Image,
+        }
+    }
+}
+
+/// An idle engine's question.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Demand {
+    /// Whom it works for.
+    pub lanes: Lanes,
+    /// Most inputs of each modality that its memory holds.
+    pub caps: [usize; Modality::ALL.len()],
+    /// Idle engines that would take bulk, this one among them: what waits is dealt out to all.
+    pub sharers: usize,
+}
+
+/// Jobs by lane and kind, oldest first.
 pub(super) struct Queue {
     policy: BatchPolicy,
-    search: [VecDeque<Job>; 2],
-    bulk: [VecDeque<Job>; 2],
+    lanes: [BTreeMap<Kind, VecDeque<Job>>; Lane::ALL.len()],
     searches_in_a_row: usize,
+    /// Seconds that bulk took an input, lately.
+    pace: HashMap<Kind, f64>,
 }
 
 /// What to do now.
 pub(super) enum Next {
-    /// Compute these: 1 to `max_batch_size` jobs of one modality and one lane.
+    /// Compute these: jobs of one kind and one lane, at least one.
     Batch(Vec<Job>),
     /// Nothing is due before this moment, unless more jobs come.
     WaitUntil(Instant),
@@ -33,20 +77,17 @@ pub(super) enum Next {
 
 impl Queue {
     pub fn new(policy: BatchPolicy) -> Self {
-        Self { policy, search: Default::default(), bulk: Default::default(), searches_in_a_row: 0 }
+        Self { policy, lanes: Default::default(), searches_in_a_row: 0, pace: HashMap::new() }
     }
 
     pub fn push(&mut self, job: Job) {
-        let modality = job.prepared.modality() as usize;
-        match job.lane {
-            Lane::Search => self.search[modality].push_back(job),
-            Lane::Bulk => self.bulk[modality].push_back(job),
-        }
+        let kind = Kind::of(&job.prepared);
+        self.lanes[job.lane as usize].entry(kind).or_default().push_back(job);
     }
 
     /// Jobs that wait.
     pub fn len(&self) -> usize {
-        self.search.iter().chain(&self.bulk).map(VecDeque::len).sum()
+        self.lanes.iter().flat_map(BTreeMap::values).map(VecDeque::len).sum()
     }
 
     /// From now on nothing waits for others: no more will come.
@@ -54,64 +95,106 @@ impl Queue {
         self.policy.max_queue_delay = Duration::ZERO;
     }
 
-    /// Takes the next batch. Expired jobs are answered and abandoned ones dropped on the way.
+    /// A bulk batch of `n_jobs` took `elapsed`: the next of its kind is sized by that.
+    pub fn learn(&mut self, kind: Kind, n_jobs: usize, elapsed: Duration) {
+        let newest = elapsed.as_secs_f64() / n_jobs as f64;
+        let pace = self.pace.entry(kind).or_insert(newest);
+        *pace += NEWEST * (newest - *pace);
+    }
+
+    /// Takes the next batch for an engine. Expired jobs are answered and abandoned ones dropped on the way.
     ///
-    /// Searches go first and alone, since filling up their batch with bulk would slow them down; but bulk is
-    /// served after [`MAX_SEARCHES_IN_A_ROW`] of them. Among bulk the older head goes first.
-    pub fn next_batch(&mut self, now: Instant) -> Next {
-        self.drop_dead(now);
-        let bulk_waits = Modality::ALL.into_iter().any(|modality| !self.bulk[modality as usize].is_empty());
-        if !bulk_waits {
+    /// Searches go first and alone, since filling up their batch with bulk would slow them down; but an engine for
+    /// both lanes serves bulk after [`MAX_SEARCHES_IN_A_ROW`] of them. Among bulk the older head goes first.
+    pub fn next_batch(&mut self, now: Instant, demand: &Demand) -> Next {
+        self.drop_dead(now, demand.lanes);
+        if self.lanes[Lane::Bulk as usize].is_empty() {
             self.searches_in_a_row = 0;
         }
-        let bulk_first = self.searches_in_a_row >= MAX_SEARCHES_IN_A_ROW;
-        if !bulk_first && let Some(queue) = oldest(&mut self.search, |_| true) {
+        let bulk_first = demand.lanes == Lanes::All && self.searches_in_a_row >= MAX_SEARCHES_IN_A_ROW;
+        if demand.lanes.serve(Lane::Search)
+            && !bulk_first
+            && let Some(kind) = self.oldest(Lane::Search, |_, _| true)
+        {
             self.searches_in_a_row += 1;
-            return Next::Batch(take(queue, self.policy.max_batch_size));
+            return Next::Batch(self.take(Lane::Search, kind, self.most(Lane::Search, kind, demand)));
         }
-        let BatchPolicy { max_batch_size, max_queue_delay } = self.policy;
-        let due_at = |queue: &VecDeque<Job>| queue.front().map(|head| head.enqueued_at + max_queue_delay);
-        let is_due = |queue: &VecDeque<Job>| {
-            bulk_first || queue.len() >= max_batch_size || due_at(queue).is_some_and(|at| at <= now)
+        if !demand.lanes.serve(Lane::Bulk) {
+            return Next::Empty;
+        }
+        let delay = self.policy.max_queue_delay;
+        let due_at = |queue: &VecDeque<Job>| queue.front().map(|head| head.enqueued_at + delay);
+        let is_due = |kind, queue: &VecDeque<Job>| {
+            bulk_first
+                || queue.len() >= self.most(Lane::Bulk, kind, demand)
+                || due_at(queue).is_some_and(|at| at <= now)
         };
-        if let Some(queue) = oldest(&mut self.bulk, is_due) {
+        if let Some(kind) = self.oldest(Lane::Bulk, is_due) {
             self.searches_in_a_row = 0;
-            return Next::Batch(take(queue, max_batch_size));
+            let waiting = self.lanes[Lane::Bulk as usize][&kind].len();
+            let share = waiting.div_ceil(demand.sharers.max(1));
+            return Next::Batch(self.take(Lane::Bulk, kind, self.most(Lane::Bulk, kind, demand).min(share)));
         }
-        self.bulk.iter().filter_map(due_at).min().map_or(Next::Empty, Next::WaitUntil)
+        let bulk = self.lanes[Lane::Bulk as usize].values();
+        bulk.filter_map(due_at).min().map_or(Next::Empty, Next::WaitUntil)
     }
 
     /// Takes every job.
     pub fn drain(&mut self) -> impl Iterator<Item = Job> {
-        self.search.iter_mut().chain(&mut self.bulk).flat_map(|queue| queue.drain(..))
+        std::mem::take(&mut self.lanes).into_iter().flatten().flat_map(|(_, queue)| queue)
     }
 
-    fn drop_dead(&mut self, now: Instant) {
-        for queue in self.search.iter_mut().chain(&mut self.bulk) {
-            queue.retain_mut(|job| {
-                let expired = job.deadline <= now;
-                if expired {
-                    job.reply.send(Err(BatchError::Deadline));
-                }
-                !expired && !job.reply.is_abandoned()
+    /// The most jobs of a batch, at least 1.
+    fn most(&self, lane: Lane, kind: Kind, demand: &Demand) -> usize {
+        let by_tokens = match kind {
+            Kind::Text(tokens) => self.policy.max_batch_tokens / tokens,
+            Kind::Image(..) => usize::MAX,
+        };
+        // A search waits for the batch that runs, but only where one engine serves both.
+        let by_time = match (self.policy.max_bulk_batch, self.pace.get(&kind)) {
+            (Some(budget), Some(pace)) if lane == Lane::Bulk && demand.lanes == Lanes::All => {
+                (budget.as_secs_f64() / pace) as usize
+            }
+            _ => usize::MAX,
+        };
+        let by_memory = demand.caps[kind.modality() as usize];
+        self.policy.max_batch_size.min(by_tokens).min(by_time).min(by_memory).max(1)
+    }
+
+    /// The kind whose head is the oldest among those that may go.
+    fn oldest(&self, lane: Lane, may_go: impl Fn(Kind, &VecDeque<Job>) -> bool) -> Option<Kind> {
+        self.lanes[lane as usize]
+            .iter()
+            .filter(|(kind, queue)| may_go(**kind, queue))
+            .max_by_key(|(_, queue)| queue.front().map(|head| Reverse(head.enqueued_at)))
+            .map(|(kind, _)| *kind)
+    }
+
+    fn take(&mut self, lane: Lane, kind: Kind, most: usize) -> Vec<Job> {
+        let kinds = &mut self.lanes[lane as usize];
+        let queue = kinds.get_mut(&kind).expect("the kind was found there");
+        let jobs = queue.drain(..most.min(queue.len())).collect();
+        if queue.is_empty() {
+            kinds.remove(&kind);
+        }
+        jobs
+    }
+
+    /// Of the lanes that are asked for only: an idle engine for searches asks at every new job.
+    fn drop_dead(&mut self, now: Instant, lanes: Lanes) {
+        for lane in Lane::ALL.into_iter().filter(|lane| lanes.serve(*lane)) {
+            self.lanes[lane as usize].retain(|_, queue| {
+                queue.retain_mut(|job| {
+                    let expired = job.deadline <= now;
+                    if expired {
+                        job.reply.send(Err(BatchError::Deadline));
+                    }
+                    !expired && !job.reply.is_abandoned()
+                });
+                !queue.is_empty()
             });
         }
     }
-}
-
-/// The queue with the oldest head among those that may go.
-fn oldest(
-    queues: &mut [VecDeque<Job>; 2],
-    may_go: impl Fn(&VecDeque<Job>) -> bool,
-) -> Option<&mut VecDeque<Job>> {
-    queues
-        .iter_mut()
-        .filter(|queue| !queue.is_empty() && may_go(queue))
-        .max_by_key(|queue| queue.front().map(|head| Reverse(head.enqueued_at)))
-}
-
-fn take(queue: &mut VecDeque<Job>, most: usize) -> Vec<Job> {
-    queue.drain(..most.min(queue.len())).collect()
 }
 
 #[cfg(test)]
@@ -126,6 +209,7 @@ mod tests {
 
     struct Bench {
         queue: Queue,
+        demand: Demand,
         start: Instant,
         answers: Vec<Answer>,
     }
@@ -133,8 +217,14 @@ mod tests {
     impl Bench {
         fn new(max_batch_size: usize, delay_ms: u64) -> Self {
             let max_queue_delay = Duration::from_millis(delay_ms);
-            let queue = Queue::new(BatchPolicy { max_batch_size, max_queue_delay });
-            Self { queue, start: Instant::now(), answers: Vec::new() }
+            let queue = Queue::new(BatchPolicy {
+                max_batch_size,
+                max_batch_tokens: 64,
+                max_bulk_batch: Some(Duration::from_millis(100)),
+                max_queue_delay,
+            });
+            let demand = Demand { lanes: Lanes::All, caps: [usize::MAX; 2], sharers: 1 };
+            Self { queue, demand, start: Instant::now(), answers: Vec::new() }
         }
 
         fn at(&self, ms: u64) -> Instant {
@@ -143,25 +233,38 @@ mod tests {
 
         /// Pushes a job named by `id` that comes at `ms` and expires a second later.
         fn push(&mut self, id: u32, lane: Lane, modality: Modality, ms: u64) {
-            let prepared = match modality {
-                Modality::Text => Prepared::Tokens(Tokens { ids: vec![id], n_tokens: 1, truncated: false }),
-                Modality::Image => {
-                    Prepared::Pixels(Pixels { rgb8: id.to_le_bytes().to_vec(), height: 1, width: 1 })
-                }
-            };
+            match modality {
+                Modality::Text => self.push_prepared(tokens(id, 1), lane, ms),
+                Modality::Image => self.push_prepared(picture(id, 1), lane, ms),
+            }
+        }
+
+        fn push_prepared(&mut self, prepared: Prepared, lane: Lane, ms: u64) {
             let (sender, answer) = oneshot::channel();
             self.answers.push(answer);
             let (enqueued_at, deadline) = (self.at(ms), self.at(ms + 1000));
             self.queue.push(Job { prepared, lane, enqueued_at, deadline, reply: Reply::new(sender) });
         }
 
+        fn next(&mut self, ms: u64) -> Next {
+            self.queue.next_batch(self.at(ms), &self.demand)
+        }
+
         /// The ids of the batch that is due at `ms`, if one is.
         fn batch(&mut self, ms: u64) -> Option<Vec<u32>> {
-            match self.queue.next_batch(self.at(ms)) {
+            match self.next(ms) {
                 Next::Batch(jobs) => Some(jobs.iter().map(id).collect()),
                 _ => None,
             }
         }
+    }
+
+    fn tokens(id: u32, length: usize) -> Prepared {
+        Prepared::Tokens(Tokens { ids: vec![id; length], n_tokens: length, truncated: false })
+    }
+
+    fn picture(id: u32, width: u32) -> Prepared {
+        Prepared::Pixels(Pixels { rgb8: id.to_le_bytes().to_vec(), height: 1, width })
     }
 
     fn id(job: &Job) -> u32 {
@@ -180,9 +283,9 @@ mod tests {
         bench.push(1, Bulk, Text, 0);
         bench.push(2, Bulk, Text, 1);
         let due = bench.at(2);
-        assert!(matches!(bench.queue.next_batch(bench.at(1)), Next::WaitUntil(at) if at == due));
+        assert!(matches!(bench.next(1), Next::WaitUntil(at) if at == due));
         assert_eq!(bench.batch(2), Some(vec![1, 2]));
-        assert!(matches!(bench.queue.next_batch(bench.at(2)), Next::Empty));
+        assert!(matches!(bench.next(2), Next::Empty));
         (1..=4).for_each(|id| bench.push(id, Bulk, Text, 10));
         assert_eq!(bench.batch(10), Some(vec![1, 2, 3]));
         assert_eq!(bench.batch(10), None);
@@ -257,5 +360,78 @@ mod tests {
         assert_eq!(bench.batch(0), None);
         bench.queue.stop_waiting();
         assert_eq!(bench.batch(0), Some(vec![1]));
+    }
+
+    #[test]
+    fn texts_go_with_others_of_their_length() {
+        let mut bench = Bench::new(8, 0);
+        for (id, length) in [(1, 3), (2, 40), (3, 16), (4, 17), (5, 33), (6, 100), (7, 64)] {
+            bench.push_prepared(tokens(id, length), Bulk, u64::from(id));
+        }
+        // 64 tokens to a batch: four short ones, two of 32, one of 64; what is longer goes alone.
+        let order: Vec<Vec<u32>> = std::iter::from_fn(|| bench.batch(10)).collect();
+        assert_eq!(order, [vec![1, 3], vec![2], vec![4], vec![5], vec![6], vec![7]]);
+        (0..6).for_each(|id| bench.push_prepared(tokens(id, 5), Bulk, 20));
+        assert_eq!(bench.batch(20), Some(vec![0, 1, 2, 3]));
+    }
+
+    #[test]
+    fn pictures_of_two_sizes_never_share_a_batch() {
+        let mut bench = Bench::new(8, 0);
+        (0..4).for_each(|id| bench.push_prepared(picture(id, 1 + id % 2), Bulk, id.into()));
+        let order: Vec<Vec<u32>> = std::iter::from_fn(|| bench.batch(4)).collect();
+        assert_eq!(order, [vec![0, 2], vec![1, 3]]);
+    }
+
+    #[test]
+    fn an_engine_gets_its_lane_only() {
+        let mut bench = Bench::new(8, 0);
+        bench.push(1, Bulk, Text, 0);
+        bench.demand.lanes = Lanes::Only(Search);
+        assert!(matches!(bench.next(0), Next::Empty));
+        bench.push(2, Search, Text, 0);
+        bench.demand.lanes = Lanes::Only(Bulk);
+        assert_eq!(bench.batch(0), Some(vec![1]));
+        assert!(matches!(bench.next(0), Next::Empty));
+        bench.demand.lanes = Lanes::Only(Search);
+        assert_eq!(bench.batch(0), Some(vec![2]));
+    }
+
+    #[test]
+    fn what_waits_is_dealt_out_to_idle_engines() {
+        let mut bench = Bench::new(8, 0);
+        (0..10).for_each(|id| bench.push(id, Bulk, Image, 0));
+        bench.demand.sharers = 2;
+        assert_eq!(bench.batch(0).unwrap().len(), 5);
+        bench.demand.sharers = 1;
+        assert_eq!(bench.batch(0).unwrap().len(), 5);
+    }
+
+    #[test]
+    fn no_batch_is_larger_than_memory() {
+        let mut bench = Bench::new(8, 0);
+        (0..4).for_each(|id| bench.push(id, Search, Image, 0));
+        bench.demand.caps[Image as usize] = 3;
+        assert_eq!(bench.batch(0).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn bulk_shrinks_until_a_search_need_not_wait_long() {
+        let mut bench = Bench::new(8, 0);
+        let fill = |bench: &mut Bench| (0..8).for_each(|id| bench.push(id, Bulk, Image, 0));
+        let image = Kind::of(&picture(0, 1));
+        fill(&mut bench);
+        assert_eq!(bench.batch(0).unwrap().len(), 8, "nothing is known yet");
+        bench.queue.learn(image, 8, Duration::from_millis(400));
+        fill(&mut bench);
+        assert_eq!(bench.batch(0).unwrap().len(), 2, "50 ms each, 100 ms in all");
+        (0..20).for_each(|_| bench.queue.learn(image, 2, Duration::from_millis(800)));
+        assert_eq!(bench.batch(0).unwrap().len(), 1, "never none");
+        (0..20).for_each(|_| bench.queue.learn(image, 1, Duration::from_millis(10)));
+        assert_eq!(bench.batch(0).unwrap().len(), 5, "all that is left, since it got faster");
+        bench.queue.learn(image, 1, Duration::from_secs(9));
+        fill(&mut bench);
+        bench.demand.lanes = Lanes::Only(Bulk);
+        assert_eq!(bench.batch(0).unwrap().len(), 8, "no search waits for this engine");
     }
 }

@@ -1,16 +1,18 @@
-//! The task that owns the queue and feeds one device.
+//! The task that owns the queue and feeds the engines.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::job::{BatchError, Job, Message, Reply};
 use super::policy::BatchPolicy;
-use super::queue::{Next, Queue};
-use crate::domain::{Embedding, Prepared};
+use super::queue::{Demand, Kind, Next, Queue};
+use crate::domain::{Embedding, Lane, Lanes, Modality, Prepared};
 use crate::runtime::{BackendError, DeviceThread};
 use crate::telemetry::Metrics;
 
@@ -23,24 +25,51 @@ pub trait Device: Send + 'static {
         &mut self,
         batch: Vec<Prepared>,
     ) -> impl Future<Output = Result<Vec<Embedding>, BackendError>> + Send;
+
+    /// Most inputs of `modality` that it has memory for, once that is known.
+    fn cap(&self, _modality: Modality) -> Option<usize> {
+        None
+    }
 }
 
 impl Device for DeviceThread {
     async fn embed(&mut self, batch: Vec<Prepared>) -> Result<Vec<Embedding>, BackendError> {
         self.run(batch).await
     }
+
+    fn cap(&self, modality: Modality) -> Option<usize> {
+        DeviceThread::cap(self, modality)
+    }
+}
+
+/// A device, and whom it works for.
+struct Engine<D> {
+    device: D,
+    lanes: Lanes,
 }
 
 pub(super) struct Worker<D> {
-    device: D,
+    idle: Vec<Engine<D>>,
+    passes: FuturesUnordered<Pin<Box<dyn Future<Output = Pass<D>> + Send>>>,
     inbox: Inbox,
     lost: watch::Sender<Option<String>>,
     metrics: Arc<Metrics>,
 }
 
+/// A batch that has been computed, by an engine that is idle again.
+struct Pass<D> {
+    engine: Engine<D>,
+    kind: Kind,
+    lane: Lane,
+    started: Instant,
+    replies: Vec<Reply>,
+    result: Result<Vec<Embedding>, BackendError>,
+}
+
 /// The queue, and the channel that fills it.
 struct Inbox {
     messages: mpsc::UnboundedReceiver<Message>,
+    is_open: bool,
     queue: Queue,
     /// What this queue counts for in the gauge.
     shown_depth: i64,
@@ -49,77 +78,106 @@ struct Inbox {
 
 impl<D: Device> Worker<D> {
     pub fn new(
-        device: D,
+        devices: Vec<(D, Lanes)>,
         policy: BatchPolicy,
         messages: mpsc::UnboundedReceiver<Message>,
         lost: watch::Sender<Option<String>>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let inbox = Inbox { messages, queue: Queue::new(policy), shown_depth: 0, metrics: metrics.clone() };
-        Self { device, inbox, lost, metrics }
+        let idle = devices.into_iter().map(|(device, lanes)| Engine { device, lanes }).collect();
+        let queue = Queue::new(policy);
+        let inbox = Inbox { messages, is_open: true, queue, shown_depth: 0, metrics: metrics.clone() };
+        Self { idle, passes: FuturesUnordered::new(), inbox, lost, metrics }
     }
 
-    /// Runs until told to close (and all is answered), or until the device is lost.
+    /// Runs until told to close (and all is answered), or until a device is lost.
     pub async fn run(mut self) {
         loop {
             self.inbox.receive_all();
-            match self.inbox.next_batch() {
-                Next::Batch(jobs) => {
-                    if let Err(reason) = self.compute(jobs).await {
-                        return self.give_up(reason);
-                    }
-                }
-                Next::WaitUntil(moment) => {
-                    tokio::select! {
-                        _ = self.inbox.receive() => {}
-                        () = tokio::time::sleep_until(moment) => {}
-                    }
-                }
-                Next::Empty => {
-                    if !self.inbox.receive().await {
-                        return;
-                    }
-                }
+            let due = self.feed();
+            if !self.inbox.is_open && self.passes.is_empty() && due.is_none() {
+                return;
+            }
+            tokio::select! {
+                Some(pass) = self.passes.next() => if let Err(reason) = self.finish(pass) {
+                    return self.give_up(reason).await;
+                },
+                () = self.inbox.receive(), if self.inbox.is_open => {}
+                // The value is looked at even where the branch is off.
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
             }
         }
     }
 
-    /// Computes and answers one batch while the queue keeps filling; `Err` when the device is lost.
-    async fn compute(&mut self, jobs: Vec<Job>) -> Result<(), String> {
+    /// Gives every idle engine its next batch; the moment when there will be one for an engine that is left.
+    fn feed(&mut self) -> Option<Instant> {
+        let mut due: Option<Instant> = None;
+        let mut idle = std::mem::take(&mut self.idle);
+        while let Some(engine) = idle.pop() {
+            // Engines for both lanes take what they can: who comes second waits for work, not for a person.
+            let sharers = idle.iter().filter(|other| other.lanes == Lanes::Only(Lane::Bulk)).count() + 1;
+            let demand = Demand {
+                lanes: engine.lanes,
+                caps: Modality::ALL.map(|modality| engine.device.cap(modality).unwrap_or(usize::MAX)),
+                sharers,
+            };
+            match self.inbox.next_batch(&demand) {
+                Next::Batch(jobs) => self.start(engine, jobs),
+                Next::WaitUntil(moment) => {
+                    due = Some(due.map_or(moment, |due| due.min(moment)));
+                    self.idle.push(engine);
+                }
+                Next::Empty => self.idle.push(engine),
+            }
+        }
+        due
+    }
+
+    /// Begins one batch.
+    fn start(&mut self, mut engine: Engine<D>, jobs: Vec<Job>) {
         let started = Instant::now();
-        let modality = jobs[0].prepared.modality().as_str();
+        let (kind, lane) = (Kind::of(&jobs[0].prepared), jobs[0].lane);
+        let modality = kind.modality().as_str();
         self.metrics.batch_size.with_label_values(&[modality]).observe(jobs.len() as f64);
-        let (batch, mut replies): (Vec<Prepared>, Vec<Reply>) = jobs
+        let waits = self.metrics.queue_wait_seconds.with_label_values(&[lane.as_str()]);
+        let (batch, replies) = jobs
             .into_iter()
             .map(|job| {
-                let wait = started.duration_since(job.enqueued_at).as_secs_f64();
-                self.metrics.queue_wait_seconds.with_label_values(&[job.lane.as_str()]).observe(wait);
+                waits.observe(started.duration_since(job.enqueued_at).as_secs_f64());
                 (job.prepared, job.reply)
             })
             .unzip();
-        let mut pass = pin!(self.device.embed(batch));
-        let result = loop {
-            tokio::select! {
-                biased;
-                result = &mut pass => break result,
-                open = self.inbox.receive() => if !open { break pass.await },
-            }
-        };
-        self.metrics
-            .inference_seconds
-            .with_label_values(&[modality])
-            .observe(started.elapsed().as_secs_f64());
+        self.passes.push(Box::pin(async move {
+            let result = engine.device.embed(batch).await;
+            Pass { engine, kind, lane, started, replies, result }
+        }));
+    }
+
+    /// Answers one batch; `Err` when its device is lost.
+    fn finish(&mut self, pass: Pass<D>) -> Result<(), String> {
+        let Pass { engine, kind, lane, started, mut replies, result } = pass;
+        let elapsed = started.elapsed();
+        let modality = kind.modality().as_str();
+        self.metrics.inference_seconds.with_label_values(&[modality]).observe(elapsed.as_secs_f64());
+        if let Some(cap) = engine.device.cap(kind.modality()) {
+            self.metrics.batch_size_cap.with_label_values(&[modality]).set(cap as i64);
+        }
+        self.idle.push(engine);
         let (error, lost) = match result {
             Ok(vectors) => {
+                if lane == Lane::Bulk {
+                    self.inbox.queue.learn(kind, replies.len(), elapsed);
+                }
                 replies.iter_mut().zip(vectors).for_each(|(reply, vector)| reply.send(Ok(vector)));
                 return Ok(());
             }
-            Err(error @ BackendError::Failed(_)) => {
+            Err(BackendError::DeviceLost(reason)) => {
+                let reason = BackendError::DeviceLost(reason).to_string();
+                (BatchError::Unavailable(reason.clone()), Err(reason))
+            }
+            Err(error) => {
                 tracing::error!(%error, modality, inputs = replies.len(), "a batch failed");
                 (BatchError::Failed(error.to_string()), Ok(()))
-            }
-            Err(error @ BackendError::DeviceLost(_)) => {
-                (BatchError::Unavailable(error.to_string()), Err(error.to_string()))
             }
         };
         // The reason is known before the first answer, so that whoever sees one can ask for it.
@@ -130,8 +188,9 @@ impl<D: Device> Worker<D> {
         lost
     }
 
-    /// Answers all that wait; dropping the receiver refuses all that come.
-    fn give_up(mut self, reason: String) {
+    /// Answers all that wait, then those whose batch still runs on another engine; dropping the receiver refuses
+    /// all that come.
+    async fn give_up(mut self, reason: String) {
         tracing::error!(reason, "the device is lost");
         self.inbox.messages.close();
         self.inbox.receive_all();
@@ -139,16 +198,23 @@ impl<D: Device> Worker<D> {
             job.reply.send(Err(BatchError::Unavailable(reason.clone())));
         }
         self.inbox.show_depth();
+        while let Some(pass) = self.passes.next().await {
+            // Lost as well, or fine: the first reason stands.
+            let _ = self.finish(pass);
+        }
     }
 }
 
 impl Inbox {
-    /// Waits for one message; false once closed and empty.
+    /// Waits for one message, or for the end of them.
     ///
     /// Cancel safe, as the channel is.
-    async fn receive(&mut self) -> bool {
-        let message = self.messages.recv().await;
-        message.map(|message| self.accept(message)).is_some()
+    async fn receive(&mut self) {
+        match self.messages.recv().await {
+            Some(message) => self.accept(message),
+            // Every handle is gone.
+            None => self.is_open = false,
+        }
     }
 
     fn receive_all(&mut self) {
@@ -170,8 +236,8 @@ impl Inbox {
         }
     }
 
-    fn next_batch(&mut self) -> Next {
-        let next = self.queue.next_batch(Instant::now());
+    fn next_batch(&mut self, demand: &Demand) -> Next {
+        let next = self.queue.next_batch(Instant::now(), demand);
         self.show_depth();
         next
     }

@@ -6,6 +6,7 @@
 mod auth;
 mod batch;
 mod cache;
+mod cores;
 mod fetch;
 mod hub;
 mod image;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use auth::{ApiKey, AuthConfig};
 pub use batch::BatchConfig;
 pub use cache::CacheConfig;
+pub use cores::CoreList;
 pub use fetch::FetchConfig;
 pub use hub::{HubConfig, HubModel};
 pub use image::ImageConfig;

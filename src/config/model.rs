@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::HubModel;
+use super::{CoreList, HubModel};
 use crate::domain::Pooling;
 
 /// Which model, where, how.
@@ -35,8 +35,12 @@ pub struct ModelConfig {
     pub device: DeviceChoice,
     /// What it computes in.
     pub dtype: DtypeChoice,
-    /// Threads of one forward pass on the CPU; 0 means one per core.
+    /// Threads that compute on the CPU; 0 means one per core.
     pub threads: usize,
+    /// Passes of bulk at once on the CPU, which share the threads; 0 means what does well.
+    pub replicas: usize,
+    /// The cores that compute; none for all.
+    pub cores: CoreList,
 }
 
 impl Default for ModelConfig {
@@ -51,6 +55,8 @@ impl Default for ModelConfig {
             device: DeviceChoice::Auto,
             dtype: DtypeChoice::Auto,
             threads: 0,
+            replicas: 0,
+            cores: CoreList::default(),
         }
     }
 }
@@ -161,10 +167,12 @@ impl From<ModelSource> for String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceChoice {
-    /// CUDA if it is there, else CPU.
+    /// Every CUDA device if there is one, else the CPU.
     Auto,
     /// The processor.
     Cpu,
+    /// Every CUDA device.
+    EveryCuda,
     /// The CUDA device with this number.
     Cuda(usize),
 }
@@ -176,12 +184,12 @@ impl FromStr for DeviceChoice {
         match text {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
+            "cuda" => Ok(Self::EveryCuda),
             other => other
                 .strip_prefix("cuda:")
                 .and_then(|n| n.parse().ok())
                 .map(Self::Cuda)
-                .ok_or_else(|| format!("unknown device `{other}`: use `auto`, `cpu` or `cuda:N`")),
+                .ok_or_else(|| format!("unknown device `{other}`: use `auto`, `cpu`, `cuda` or `cuda:N`")),
         }
     }
 }
@@ -191,6 +199,7 @@ impl fmt::Display for DeviceChoice {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
+            Self::EveryCuda => f.write_str("cuda"),
             Self::Cuda(n) => write!(f, "cuda:{n}"),
         }
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BatchConfig, Config, DeviceChoice, DtypeChoice, ModelConfig, ModelSource};
+use super::{BatchConfig, Config, CoreList, DeviceChoice, DtypeChoice, ModelConfig, ModelSource};
 use crate::domain::Pooling;
 
 /// One of several models: what it says for itself. The rest is as in `[model]` and `[batch]`.
@@ -33,6 +33,12 @@ pub struct ModelEntry {
     /// As [`ModelConfig::threads`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
+    /// As [`ModelConfig::replicas`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<usize>,
+    /// As [`ModelConfig::cores`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cores: Option<CoreList>,
     /// Its queue and batches.
     pub batch: BatchEntry,
 }
@@ -44,6 +50,12 @@ pub struct BatchEntry {
     /// As [`BatchConfig::max_batch_size`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_batch_size: Option<usize>,
+    /// As [`BatchConfig::max_batch_tokens`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_batch_tokens: Option<usize>,
+    /// As [`BatchConfig::max_bulk_batch_ms`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_bulk_batch_ms: Option<u64>,
     /// As [`BatchConfig::max_queue_delay_ms`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_queue_delay_ms: Option<u64>,
@@ -76,7 +88,9 @@ impl Config {
 
 impl ModelEntry {
     fn over(&self, model: &ModelConfig, batch: &BatchConfig) -> ServedModel {
-        let BatchEntry { max_batch_size, max_queue_delay_ms, max_queue_items, deadline_ms } = self.batch;
+        let BatchEntry { max_batch_size, max_batch_tokens, .. } = self.batch;
+        let BatchEntry { max_bulk_batch_ms, max_queue_delay_ms, max_queue_items, deadline_ms, .. } =
+            self.batch;
         ServedModel {
             model: ModelConfig {
                 name: self.name.clone(),
@@ -87,9 +101,13 @@ impl ModelEntry {
                 device: self.device.unwrap_or(model.device),
                 dtype: self.dtype.unwrap_or(model.dtype),
                 threads: self.threads.unwrap_or(model.threads),
+                replicas: self.replicas.unwrap_or(model.replicas),
+                cores: self.cores.clone().unwrap_or_else(|| model.cores.clone()),
             },
             batch: BatchConfig {
                 max_batch_size: max_batch_size.unwrap_or(batch.max_batch_size),
+                max_batch_tokens: max_batch_tokens.unwrap_or(batch.max_batch_tokens),
+                max_bulk_batch_ms: max_bulk_batch_ms.unwrap_or(batch.max_bulk_batch_ms),
                 max_queue_delay_ms: max_queue_delay_ms.unwrap_or(batch.max_queue_delay_ms),
                 max_queue_items: max_queue_items.unwrap_or(batch.max_queue_items),
                 deadline_ms: deadline_ms.unwrap_or(batch.deadline_ms),

@@ -107,6 +107,7 @@ impl Config {
                 }
             }
             at_most("model.threads", model.threads, MAX_THREADS)?;
+            at_most("model.replicas", model.replicas, MAX_THREADS)?;
             at_least("batch.max_queue_items", batch.max_queue_items, 1)?;
             at_least("batch.deadline_ms", batch.deadline_ms, 1)?;
             at_most("batch.deadline_ms", batch.deadline_ms, MEILISEARCH_TIMEOUT_MS)?;

@@ -28,7 +28,7 @@ use crate::domain::{
 };
 use crate::fetch::Fetcher;
 use crate::imaging::ImagingOptions;
-use crate::runtime::{DeviceThread, LoadedModel};
+use crate::runtime::{DeviceThread, Engine, LoadedModel};
 use crate::telemetry::Metrics;
 use crate::text::{TextError, Tokenizer};
 use admission::Admission;
@@ -129,7 +129,7 @@ impl Embedder {
     /// [`EmbedderSetupError`].
     pub fn new(model: LoadedModel, batch: &BatchConfig, shared: &Shared) -> Result<Self, EmbedderSetupError> {
         let Shared { fetcher, cache, pool, imaging, metrics } = shared.clone();
-        let LoadedModel { spec, fingerprint, tokenizer, device, dtype, is_demo, backend } = model;
+        let LoadedModel { spec, fingerprint, tokenizer, device, dtype, is_demo, engines } = model;
         let tokenizer = match (&spec.text, tokenizer) {
             (None, _) => None,
             (Some(_), None) => return Err(EmbedderSetupError::NoTokenizer(spec.name)),
@@ -139,7 +139,10 @@ impl Embedder {
                 Some(Arc::new(tokenizer))
             }
         };
-        let thread = DeviceThread::spawn(backend, &device)?;
+        let threads = engines
+            .into_iter()
+            .map(|Engine { backend, lanes }| Ok((DeviceThread::spawn(backend, &device)?, lanes)))
+            .collect::<Result<_, std::io::Error>>()?;
         let policy = BatchPolicy::new(batch, &device);
         let pipeline = Pipeline {
             spec: spec.clone(),
@@ -149,7 +152,7 @@ impl Embedder {
             fetcher,
             cache,
             pool,
-            batcher: Batcher::spawn(thread, policy, metrics.clone()),
+            batcher: Batcher::spawn(threads, policy, metrics.clone()),
             deadline_ms: batch.deadline_ms,
             metrics: metrics.clone(),
         };

@@ -22,6 +22,10 @@ pub enum BackendError {
     /// This batch failed; the next may not.
     #[error("inference failed: {0}")]
     Failed(String),
+    /// The batch needs more memory than the device has left, with all that was only kept for speed given back; a
+    /// smaller one may not.
+    #[error("out of memory: {0}")]
+    OutOfMemory(String),
     /// The device is gone (a sticky CUDA error): nothing will succeed on it again.
     #[error("device lost: {0}")]
     DeviceLost(String),

@@ -3,7 +3,7 @@
 use std::fmt;
 
 #[cfg(feature = "torch")]
-pub use resolve::{DeviceError, resolve_device, resolve_dtype};
+pub use resolve::{DeviceError, resolve_devices, resolve_dtype};
 
 /// The processor's features that decide how fast a model runs on it, fastest first.
 const CPU_FEATURES: [&str; 6] = ["amx_bf16", "amx_int8", "avx512_bf16", "avx512f", "avx2", "fma"];
@@ -76,10 +76,10 @@ mod resolve {
     #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
     pub enum DeviceError {
         /// CUDA cannot be used at all.
-        #[error("device `cuda:{wanted}` cannot be used: {missing}")]
+        #[error("device `{wanted}` cannot be used: {missing}")]
         NoCuda {
             /// The device asked for.
-            wanted: usize,
+            wanted: DeviceChoice,
             /// What is missing.
             missing: String,
         },
@@ -131,18 +131,23 @@ mod resolve {
         }
     }
 
-    /// Turns the choice into a device of this machine.
+    /// Turns the choice into devices of this machine, at least one, all of one type.
     ///
     /// # Errors
-    /// When a CUDA device is asked for by number and cannot be had: one sentence says what is missing.
-    pub fn resolve_device(choice: DeviceChoice) -> Result<Device, DeviceError> {
+    /// When a CUDA device is asked for and cannot be had: one sentence says what is missing.
+    pub fn resolve_devices(choice: DeviceChoice) -> Result<Vec<Device>, DeviceError> {
+        let every = |found| (0..found).map(Device::Cuda).collect();
         match choice {
-            DeviceChoice::Cpu => Ok(Device::Cpu),
-            DeviceChoice::Auto => Ok(cuda_devices().map_or(Device::Cpu, |_| Device::Cuda(0))),
+            DeviceChoice::Cpu => Ok(vec![Device::Cpu]),
+            DeviceChoice::Auto => Ok(cuda_devices().map_or_else(|_| vec![Device::Cpu], every)),
+            DeviceChoice::EveryCuda => match cuda_devices() {
+                Ok(found) => Ok(every(found)),
+                Err(missing) => Err(DeviceError::NoCuda { wanted: choice, missing }),
+            },
             DeviceChoice::Cuda(wanted) => match cuda_devices() {
-                Ok(found) if wanted < found => Ok(Device::Cuda(wanted)),
+                Ok(found) if wanted < found => Ok(vec![Device::Cuda(wanted)]),
                 Ok(found) => Err(DeviceError::NoSuchDevice { wanted, found }),
-                Err(missing) => Err(DeviceError::NoCuda { wanted, missing }),
+                Err(missing) => Err(DeviceError::NoCuda { wanted: choice, missing }),
             },
         }
     }
@@ -167,13 +172,15 @@ mod resolve {
         #[test]
         fn a_missing_cuda_is_one_clear_sentence() {
             if cuda_devices().is_ok() {
-                assert_eq!(resolve_device(DeviceChoice::Auto), Ok(Device::Cuda(0)));
+                assert_eq!(resolve_devices(DeviceChoice::Auto).unwrap()[0], Device::Cuda(0));
                 return;
             }
-            let message = resolve_device(DeviceChoice::Cuda(0)).unwrap_err().to_string();
-            assert!(message.starts_with("device `cuda:0` cannot be used: "), "{message}");
-            assert!(!message.contains('\n'), "{message}");
-            assert_eq!(resolve_device(DeviceChoice::Auto), Ok(Device::Cpu));
+            for (choice, name) in [(DeviceChoice::Cuda(0), "cuda:0"), (DeviceChoice::EveryCuda, "cuda")] {
+                let message = resolve_devices(choice).unwrap_err().to_string();
+                assert!(message.starts_with(&format!("device `{name}` cannot be used: ")), "{message}");
+                assert!(!message.contains('\n'), "{message}");
+            }
+            assert_eq!(resolve_devices(DeviceChoice::Auto), Ok(vec![Device::Cpu]));
         }
 
         #[test]

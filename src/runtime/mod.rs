@@ -2,6 +2,8 @@
 
 mod backend;
 mod device;
+mod memory;
+mod schedule;
 #[doc(hidden)]
 pub mod stub;
 mod thread;
@@ -10,13 +12,13 @@ mod torch;
 
 pub use backend::{Backend, BackendError};
 pub use device::{DeviceFacts, cores, facts};
-pub use thread::DeviceThread;
 #[cfg(test)]
-pub(crate) use thread::run_guarded;
+pub(crate) use memory::run_guarded;
+pub use thread::DeviceThread;
 #[cfg(feature = "torch")]
 pub use torch::{LoadError, load};
 
-use crate::domain::{ModelSpec, TokenizerFile};
+use crate::domain::{Lanes, ModelSpec, TokenizerFile};
 
 /// A model that is ready to be given to the batch room.
 pub struct LoadedModel {
@@ -33,6 +35,14 @@ pub struct LoadedModel {
     pub dtype: String,
     /// Whether it is the demo model, which only knows its own drawn pictures.
     pub is_demo: bool,
-    /// The engine.
+    /// The engines, at least one for each lane.
+    pub engines: Vec<Engine>,
+}
+
+/// A backend that computes one batch at a time, beside the others of its model.
+pub struct Engine {
+    /// What computes.
     pub backend: Box<dyn Backend>,
+    /// For whom.
+    pub lanes: Lanes,
 }

@@ -5,9 +5,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Backend, BackendError, LoadedModel};
+use super::{Backend, BackendError, Engine, LoadedModel};
 use crate::domain::{
-    Embedding, Filter, ImageSpec, ModelSpec, Pixels, Pooling, Poolings, Prepared, Resize, TextSpec,
+    Embedding, Filter, ImageSpec, Lanes, ModelSpec, Pixels, Pooling, Poolings, Prepared, Resize, TextSpec,
     TokenizerFile, Tokens,
 };
 
@@ -159,7 +159,7 @@ pub fn stub_model_over(backend: StubBackend) -> LoadedModel {
         device: "cpu".into(),
         dtype: "fp32".into(),
         is_demo: false,
-        backend: Box::new(backend),
+        engines: vec![Engine { backend: Box::new(backend), lanes: Lanes::All }],
     }
 }
 

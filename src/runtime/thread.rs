@@ -3,15 +3,14 @@
 //! Engines bind state to the thread they run on and block it for as long as a forward pass takes, so each
 //! gets one of its own; the others talk to it by channel.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 
+use super::memory::{Caps, Splitter};
 use super::{Backend, BackendError};
-use crate::domain::{Embedding, Prepared};
+use crate::domain::{Embedding, Modality, Prepared};
 
 struct Pass {
     batch: Vec<Prepared>,
@@ -23,6 +22,7 @@ pub struct DeviceThread {
     // An Option, so that dropping can close the channel before joining.
     passes: Option<mpsc::Sender<Pass>>,
     thread: Option<JoinHandle<()>>,
+    caps: Arc<Caps>,
 }
 
 impl DeviceThread {
@@ -30,19 +30,26 @@ impl DeviceThread {
     ///
     /// # Errors
     /// When the operating system gives no thread.
-    pub fn spawn(mut backend: Box<dyn Backend>, device: &str) -> std::io::Result<Self> {
+    pub fn spawn(backend: Box<dyn Backend>, device: &str) -> std::io::Result<Self> {
         let (passes, inbox) = mpsc::channel::<Pass>();
+        let caps = Arc::new(Caps::default());
+        let mut splitter = Splitter::new(backend, caps.clone());
         let thread = std::thread::Builder::new().name(format!("device-{device}")).spawn(move || {
-            backend.enter_thread();
+            splitter.enter_thread();
             for pass in inbox {
                 // A caller that has left is not missed.
-                let _ = pass.reply.send(run_guarded(backend.as_mut(), &pass.batch));
+                let _ = pass.reply.send(splitter.embed(&pass.batch));
             }
         })?;
-        Ok(Self { passes: Some(passes), thread: Some(thread) })
+        Ok(Self { passes: Some(passes), thread: Some(thread), caps })
     }
 
-    /// One forward pass: one vector per input, in order.
+    /// The largest batch of `modality` that is tried, once a larger one did not fit into the device's memory.
+    pub fn cap(&self, modality: Modality) -> Option<usize> {
+        self.caps.get(modality)
+    }
+
+    /// One forward pass, or several where the batch does not fit into memory: one vector per input, in order.
     ///
     /// # Errors
     /// [`BackendError`]; a panic of the backend is [`BackendError::Failed`].
@@ -66,31 +73,6 @@ impl Drop for DeviceThread {
             let _ = thread.join();
         }
     }
-}
-
-/// One pass in which a panic, and a wrong number of vectors, are errors of this batch alone.
-pub(crate) fn run_guarded(
-    backend: &mut (impl Backend + ?Sized),
-    batch: &[Prepared],
-) -> Result<Vec<Embedding>, BackendError> {
-    // A backend holds weights, which a pass only reads: a broken-off one leaves nothing half done.
-    let result = catch_unwind(AssertUnwindSafe(|| backend.embed(batch)))
-        .unwrap_or_else(|panic| Err(BackendError::Failed(format!("panicked: {}", text_of(panic.as_ref())))));
-    match result {
-        Ok(vectors) if vectors.len() != batch.len() => {
-            let (n_vectors, n_inputs) = (vectors.len(), batch.len());
-            Err(BackendError::Failed(format!("{n_vectors} vectors for {n_inputs} inputs")))
-        }
-        other => other,
-    }
-}
-
-fn text_of(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
 }
 
 #[cfg(test)]

@@ -1,16 +1,22 @@
 //! The engine over libtorch.
 
+use std::sync::Arc;
+
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::{
-    Backend, BackendError, LoadedModel,
-    device::{DeviceError, cores, resolve_device, resolve_dtype},
+    Backend, BackendError, Engine, LoadedModel,
+    device::{DeviceError, cores, resolve_devices, resolve_dtype},
+    schedule::{self, BULK_NICENESS, Layout},
 };
 use crate::{
-    config::{ModelConfig, ModelParts, ModelSource},
-    domain::{Embedding, Pixels, Pooling, Poolings, Prepared},
+    config::{CoreList, ModelConfig, ModelParts, ModelSource},
+    domain::{Embedding, Lane, Lanes, ModelSpec, Pixels, Pooling, Poolings, Prepared},
     model::{Checkpoint, ModelError, Normalize, Placement, Towers},
 };
+
+/// While one batch is computed the next is copied to the device.
+const ENGINES_PER_GPU: usize = 2;
 
 /// Why a model cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -26,44 +32,71 @@ pub enum LoadError {
     Torch(#[from] TchError),
 }
 
-/// Loads the model that the settings name onto the device that they name.
+/// Loads the model that the settings name onto the devices that they name.
 ///
 /// # Errors
 /// [`LoadError`]; the message names the file, the tensor or the library.
 pub fn load(config: &ModelConfig) -> Result<LoadedModel, LoadError> {
-    let device = resolve_device(config.device)?;
-    let kind = resolve_dtype(config.dtype, device);
-    let threads = if config.threads == 0 { cores() } else { config.threads };
-    // For what is computed while loading; the passes run on a thread of their own.
-    set_threads(threads);
-    let checkpoint = Checkpoint::open(&config.parts())?;
-    let mut spec = checkpoint.spec(config.pooling)?;
-    let _no_grad = tch::no_grad_guard();
-    let towers = checkpoint.load(&spec, Placement { device, kind })?;
-    let normalize = match &spec.image {
-        Some(image) => Some(Normalize::new(image, device, kind)?),
-        None => None,
+    let devices = resolve_devices(config.device)?;
+    let kind = resolve_dtype(config.dtype, devices[0]);
+    let threads = match (config.threads, config.cores.len()) {
+        (0, 0) => cores(),
+        (0, pinned) => pinned.min(cores()),
+        (threads, _) => threads,
     };
+    // For what is computed while loading; the passes run on threads of their own.
+    set_threads(threads);
+    let checkpoint = Arc::new(Checkpoint::open(&config.parts())?);
+    let mut spec = checkpoint.spec(config.pooling)?;
+    let models = devices
+        .iter()
+        .map(|device| Model::load(&checkpoint, &spec, Placement { device: *device, kind }))
+        .collect::<Result<Vec<_>, _>>()?;
     let tokenizer = checkpoint.tokenizer(&spec)?;
     let dtype = if kind == Kind::BFloat16 { "bf16" } else { "fp32" };
     let fingerprint = fingerprint(&checkpoint, &spec.pooling, dtype)?;
     if let Some(name) = &config.name {
         spec.name.clone_from(name);
     }
-    let backend =
-        Torch { dimensions: spec.dimensions, towers, normalize, device, threads, _checkpoint: checkpoint };
+    let layout = Layout::new(threads, config.replicas);
+    let engines = models.into_iter().flat_map(|model| engines(model, &layout, &config.cores)).collect();
     Ok(LoadedModel {
         spec,
         fingerprint,
         tokenizer,
-        device: match device {
-            Device::Cuda(n) => format!("cuda:{n}"),
-            _ => "cpu".into(),
-        },
+        device: devices.iter().map(|device| name(*device)).collect::<Vec<_>>().join(","),
         dtype: dtype.into(),
         is_demo: config.parts() == ModelParts::One(ModelSource::Demo),
-        backend: Box::new(backend),
+        engines,
     })
+}
+
+fn name(device: Device) -> String {
+    match device {
+        Device::Cuda(n) => format!("cuda:{n}"),
+        _ => "cpu".into(),
+    }
+}
+
+/// The engines over one copy of the weights.
+///
+/// On the CPU bulk is computed by several, one batch each, which step back behind the one for searches: that one has
+/// threads of its own, so that a search waits for no batch. A GPU does one thing at a time; its two engines serve
+/// whoever comes, one sending its batch while the other computes.
+fn engines(model: Model, layout: &Layout, cores: &CoreList) -> Vec<Engine> {
+    let model = Arc::new(model);
+    let engine = |threads, niceness, lanes| {
+        let schedule = Schedule { threads, niceness, cores: cores.clone() };
+        Engine { backend: Box::new(Torch { model: model.clone(), schedule }), lanes }
+    };
+    match model.device {
+        Device::Cpu => {
+            let bulk =
+                layout.bulk.iter().map(|threads| engine(*threads, BULK_NICENESS, Lanes::Only(Lane::Bulk)));
+            bulk.chain([engine(layout.search, 0, Lanes::Only(Lane::Search))]).collect()
+        }
+        _ => (0..ENGINES_PER_GPU).map(|_| engine(1, 0, Lanes::All)).collect(),
+    }
 }
 
 fn set_threads(threads: usize) {
@@ -82,33 +115,66 @@ fn fingerprint(checkpoint: &Checkpoint, pooling: &Poolings, dtype: &str) -> Resu
     Ok(hasher.finalize().to_hex()[..32].to_owned())
 }
 
-/// A checkpoint on one device.
-struct Torch {
+/// A checkpoint on one device: what its engines share.
+struct Model {
     dimensions: usize,
     towers: Box<dyn Towers>,
     normalize: Option<Normalize>,
     device: Device,
-    threads: usize,
     /// The towers' tensors point into its mapped files.
-    _checkpoint: Checkpoint,
+    _checkpoint: Arc<Checkpoint>,
+}
+
+// SAFETY: A loaded model is only read. Passes call libtorch with its tensors as constant inputs, which it allows from
+// several threads at once; `tch` does not say so only because its tensors have methods that write through a shared
+// reference, and the towers call none of those on what they hold.
+unsafe impl Sync for Model {}
+
+/// Where and with how many threads an engine computes.
+struct Schedule {
+    threads: usize,
+    niceness: i32,
+    cores: CoreList,
+}
+
+/// One of a model's engines.
+struct Torch {
+    model: Arc<Model>,
+    schedule: Schedule,
 }
 
 impl Backend for Torch {
     fn enter_thread(&mut self) {
-        // libtorch keeps this number per thread that computes, so that each model may have its own.
-        set_threads(self.threads);
+        let Schedule { threads, niceness, cores } = &self.schedule;
+        // Before the first parallel region: its threads inherit both.
+        schedule::enter(cores, *niceness);
+        // libtorch keeps the number per thread, but a thread's first look at it takes over whatever any thread has
+        // set last. So it is made to look before it is set.
+        tch::get_num_threads();
+        set_threads(*threads);
     }
 
     fn embed(&mut self, batch: &[Prepared]) -> Result<Vec<Embedding>, BackendError> {
-        let rows = self.forward(batch).map_err(|error| classify(&error))?;
-        rows.chunks_exact(self.dimensions)
+        let rows = self.model.forward(batch).map_err(|error| classify(&error))?;
+        rows.chunks_exact(self.model.dimensions)
             .map(|row| Embedding::normalized(row.to_vec()))
             .collect::<Result<_, _>>()
             .map_err(|error| BackendError::Failed(format!("the model gave no usable vector: {error}")))
     }
 }
 
-impl Torch {
+impl Model {
+    fn load(checkpoint: &Arc<Checkpoint>, spec: &ModelSpec, on: Placement) -> Result<Self, LoadError> {
+        let _no_grad = tch::no_grad_guard();
+        let towers = checkpoint.load(spec, on)?;
+        let normalize = match &spec.image {
+            Some(image) => Some(Normalize::new(image, on.device, on.kind)?),
+            None => None,
+        };
+        let (dimensions, device) = (spec.dimensions, on.device);
+        Ok(Self { dimensions, towers, normalize, device, _checkpoint: checkpoint.clone() })
+    }
+
     /// The vectors of the batch, one after another.
     fn forward(&self, batch: &[Prepared]) -> Result<Vec<f32>, TchError> {
         let _no_grad = tch::no_grad_guard();
@@ -142,9 +208,13 @@ impl Torch {
 fn classify(error: &TchError) -> BackendError {
     let message = error.to_string();
     let first_line = message.lines().next().unwrap_or_default().to_owned();
-    match message.contains("CUDA error") && !message.contains("out of memory") {
-        true => BackendError::DeviceLost(first_line),
-        false => BackendError::Failed(first_line),
+    // libtorch's allocator says "CUDA out of memory", the driver "CUDA error: out of memory", cuBLAS
+    // "CUBLAS_STATUS_ALLOC_FAILED" for its workspace, the CPU's allocator "DefaultCPUAllocator: can't allocate memory".
+    let is_full = ["out of memory", "ALLOC_FAILED", "can't allocate memory"];
+    match () {
+        () if is_full.iter().any(|words| message.contains(words)) => BackendError::OutOfMemory(first_line),
+        () if message.contains("CUDA error") => BackendError::DeviceLost(first_line),
+        () => BackendError::Failed(first_line),
     }
 }
 
@@ -156,7 +226,14 @@ mod tests {
     fn a_sticky_cuda_error_loses_the_device() {
         let torch = |message: &str| classify(&TchError::Torch(message.into()));
         assert!(matches!(torch("CUDA error: an illegal memory access\nmore"), BackendError::DeviceLost(_)));
-        assert!(matches!(torch("CUDA error: out of memory"), BackendError::Failed(_)));
+        for message in [
+            "CUDA out of memory. Tried to allocate 2.00 GiB",
+            "CUDA error: out of memory",
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory",
+        ] {
+            assert!(matches!(torch(message), BackendError::OutOfMemory(_)), "{message}");
+        }
         assert!(matches!(torch("index out of range"), BackendError::Failed(_)));
     }
 }

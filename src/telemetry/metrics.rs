@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::domain::{ItemErrorKind, Modality};
@@ -45,6 +45,8 @@ pub struct Metrics {
     pub queue_wait_seconds: HistogramVec,
     /// Inputs of one forward pass, by `modality`.
     pub batch_size: HistogramVec,
+    /// The largest batch that fits into the device's memory, by `modality`; 0 while none was too large.
+    pub batch_size_cap: IntGaugeVec,
     /// Seconds of one forward pass, by `modality`.
     pub inference_seconds: HistogramVec,
     /// Seconds to decode, resize and crop one picture.
@@ -91,6 +93,12 @@ impl Metrics {
                 &SECONDS,
             ),
             batch_size: histograms(r, "batch_size", "Inputs of one forward pass.", &["modality"], &SIZES),
+            batch_size_cap: gauges(
+                r,
+                "batch_size_cap",
+                "Most inputs of a forward pass since one ran out of memory, 0 if none did.",
+                &["modality"],
+            ),
             inference_seconds: histograms(
                 r,
                 "inference_seconds",
@@ -130,6 +138,7 @@ impl Metrics {
         for modality in Modality::ALL {
             let modality = modality.as_str();
             self.batch_size.with_label_values(&[modality]);
+            self.batch_size_cap.with_label_values(&[modality]);
             self.inference_seconds.with_label_values(&[modality]);
             for outcome in ItemErrorKind::ALL.map(ItemErrorKind::as_str).into_iter().chain(["ok"]) {
                 self.items.with_label_values(&[modality, outcome]);
@@ -173,6 +182,10 @@ fn counters(registry: &Registry, id: &str, help: &str, labels: &[&str]) -> IntCo
 
 fn gauge(registry: &Registry, id: &str, help: &str) -> IntGauge {
     registered(registry, IntGauge::with_opts(Opts::new(name(id), help)))
+}
+
+fn gauges(registry: &Registry, id: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    registered(registry, IntGaugeVec::new(Opts::new(name(id), help), labels))
 }
 
 fn histogram(registry: &Registry, id: &str, help: &str) -> Histogram {

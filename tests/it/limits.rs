@@ -203,6 +203,7 @@ async fn every_series_is_there_from_the_start() {
         .collect();
     let expected = [
         "sidelens_batch_size",
+        "sidelens_batch_size_cap",
         "sidelens_cache_bytes",
         "sidelens_cache_hits_total",
         "sidelens_cache_misses_total",
@@ -235,6 +236,7 @@ async fn every_series_is_there_from_the_start() {
         series.extend(outcomes.map(|o| format!("items_total{{modality=\"{modality}\",outcome=\"{o}\"}}")));
         series.push(format!("inference_seconds_count{{modality=\"{modality}\"}}"));
         series.push(format!("batch_size_count{{modality=\"{modality}\"}}"));
+        series.push(format!("batch_size_cap{{modality=\"{modality}\"}}"));
     }
     series.extend(LANES.map(|lane| format!("queue_wait_seconds_count{{lane=\"{lane}\"}}")));
     for series in series {

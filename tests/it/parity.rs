@@ -219,7 +219,7 @@ fn run(case: &Case, device: DeviceChoice, dtype: DtypeChoice) -> Row {
 
     // Batches of several lengths, since padding must not show.
     let mut embed = |inputs: &[Prepared]| -> Vec<Embedding> {
-        inputs.chunks(7).flat_map(|batch| model.backend.embed(batch).expect("embeds")).collect()
+        inputs.chunks(7).flat_map(|batch| model.engines[0].backend.embed(batch).expect("embeds")).collect()
     };
     let (texts, pictures) = (embed(&texts), embed(&pictures));
     let cosine = |ours: &Embedding, theirs: &[f32]| {

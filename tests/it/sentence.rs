@@ -102,7 +102,7 @@ fn minilm_with_real_weights_gives_the_vectors_of_sentence_transformers() {
                 Prepared::Tokens(tokens)
             };
             let prepared: Vec<_> = batch.iter().map(prepare).collect();
-            for (ours, text) in model.backend.embed(&prepared).expect("embeds").iter().zip(batch) {
+            for (ours, text) in model.engines[0].backend.embed(&prepared).expect("embeds").iter().zip(batch) {
                 let theirs = Embedding::normalized(text.vector.clone()).expect("a unit vector");
                 let cosine = ours.cosine(&theirs);
                 assert!(cosine >= least, "{:?}: cosine {cosine} is below {least}", text.text);

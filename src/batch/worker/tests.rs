@@ -32,8 +32,27 @@ fn spawn(max_queue_delay: Duration) -> (Batcher, StubRecord) {
         _ => None,
     });
     let record = backend.record();
-    let policy = BatchPolicy { max_batch_size: 4, max_queue_delay };
-    (Batcher::spawn(PacedDevice { backend, pace: SECOND }, policy, Metrics::new()), record)
+    let device = PacedDevice { backend, pace: SECOND };
+    (Batcher::spawn(vec![(device, Lanes::All)], policy(max_queue_delay), Metrics::new()), record)
+}
+
+fn policy(max_queue_delay: Duration) -> BatchPolicy {
+    BatchPolicy { max_batch_size: 4, max_batch_tokens: 1024, max_bulk_batch: None, max_queue_delay }
+}
+
+/// Two engines for bulk and one for searches, each taking a second per batch, and what each was given.
+fn spawn_three() -> (Batcher, [StubRecord; 3]) {
+    let lanes = [Lanes::Only(Lane::Search), Lanes::Only(Lane::Bulk), Lanes::Only(Lane::Bulk)];
+    let mut records = Vec::new();
+    let mut engine = |lanes| {
+        let backend =
+            StubBackend::new(4).with_faults(|prepared| (id(prepared) == 92).then_some(StubFault::Lose));
+        records.push(backend.record());
+        (PacedDevice { backend, pace: SECOND }, lanes)
+    };
+    let engines = lanes.map(&mut engine).into_iter().collect();
+    let batcher = Batcher::spawn(engines, policy(Duration::ZERO), Metrics::new());
+    (batcher, records.try_into().expect("one each"))
 }
 
 fn text(id: u32) -> Prepared {
@@ -179,4 +198,48 @@ async fn shutting_down_finishes_what_is_queued() {
     assert_eq!(refused, BatchError::Unavailable("the service is stopping".into()));
     // A stop that was asked for is no loss.
     assert!(tokio::time::timeout(SECOND, batcher.device_lost()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn engines_work_side_by_side_and_a_search_has_its_own() {
+    let (batcher, [search, left, right]) = spawn_three();
+    let mut waiting = Vec::new();
+    for id in 0..20 {
+        waiting.push(bulk(&batcher, id).await);
+    }
+    let start = Instant::now();
+    submit(&batcher, 50, Lane::Search, SECOND * 30).await.await.unwrap().unwrap();
+    assert_eq!(start.elapsed(), SECOND, "it waited for no batch of bulk");
+    for task in waiting {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(start.elapsed(), SECOND * 4, "1 + 1, then 4 + 4, 4 + 4, and 1 + 1");
+    assert_eq!(batches(&search), [vec![50]]);
+    let computed = batches(&left).into_iter().chain(batches(&right)).flatten();
+    assert_eq!(computed.collect::<std::collections::BTreeSet<_>>(), (0..20).collect());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_is_lost_ends_the_others_too() {
+    let (batcher, _) = spawn_three();
+    let losing = bulk(&batcher, 92).await;
+    tokio::time::sleep(SECOND / 2).await;
+    let fine = bulk(&batcher, 1).await;
+    let behind = bulk(&batcher, 2).await;
+    let reason = batcher.device_lost().await;
+    assert_eq!(losing.await.unwrap(), Err(BatchError::Unavailable(reason.clone())));
+    assert_eq!(behind.await.unwrap(), Err(BatchError::Unavailable(reason)));
+    // What another engine had begun is answered all the same.
+    assert!(fine.await.unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutting_down_waits_for_every_engine() {
+    let (batcher, records) = spawn_three();
+    let waiting = [bulk(&batcher, 1).await, bulk(&batcher, 2).await, bulk(&batcher, 3).await];
+    batcher.shut_down().await;
+    for task in waiting {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(records.iter().map(StubRecord::n_inputs).sum::<usize>(), 3);
 }

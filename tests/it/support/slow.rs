@@ -11,7 +11,7 @@ use std::{
 
 use sidelens::{
     domain::{Embedding, Prepared},
-    runtime::{Backend, BackendError, LoadedModel, stub::stub_model},
+    runtime::{Backend, BackendError, Engine, LoadedModel, stub::stub_model},
 };
 
 /// Sets how long each forward pass takes.
@@ -29,8 +29,12 @@ impl Brake {
 pub fn slow_model(dimensions: usize) -> (LoadedModel, Brake) {
     let delay_ms = Arc::new(AtomicU64::new(0));
     let model = stub_model(dimensions);
-    let backend = Box::new(SlowBackend { inner: model.backend, delay_ms: delay_ms.clone() });
-    (LoadedModel { backend, ..model }, Brake(delay_ms))
+    let slow = |engine: Engine| {
+        let backend = Box::new(SlowBackend { inner: engine.backend, delay_ms: delay_ms.clone() });
+        Engine { backend, ..engine }
+    };
+    let engines = model.engines.into_iter().map(slow).collect();
+    (LoadedModel { engines, ..model }, Brake(delay_ms))
 }
 
 struct SlowBackend {

@@ -1,0 +1,99 @@
+//! Which cores a thread runs on, and who goes first on them.
+
+use crate::config::CoreList;
+
+/// How much a thread that computes bulk steps back: the kernel gives it what searches leave over, within a
+/// scheduling tick, so that a search waits for no bulk batch on the CPU.
+pub(super) const BULK_NICENESS: i32 = 19;
+
+/// How many passes of bulk run side by side on the CPU where nothing is set. One per core measures best on few
+/// cores: nobody waits at a barrier for a thread that is decoding a picture. Each pass streams all weights through the
+/// caches, so there is an end to it.
+const MAX_REPLICAS: usize = 8;
+
+/// The threads of the CPU, dealt out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Layout {
+    /// Threads of a search's pass.
+    pub search: usize,
+    /// Threads of each pass of bulk that runs beside the others.
+    pub bulk: Vec<usize>,
+}
+
+impl Layout {
+    /// Deals out `threads` (1 or more) to `replicas` passes of bulk, 0 for as many as do well.
+    pub fn new(threads: usize, replicas: usize) -> Self {
+        let replicas = if replicas == 0 { MAX_REPLICAS } else { replicas }.clamp(1, threads);
+        let bulk = (0..replicas).map(|i| threads / replicas + usize::from(i < threads % replicas)).collect();
+        Self { search: threads, bulk }
+    }
+}
+
+/// Puts the calling thread, and those that it starts later, on `cores` (all where there are none), `niceness`
+/// steps back. What the system refuses is left as it is, with a warning.
+pub(super) fn enter(cores: &CoreList, niceness: i32) {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::{
+            process::setpriority_process,
+            thread::{CpuSet, sched_setaffinity},
+        };
+        if !cores.is_empty() {
+            let mut set = CpuSet::new();
+            cores.iter().filter(|core| *core < CpuSet::MAX_CPU).for_each(|core| set.set(core));
+            if let Err(error) = sched_setaffinity(None, &set) {
+                tracing::warn!(%error, %cores, "cannot pin a thread to `model.cores`");
+            }
+        }
+        // On Linux niceness is a thread's own; stepping back needs no right.
+        if niceness > 0
+            && let Err(error) = setpriority_process(None, niceness)
+        {
+            tracing::warn!(%error, niceness, "cannot let searches go before bulk");
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (cores, niceness);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_dealt_out_evenly() {
+        let layout = |threads, replicas| Layout::new(threads, replicas).bulk;
+        assert_eq!(layout(2, 0), [1, 1]);
+        assert_eq!(layout(1, 0), [1]);
+        assert_eq!(layout(2, 1), [2]);
+        assert_eq!(layout(11, 0), [2, 2, 2, 1, 1, 1, 1, 1]);
+        assert_eq!(layout(2, 5), [1, 1], "no pass is without a thread");
+        assert_eq!(Layout::new(6, 3).search, 6);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_thread_steps_back_alone() {
+        let of_thread = || rustix::process::getpriority_process(None).unwrap();
+        let before = of_thread();
+        let inside = std::thread::spawn(move || {
+            enter(&CoreList::default(), BULK_NICENESS);
+            of_thread()
+        });
+        assert_eq!(inside.join().unwrap(), BULK_NICENESS);
+        assert_eq!(of_thread(), before);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_thread_is_pinned() {
+        let allowed = rustix::thread::sched_getaffinity(None).unwrap();
+        let core = (0..1024).find(|core| allowed.is_set(*core)).unwrap();
+        let pinned = std::thread::spawn(move || {
+            enter(&core.to_string().parse().unwrap(), 0);
+            rustix::thread::sched_getaffinity(None).unwrap()
+        });
+        let pinned = pinned.join().unwrap();
+        assert_eq!((pinned.count(), pinned.is_set(core)), (1, true));
+    }
+}
