@@ -134,7 +134,7 @@ mod towers {
         model::{
             Towers, Weights,
             layers::{
-                BlockNames, Encoder, LayerNorm, Linear, Mask, Norms, PatchEmbedding, TokenBatch,
+                At, BlockNames, Encoder, LayerNorm, Linear, Mask, Norms, PatchEmbedding, TokenBatch,
                 TokenEmbedding, with_first_token,
             },
             missing_tower,
@@ -221,8 +221,8 @@ mod towers {
         fn forward(&self, pixel_values: &Tensor) -> Result<Tensor, TchError> {
             let x = with_first_token(&self.class_embedding, self.patches.forward(pixel_values)?)?;
             let x = self.pre_norm.forward(&x.f_add(&self.positions)?)?;
-            let x = self.encoder.forward(x, Mask::None)?;
-            self.projection.forward(&self.post_norm.forward(&x.f_select(1, 0)?)?)
+            let x = self.encoder.forward_at(x, Mask::None, At::First)?;
+            self.projection.forward(&self.post_norm.forward(&x)?)
         }
     }
 
@@ -259,14 +259,10 @@ mod towers {
             // neither the full context nor a padding mask, and any id serves as padding.
             let device = self.embedding.device();
             let batch = TokenBatch::new(texts, 0, device)?;
-            let pooled = texts
-                .iter()
-                .zip(0_i64..)
-                .map(|(ids, row)| row * batch.longest + pooled_position(ids, self.eos_token_id) as i64);
+            let pooled = texts.iter().map(|ids| pooled_position(ids, self.eos_token_id) as i64);
             let pooled = Tensor::f_from_slice(&pooled.collect::<Vec<_>>())?.f_to_device(device)?;
-            let x = self.encoder.forward(self.embedding.forward(&batch)?, Mask::Causal)?;
-            // The norm works token by token, so it is enough to norm the pooled ones.
-            let x = x.f_flatten(0, 1)?.f_index_select(0, &pooled)?;
+            let x = self.embedding.forward(&batch)?;
+            let x = self.encoder.forward_at(x, Mask::Causal, At::Positions(&pooled))?;
             self.projection.forward(&self.final_norm.forward(&x)?)
         }
     }

@@ -140,7 +140,7 @@ mod towers {
     use crate::model::{
         Towers, Weights,
         layers::{
-            AttentionNames, BlockNames, Encoder, LayerNorm, Mask, Norms, PatchEmbedding, mean,
+            At, AttentionNames, BlockNames, Encoder, LayerNorm, Mask, Norms, PatchEmbedding, mean,
             with_first_token,
         },
     };
@@ -230,11 +230,11 @@ mod towers {
     impl Towers for Dinov2 {
         fn encode_images(&self, pixel_values: &Tensor) -> Result<Tensor, TchError> {
             let patches = self.patches.forward(pixel_values)?.f_add(&self.positions)?;
-            let x = self.encoder.forward(with_first_token(&self.first, patches)?, Mask::None)?;
+            let x = with_first_token(&self.first, patches)?;
             match self.pooling {
-                Pooling::Mean => mean(&self.norm.forward(&x)?, None),
+                Pooling::Mean => mean(&self.norm.forward(&self.encoder.forward(x, Mask::None)?)?, None),
                 // The norm works token by token.
-                _ => self.norm.forward(&x.f_select(1, 0)?),
+                _ => self.norm.forward(&self.encoder.forward_at(x, Mask::None, At::First)?),
             }
         }
     }

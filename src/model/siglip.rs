@@ -160,7 +160,7 @@ mod towers {
         model::{
             Towers, Weights,
             layers::{
-                Attention, BlockNames, Encoder, LayerNorm, Linear, Mask, Mlp, Norms, PatchEmbedding,
+                At, Attention, BlockNames, Encoder, LayerNorm, Linear, Mask, Mlp, Norms, PatchEmbedding,
                 TokenBatch, TokenEmbedding,
             },
             missing_tower,
@@ -276,7 +276,7 @@ mod towers {
             let (batch, _, hidden) = patches.size3()?;
             let probe = self.probe.f_expand([batch, 1, hidden], false)?;
             // The residual is what was found, not the probe.
-            let found = self.attention.forward(&probe, patches, Mask::None)?;
+            let found = self.attention.forward(&probe, Some(patches), Mask::None)?;
             found.f_add(&self.mlp.forward(&self.norm.forward(&found)?)?)?.f_select(1, 0)
         }
     }
@@ -309,8 +309,8 @@ mod towers {
             // Texts come in at one length: their padding is attended to, and the last position, mostly
             // padding itself, stands for the text.
             let batch = TokenBatch::new(texts, 0, self.embedding.device())?;
-            let x = self.encoder.forward(self.embedding.forward(&batch)?, Mask::None)?;
-            self.head.forward(&self.final_norm.forward(&x.f_select(1, -1)?)?)
+            let x = self.encoder.forward_at(self.embedding.forward(&batch)?, Mask::None, At::Last)?;
+            self.head.forward(&self.final_norm.forward(&x)?)
         }
     }
 }

@@ -76,9 +76,9 @@ impl QFormer {
         // Without positions: a query is known by its learned value.
         let x = self.norm.forward(queries)?.f_expand([batch, -1, -1], false)?;
         self.layers.iter().try_fold(x, |x, layer| {
-            let x = layer.attention.forward(&x, &x, Mask::None)?;
+            let x = layer.attention.forward(&x, None, Mask::None)?;
             let x = match &layer.cross_attention {
-                Some(cross_attention) => cross_attention.forward(&x, seen, Mask::None)?,
+                Some(cross_attention) => cross_attention.forward(&x, Some(seen), Mask::None)?,
                 None => x,
             };
             layer.queries.as_ref().ok_or_else(missing_tower)?.forward(&x)
@@ -88,7 +88,7 @@ impl QFormer {
     /// Reads the embedded tokens `x` `[batch, tokens, hidden]`; gives the same shape.
     pub fn read(&self, x: &Tensor, mask: Mask<'_>) -> Result<Tensor, TchError> {
         self.layers.iter().try_fold(self.norm.forward(x)?, |x, layer| {
-            let x = layer.attention.forward(&x, &x, mask)?;
+            let x = layer.attention.forward(&x, None, mask)?;
             layer.texts.as_ref().ok_or_else(missing_tower)?.forward(&x)
         })
     }
@@ -112,7 +112,7 @@ impl Attend {
         })
     }
 
-    fn forward(&self, x: &Tensor, context: &Tensor, mask: Mask<'_>) -> Result<Tensor, TchError> {
+    fn forward(&self, x: &Tensor, context: Option<&Tensor>, mask: Mask<'_>) -> Result<Tensor, TchError> {
         self.norm.forward(&x.f_add(&self.attention.forward(x, context, mask)?)?)
     }
 }

@@ -4,19 +4,23 @@ use tch::{TchError, Tensor};
 
 use crate::model::config::Activation;
 
+/// The constant of [`Activation::QuickGelu`], `x sigmoid(1.702 x)`.
+pub(super) const QUICK_GELU: f64 = 1.702;
+
 impl Activation {
-    /// Any shape to the same shape; only [`Self::SwiGlu`] halves the last dimension.
-    pub fn forward(self, x: &Tensor) -> Result<Tensor, TchError> {
+    /// Any shape to the same shape; only [`Self::SwiGlu`] halves the last dimension. `x` is overwritten.
+    pub fn forward(self, mut x: Tensor) -> Result<Tensor, TchError> {
         match self {
-            Self::QuickGelu => x.f_mul_scalar(1.702)?.f_sigmoid_()?.f_mul(x),
-            Self::Gelu => x.f_gelu("none"),
-            Self::GeluTanh => x.f_gelu("tanh"),
-            Self::Relu => x.f_relu(),
-            Self::Tanh => x.f_tanh(),
-            Self::Identity => Ok(x.shallow_clone()),
+            Self::QuickGelu => x.f_mul_scalar(QUICK_GELU)?.f_sigmoid_()?.f_mul_(&x),
+            Self::Gelu => x.f_gelu_("none"),
+            Self::GeluTanh => x.f_gelu_("tanh"),
+            Self::Relu => x.f_relu_(),
+            Self::Tanh => x.f_tanh_(),
+            Self::Identity => Ok(x),
             Self::SwiGlu => {
-                let halves = x.f_chunk(2, -1)?;
-                halves[0].f_silu()?.f_mul(&halves[1])
+                // Not into the half itself, whose rows lie apart.
+                let mut halves = x.f_chunk(2, -1)?;
+                halves[0].f_silu_()?.f_mul(&halves[1])
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The transformer block and the stack of them that is an encoder.
 
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use super::{Attention, LayerNorm, Mask, Mlp};
 use crate::model::{ModelError, Weights, config::TransformerConfig};
@@ -91,7 +91,7 @@ impl Block {
         let attention = match names.attention {
             AttentionNames::Separate(names) => {
                 let names = names.map(name);
-                Attention::load(weights, names.each_ref().map(String::as_str), hidden, hidden, heads)?
+                Attention::load_for_self(weights, names.each_ref().map(String::as_str), hidden, heads)?
             }
             AttentionNames::WithoutQkvBias(names) => {
                 let names = names.map(name);
@@ -100,7 +100,7 @@ impl Block {
             }
             AttentionNames::Stacked { weight, bias, output } => {
                 let (weight, bias, output) = (name(weight), bias.map(name), name(output));
-                Attention::load_stacked(weights, &weight, bias.as_deref(), &output, hidden, heads)?
+                Attention::load_stacked_for_self(weights, &weight, bias.as_deref(), &output, hidden, heads)?
             }
         };
         let mlp = names.mlp.map(name);
@@ -122,21 +122,24 @@ impl Block {
         })
     }
 
-    /// `[batch, tokens, hidden]` to the same shape.
-    pub fn forward(&self, x: &Tensor, mask: Mask<'_>) -> Result<Tensor, TchError> {
-        let scaled = |n: usize, x: Tensor| match &self.scales {
-            Some(scales) => x.f_mul(&scales[n]),
-            None => Ok(x),
+    /// `x` `[batch, tokens, hidden]` to the same shape. Where `x` is a part of a sequence, it attends to the whole,
+    /// `context` `[batch, others, hidden]`.
+    pub fn forward(&self, x: &Tensor, context: Option<&Tensor>, mask: Mask<'_>) -> Result<Tensor, TchError> {
+        // Into what was just computed, which nobody else holds.
+        let add = |n: usize, x: &Tensor, mut more: Tensor| match &self.scales {
+            Some(scales) => x.f_addcmul(&more, &scales[n]),
+            None => more.f_add_(x),
         };
         match self.norms {
             Norms::Before => {
-                let normed = self.norm1.forward(x)?;
-                let x = x.f_add(&scaled(0, self.attention.forward(&normed, &normed, mask)?)?)?;
-                x.f_add(&scaled(1, self.mlp.forward(&self.norm2.forward(&x)?)?)?)
+                let context = context.map(|context| self.norm1.forward(context)).transpose()?;
+                let attended = self.attention.forward(&self.norm1.forward(x)?, context.as_ref(), mask)?;
+                let x = add(0, x, attended)?;
+                add(1, &x, self.mlp.forward(&self.norm2.forward(&x)?)?)
             }
             Norms::After => {
-                let x = self.norm1.forward(&x.f_add(&scaled(0, self.attention.forward(x, x, mask)?)?)?)?;
-                self.norm2.forward(&x.f_add(&scaled(1, self.mlp.forward(&x)?)?)?)
+                let x = self.norm1.forward(&add(0, x, self.attention.forward(x, context, mask)?)?)?;
+                self.norm2.forward(&add(1, &x, self.mlp.forward(&x)?)?)
             }
         }
     }
@@ -163,6 +166,57 @@ impl Encoder {
 
     /// `[batch, tokens, hidden]` to the same shape.
     pub fn forward(&self, x: Tensor, mask: Mask<'_>) -> Result<Tensor, TchError> {
-        self.0.iter().try_fold(x, |x, block| block.forward(&x, mask))
+        self.0.iter().try_fold(x, |x, block| block.forward(&x, None, mask))
+    }
+
+    /// As [`Self::forward`], but only the token of each row that is `at` a place: `[batch, hidden]`. The last block
+    /// computes the others' keys and values and nothing else of them, which saves most of a block.
+    pub fn forward_at(&self, x: Tensor, mask: Mask<'_>, at: At<'_>) -> Result<Tensor, TchError> {
+        let Some((last, before)) = self.0.split_last() else { return at.of(&x)?.f_select(1, 0) };
+        let x = before.iter().try_fold(x, |x, block| block.forward(&x, None, mask))?;
+        let until = match (mask, at) {
+            (Mask::Causal, at) => Some(at.up_to(&x)?),
+            _ => None,
+        };
+        let mask = until.as_ref().map_or(mask, Mask::Tokens);
+        last.forward(&at.of(&x)?, Some(&x), mask)?.f_select(1, 0)
+    }
+}
+
+/// The one token of each row that stands for it.
+#[derive(Debug, Clone, Copy)]
+pub enum At<'a> {
+    /// The first.
+    First,
+    /// The last, padding or not.
+    Last,
+    /// At positions of their own: int64 `[batch]`.
+    Positions(&'a Tensor),
+}
+
+impl At<'_> {
+    /// Of `[batch, tokens, hidden]` the one token: `[batch, 1, hidden]`.
+    fn of(self, x: &Tensor) -> Result<Tensor, TchError> {
+        let (batch, tokens, hidden) = x.size3()?;
+        match self {
+            Self::First => x.f_narrow(1, 0, 1)?.f_contiguous(),
+            Self::Last => x.f_narrow(1, tokens - 1, 1)?.f_contiguous(),
+            Self::Positions(positions) => {
+                x.f_gather(1, &positions.f_view([batch, 1, 1])?.f_expand([batch, 1, hidden], false)?, false)
+            }
+        }
+    }
+
+    /// What the one token may see of `x` `[batch, tokens, hidden]` where attention is causal: bool
+    /// `[batch, 1, 1, tokens]`.
+    fn up_to(self, x: &Tensor) -> Result<Tensor, TchError> {
+        let (batch, tokens, _) = x.size3()?;
+        let places = Tensor::f_arange(tokens, (Kind::Int64, x.device()))?;
+        let seen = match self {
+            Self::First => places.f_le(0)?,
+            Self::Last => places.f_ge(0)?,
+            Self::Positions(positions) => places.f_le_tensor(&positions.f_view([batch, 1, 1, 1])?)?,
+        };
+        seen.f_expand([batch, 1, 1, tokens], false)
     }
 }

@@ -25,6 +25,43 @@ impl Linear {
         Ok(Self { bias, ..Self::load_without_bias(weights, name, inputs, outputs)? })
     }
 
+    /// As [`Self::load`], weight and bias each times a factor.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load_scaled(
+        weights: &Weights,
+        name: &str,
+        inputs: i64,
+        outputs: i64,
+        [by_weight, by_bias]: [f64; 2],
+    ) -> Result<Self, ModelError> {
+        Ok(Self {
+            weight: weights.scaled(&format!("{name}.weight"), &[outputs, inputs], by_weight)?,
+            bias: Some(weights.scaled(&format!("{name}.bias"), &[outputs], by_bias)?),
+        })
+    }
+
+    /// The product of `parts`, which have the same inputs, one after another: one matrix product for all. A part
+    /// without bias has a bias of zero among others that have one.
+    ///
+    /// # Errors
+    /// When libtorch fails.
+    pub fn stack(parts: &[Self]) -> Result<Self, TchError> {
+        let weight = Tensor::f_cat(&parts.iter().map(|part| &part.weight).collect::<Vec<_>>(), 0)?;
+        let bias = match parts.iter().any(|part| part.bias.is_some()) {
+            true => {
+                let of = |part: &Self| match &part.bias {
+                    Some(bias) => Ok(bias.shallow_clone()),
+                    None => part.weight.f_select(1, 0)?.f_zeros_like(),
+                };
+                Some(Tensor::f_cat(&parts.iter().map(of).collect::<Result<Vec<_>, _>>()?, 0)?)
+            }
+            false => None,
+        };
+        Ok(Self { weight, bias })
+    }
+
     /// `{name}.weight` `[outputs, inputs]` alone.
     ///
     /// # Errors
@@ -36,6 +73,15 @@ impl Linear {
         outputs: i64,
     ) -> Result<Self, ModelError> {
         Ok(Self { weight: weights.tensor(&format!("{name}.weight"), &[outputs, inputs])?, bias: None })
+    }
+
+    /// The outputs from `first` on, `n` of them, without a copy.
+    ///
+    /// # Errors
+    /// When there are not as many.
+    pub fn narrow(&self, first: i64, n: i64) -> Result<Self, TchError> {
+        let rows = |tensor: &Tensor| tensor.f_narrow(0, first, n);
+        Ok(Self { weight: rows(&self.weight)?, bias: self.bias.as_ref().map(rows).transpose()? })
     }
 
     /// `[.., inputs]` to `[.., outputs]`.

@@ -2,14 +2,23 @@
 
 use tch::{TchError, Tensor};
 
-use super::Linear;
+use super::{Linear, activation::QUICK_GELU};
 use crate::model::{ModelError, Weights, config::Activation};
 
 /// `W2 activation(W1 x)`, with biases.
 pub struct Mlp {
     inner: Linear,
-    activation: Activation,
+    between: Between,
     outer: Linear,
+}
+
+/// What is computed between the halves.
+enum Between {
+    /// The activation as it is.
+    Activation(Activation),
+    /// `x sigmoid(x)`, which [`Activation::QuickGelu`] is when its constant `c` is moved into the weights:
+    /// `x sigmoid(c x) = silu(c x) / c`. One pass over the widest tensor of the block instead of three.
+    Silu,
 }
 
 impl Mlp {
@@ -28,15 +37,28 @@ impl Mlp {
             Activation::SwiGlu => 2 * intermediate,
             _ => intermediate,
         };
+        if activation == Activation::QuickGelu {
+            let (into, back) = (QUICK_GELU, QUICK_GELU.recip());
+            return Ok(Self {
+                inner: Linear::load_scaled(weights, inner, hidden, width, [into, into])?,
+                between: Between::Silu,
+                outer: Linear::load_scaled(weights, outer, intermediate, hidden, [back, 1.0])?,
+            });
+        }
         Ok(Self {
             inner: Linear::load(weights, inner, hidden, width)?,
-            activation,
+            between: Between::Activation(activation),
             outer: Linear::load(weights, outer, intermediate, hidden)?,
         })
     }
 
     /// `[.., hidden]` to the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        self.outer.forward(&self.activation.forward(&self.inner.forward(x)?)?)
+        let mut x = self.inner.forward(x)?;
+        let x = match self.between {
+            Between::Activation(activation) => activation.forward(x)?,
+            Between::Silu => x.f_silu_()?,
+        };
+        self.outer.forward(&x)
     }
 }

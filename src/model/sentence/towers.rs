@@ -12,8 +12,8 @@ use crate::{
         ModelError, ModelFiles, Placement, Towers, Weights,
         config::Activation,
         layers::{
-            AttentionNames, BlockNames, Encoder, LayerNorm, Linear, Mask, Norms, TokenBatch, TokenEmbedding,
-            mean,
+            At, AttentionNames, BlockNames, Encoder, LayerNorm, Linear, Mask, Norms, TokenBatch,
+            TokenEmbedding, mean,
         },
     },
 };
@@ -122,11 +122,13 @@ impl Towers for Text {
         let batch = TokenBatch::new(texts, self.pad_token_id, self.embedding.device())?;
         let mask = batch.attention_mask()?;
         let x = self.norm.forward(&self.embedding.forward(&batch)?)?;
-        let x = self.encoder.forward(x, mask.as_ref().map_or(Mask::None, Mask::Tokens))?;
+        let mask = mask.as_ref().map_or(Mask::None, Mask::Tokens);
         let pooled = match &self.pool {
-            Pool::Mean => mean(&x, batch.is_token.as_ref())?,
-            Pool::Cls => x.f_select(1, 0)?,
-            Pool::Pooler(dense) => Activation::Tanh.forward(&dense.forward(&x.f_select(1, 0)?)?)?,
+            Pool::Mean => mean(&self.encoder.forward(x, mask)?, batch.is_token.as_ref())?,
+            Pool::Cls => self.encoder.forward_at(x, mask, At::First)?,
+            Pool::Pooler(dense) => {
+                Activation::Tanh.forward(dense.forward(&self.encoder.forward_at(x, mask, At::First)?)?)?
+            }
         };
         self.after.iter().try_fold(pooled, |x, step| step.forward(&x))
     }
@@ -152,7 +154,7 @@ impl After {
         match self {
             // The mean is float32 whatever the weights are.
             Self::Dense { linear, activation, kind } => {
-                activation.forward(&linear.forward(&x.f_to_kind(*kind)?)?)
+                activation.forward(linear.forward(&x.f_to_kind(*kind)?)?)
             }
             Self::Normalize => {
                 let x = x.f_to_kind(Dtype::Float)?;

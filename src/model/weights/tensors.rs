@@ -57,6 +57,14 @@ impl Weights {
     /// # Errors
     /// When the tensor is missing, has another shape, or has a dtype that weights do not have.
     pub fn tensor(&self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
+        self.scaled(name, shape, 1.0)
+    }
+
+    /// As [`Self::tensor`], each entry times `factor`, rounded once.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    pub fn scaled(&self, name: &str, shape: &[i64], factor: f64) -> Result<Tensor, ModelError> {
         let full = || format!("{}{name}", self.prefix);
         let found = self.find(name).ok_or_else(|| ModelError::NoTensor {
             file: self.index.place().into(),
@@ -84,14 +92,20 @@ impl Weights {
                 });
             }
         };
-        self.place(found, stored).map_err(|e| ModelError::Torch { tensor: full(), reason: e.to_string() })
+        self.place(found, stored, factor)
+            .map_err(|e| ModelError::Torch { tensor: full(), reason: e.to_string() })
+    }
+
+    /// Whether tensors of the served dtype stay in the mapped file.
+    pub fn stay_in_file(&self) -> bool {
+        self.on.device == Device::Cpu && self.on.kind == Kind::Float
     }
 
     fn find(&self, name: &str) -> Option<Found<'_>> {
         self.index.get(&format!("{}{name}", self.prefix))
     }
 
-    fn place(&self, found: Found, stored: Kind) -> Result<Tensor, TchError> {
+    fn place(&self, found: Found, stored: Kind, factor: f64) -> Result<Tensor, TchError> {
         let Found { layout, data, .. } = found;
         let size = stored.elt_size_in_bytes();
         // Files written by other hands may leave tensors unaligned; those are copied.
@@ -107,7 +121,12 @@ impl Weights {
             }
         };
         // All are the tensor itself where nothing changes.
-        let placed = tensor.f_to_device(self.on.device)?.f_to_kind(self.on.kind)?.f_contiguous()?;
+        let placed = tensor.f_to_device(self.on.device)?;
+        let placed = match factor {
+            1.0 => placed,
+            factor => placed.f_to_kind(Kind::Float)?.f_mul_scalar(factor)?,
+        };
+        let placed = placed.f_to_kind(self.on.kind)?.f_contiguous()?;
         // Else a file in another dtype would be in memory twice, whole, until loading has ended.
         if placed.data_ptr() != tensor.data_ptr() {
             found.let_go();
