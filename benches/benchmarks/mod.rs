@@ -1,8 +1,16 @@
 //! One file an operation.
 
 mod decode;
+#[cfg(feature = "torch")]
+mod forward;
+mod queue;
 
 use criterion::Criterion;
 
 /// All of them, in the order in which they run.
-pub const ALL: &[fn(&mut Criterion)] = &[decode::bench];
+pub const ALL: &[fn(&mut Criterion)] = &[
+    decode::bench,
+    queue::bench,
+    #[cfg(feature = "torch")]
+    forward::bench,
+];
