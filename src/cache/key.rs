@@ -1,6 +1,6 @@
 //! What makes two inputs the same.
 
-use crate::domain::{Background, Modality};
+use crate::domain::{Background, Decode, Modality};
 
 /// A digest over the model, the preprocessing and the content of one input. Equal keys mean equal vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,10 +16,10 @@ impl CacheKey {
     }
 
     /// The key of an encoded picture (the bytes of the file).
-    pub fn image(fingerprint: &str, background: Background, encoded: &[u8]) -> Self {
+    pub fn image(fingerprint: &str, decode: Decode, background: Background, encoded: &[u8]) -> Self {
         let background = String::from(background);
-        let modality = Modality::Image.as_str();
-        Self::digest(&[fingerprint.as_bytes(), modality.as_bytes(), background.as_bytes()], encoded)
+        let circumstances = [fingerprint, Modality::Image.as_str(), decode.as_str(), &background];
+        Self::digest(&circumstances.map(str::as_bytes), encoded)
     }
 
     /// Each part goes in with its length, so that no two lists run together.
@@ -41,9 +41,10 @@ mod tests {
         let keys = [
             CacheKey::text("a", "bc"),
             CacheKey::text("ab", "c"),
-            CacheKey::image("a", Background::WHITE, b"bc"),
-            CacheKey::image("a", Background::None, b"bc"),
-            CacheKey::image("a", Background::WHITE, b"bd"),
+            CacheKey::image("a", Decode::Fast, Background::WHITE, b"bc"),
+            CacheKey::image("a", Decode::Exact, Background::WHITE, b"bc"),
+            CacheKey::image("a", Decode::Fast, Background::None, b"bc"),
+            CacheKey::image("a", Decode::Fast, Background::WHITE, b"bd"),
         ];
         let distinct: std::collections::HashSet<_> = keys.iter().collect();
         assert_eq!(distinct.len(), keys.len());

@@ -2,12 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::Background;
+use crate::domain::{Background, Decode};
 
 /// How pictures are decoded, and how large they may be.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageConfig {
+    /// How closely decoding follows the Python reference.
+    pub decode: Decode,
     /// What shows through transparent pixels.
     pub background: Background,
     /// Most pixels of a picture, checked in its header.

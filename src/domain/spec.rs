@@ -173,6 +173,27 @@ impl From<Background> for String {
     }
 }
 
+/// How closely decoding follows the Python reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decode {
+    /// A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is at least twice what the model's resize
+    /// asks for.
+    Fast,
+    /// To the pixel, as Pillow.
+    Exact,
+}
+
+impl Decode {
+    /// As it stands in the settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Exact => "exact",
+        }
+    }
+}
+
 /// How a text becomes the text tower's input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextSpec {

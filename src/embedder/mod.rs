@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::batch::{BatchPolicy, Batcher};
 use crate::cache::VectorCache;
-use crate::config::{BatchConfig, Config};
+use crate::config::{BatchConfig, Config, ImageConfig};
 use crate::domain::{
     EmbedError, EmbedInput, EmbedRequest, EmbedResponse, Embedding, ItemError, Lane, ModelSpec, OnItemError,
     Usage,
@@ -66,12 +66,12 @@ pub struct Shared {
 impl Shared {
     /// One cache, whose keys tell the models apart, and one pool for decoding and tokenising.
     pub fn new(config: &Config, fetcher: Fetcher, metrics: Arc<Metrics>) -> Self {
-        let (background, max_pixels) = (config.image.background, config.image.max_pixels);
+        let ImageConfig { decode, background, max_pixels, threads } = config.image;
         Self {
             fetcher,
             cache: VectorCache::new(&config.cache, metrics.clone()),
-            pool: Arc::new(PreparePool::new(config.image.threads)),
-            imaging: ImagingOptions { background, max_pixels },
+            pool: Arc::new(PreparePool::new(threads)),
+            imaging: ImagingOptions { decode, background, max_pixels },
             metrics,
         }
     }

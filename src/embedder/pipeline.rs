@@ -159,12 +159,12 @@ impl Pipeline {
     }
 
     async fn image_key(&self, encoded: &Bytes, lane: Lane) -> Result<CacheKey, PartError> {
-        let background = self.imaging.background;
+        let ImagingOptions { decode, background, .. } = self.imaging;
         if encoded.len() <= INLINE_DIGEST_BYTES {
-            return Ok(CacheKey::image(&self.fingerprint, background, encoded));
+            return Ok(CacheKey::image(&self.fingerprint, decode, background, encoded));
         }
         let (fingerprint, encoded) = (self.fingerprint.clone(), encoded.clone());
-        Ok(self.pool.run(lane, move || CacheKey::image(&fingerprint, background, &encoded)).await?)
+        Ok(self.pool.run(lane, move || CacheKey::image(&fingerprint, decode, background, &encoded)).await?)
     }
 
     async fn decode(&self, encoded: Bytes, spec: &ImageSpec, lane: Lane) -> Result<Prepared, PartError> {

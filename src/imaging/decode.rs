@@ -9,18 +9,35 @@ use std::io::Cursor;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
+use super::crop::Size;
 use super::{ImagingError, jpeg};
+use crate::domain::Resize;
 
-/// Decodes the first frame, on its full canvas, not yet upright.
+/// A picture's first frame, on its full canvas, not yet upright.
+pub(super) struct Decoded {
+    pub image: DynamicImage,
+    /// How to turn it.
+    pub orientation: Orientation,
+    /// The size in its header.
+    pub full: Size,
+    /// Columns and rows of the full size that a pixel of `image` stands for: 1, or 2, 4 or 8 if it was reduced.
+    pub step: usize,
+}
+
+/// Decodes the first frame. With `reduce_for` it may come smaller, but in no side below what that resize asks for.
 ///
 /// # Errors
 /// Any [`ImagingError`] but `ResizedTooLarge`. The size is checked before pixels are allocated.
-pub(super) fn decode(encoded: &[u8], max_pixels: u64) -> Result<(DynamicImage, Orientation), ImagingError> {
+pub(super) fn decode(
+    encoded: &[u8],
+    max_pixels: u64,
+    reduce_for: Option<Resize>,
+) -> Result<Decoded, ImagingError> {
     if encoded.is_empty() {
         return Err(ImagingError::Empty);
     }
     let (format, name) = match image::guess_format(encoded) {
-        Ok(ImageFormat::Jpeg) => return jpeg::decode(encoded, max_pixels),
+        Ok(ImageFormat::Jpeg) => return jpeg::decode(encoded, max_pixels, reduce_for),
         Ok(ImageFormat::Png) => (ImageFormat::Png, "PNG"),
         Ok(ImageFormat::Gif) => (ImageFormat::Gif, "GIF"),
         Ok(ImageFormat::Bmp) => (ImageFormat::Bmp, "BMP"),
@@ -40,7 +57,8 @@ pub(super) fn decode(encoded: &[u8], max_pixels: u64) -> Result<(DynamicImage, O
     // Unreadable metadata does not spoil readable pixels.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let image = DynamicImage::from_decoder(decoder).map_err(failed)?;
-    Ok((to_8_bit(image), orientation))
+    let full = Size { width: width as usize, height: height as usize };
+    Ok(Decoded { image: to_8_bit(image), orientation, full, step: 1 })
 }
 
 /// Refuses a size that a header claims.

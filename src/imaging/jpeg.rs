@@ -1,5 +1,8 @@
 //! JPEG by the libjpeg-turbo family: the integer DCT and smooth chroma upsampling, bit-identical to Pillow.
 //!
+//! Where a reduction is allowed, the inverse DCT gives 4x4, 2x2 or 1x1 samples for a block of 8x8, and all that
+//! follows has a quarter of the work or less.
+//!
 //! libjpeg reports errors by unwinding; they are caught here and become [`ImagingError`]s.
 
 use std::io::{self, BufRead, Read};
@@ -9,21 +12,28 @@ use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, RgbImage};
 use mozjpeg::{ColorSpace, DctMethod, Decompress, Marker};
 
-use super::{ImagingError, decode::check_size, orient};
+use super::crop::Size;
+use super::decode::{Decoded, check_size};
+use super::{ImagingError, orient, resample};
+use crate::domain::Resize;
 
 const FORMAT: &str = "JPEG";
 
 /// What the `mozjpeg` crate puts before libjpeg's own words when it unwinds.
 const UNWOUND: &str = "libjpeg fatal error: ";
 
-/// Decodes to RGB or gray, not yet upright.
+/// Decodes to RGB or gray, for `reduce_for` at a fraction of the size.
 ///
 /// # Errors
 /// [`ImagingError::Corrupt`] also for a file without its end marker, which Pillow refuses too;
 /// [`ImagingError::Unsupported`] for 12-bit, arithmetic-coded or lossless files;
 /// [`ImagingError::TooManyPixels`] before anything of the picture's size is allocated.
-pub(super) fn decode(encoded: &[u8], max_pixels: u64) -> Result<(DynamicImage, Orientation), ImagingError> {
-    panic::catch_unwind(|| read(encoded, max_pixels)).unwrap_or_else(|payload| {
+pub(super) fn decode(
+    encoded: &[u8],
+    max_pixels: u64,
+    reduce_for: Option<Resize>,
+) -> Result<Decoded, ImagingError> {
+    panic::catch_unwind(|| read(encoded, max_pixels, reduce_for)).unwrap_or_else(|payload| {
         match payload.downcast_ref::<String>().and_then(|message| message.strip_prefix(UNWOUND)) {
             Some(message) => Err(failure(message)),
             None => panic::resume_unwind(payload),
@@ -31,18 +41,20 @@ pub(super) fn decode(encoded: &[u8], max_pixels: u64) -> Result<(DynamicImage, O
     })
 }
 
-fn read(encoded: &[u8], max_pixels: u64) -> Result<(DynamicImage, Orientation), ImagingError> {
+fn read(encoded: &[u8], max_pixels: u64, reduce_for: Option<Resize>) -> Result<Decoded, ImagingError> {
     let failed = |error: io::Error| failure(&error.to_string());
     let markers = [Marker::APP(1)];
     let mut decoder =
         Decompress::builder().with_markers(&markers).from_reader(Whole(encoded)).map_err(failed)?;
     let (columns, rows) = decoder.size();
     check_size(FORMAT, columns as u64, rows as u64, max_pixels)?;
-    let (width, height) = (columns as u32, rows as u32);
+    let full = Size { width: columns, height: rows };
     let orientation = decoder
         .markers()
         .find_map(|marker| marker.data.strip_prefix(b"Exif\0\0"))
         .map_or(Orientation::NoTransforms, orient::from_exif);
+    let step = reduce_for.map_or(1, |resize| step(orient::upright_size(full, orientation), resize));
+    decoder.scale(8 / step as u8);
     decoder.dct_method(DctMethod::IntegerSlow);
     decoder.do_fancy_upsampling(true);
     let (space, components) = match decoder.components().len() {
@@ -52,6 +64,7 @@ fn read(encoded: &[u8], max_pixels: u64) -> Result<(DynamicImage, Orientation), 
         n => return Err(failure(&format!("Unsupported number of components {n}"))),
     };
     let mut started = decoder.to_colorspace(space).map_err(failed)?;
+    let (width, height) = (started.width() as u32, started.height() as u32);
     let samples = started.read_scanlines::<u8>().map_err(failed)?;
     started.finish().map_err(failed)?;
     let image = match components {
@@ -59,7 +72,20 @@ fn read(encoded: &[u8], max_pixels: u64) -> Result<(DynamicImage, Orientation), 
         3 => RgbImage::from_raw(width, height, samples).map(DynamicImage::from),
         _ => RgbImage::from_raw(width, height, cmyk_to_rgb(&samples)).map(DynamicImage::from),
     };
-    Ok((image.expect("libjpeg filled every row"), orientation))
+    Ok(Decoded { image: image.expect("libjpeg filled every row"), orientation, full, step })
+}
+
+/// How many times the resize's size a reduced picture must at least have. Chosen by the
+/// table in docs/benchmarks.md: random checkpoints fall below a cosine of 0.999 more often, and further, with less.
+const MARGIN: usize = 2;
+
+/// The most columns and rows that one pixel may stand for. Other steps than these have no short DCT.
+fn step(upright: Size, resize: Resize) -> usize {
+    let target = resample::target_size(upright, resize);
+    let suffices = |step| {
+        upright.width >= target.width * step * MARGIN && upright.height >= target.height * step * MARGIN
+    };
+    [8, 4, 2].into_iter().find(|&step| suffices(step)).unwrap_or(1)
 }
 
 fn failure(message: &str) -> ImagingError {
@@ -119,20 +145,47 @@ mod tests {
         PHOTO.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap() + 4
     }
 
+    /// At full size, and at 1/8.
+    const REDUCTIONS: [Option<Resize>; 2] = [None, Some(Resize::ShortestEdge(8))];
+
     #[test]
     fn every_truncation_is_corrupt() {
-        for length in [4, 20, 300, PHOTO.len() / 2, PHOTO.len() - 2, PHOTO.len() - 1] {
-            let error = decode(&PHOTO[..length], 1 << 20).unwrap_err();
-            assert!(matches!(error, ImagingError::Corrupt { .. }), "{length}: {error}");
+        for reduce_for in REDUCTIONS {
+            for length in [4, 20, 300, PHOTO.len() / 2, PHOTO.len() - 2, PHOTO.len() - 1] {
+                let error = decode(&PHOTO[..length], 1 << 20, reduce_for).err().unwrap();
+                assert!(matches!(error, ImagingError::Corrupt { .. }), "{length}: {error}");
+            }
+            let whole = decode(PHOTO, 1 << 20, reduce_for).ok().unwrap();
+            assert_eq!(whole.step, if reduce_for.is_some() { 8 } else { 1 });
+            assert_eq!(whole.image.width() as usize, whole.full.width.div_ceil(whole.step));
+            assert_eq!(whole.image.height() as usize, whole.full.height.div_ceil(whole.step));
         }
-        assert!(decode(PHOTO, 1 << 20).is_ok());
+    }
+
+    #[test]
+    fn what_is_reduced_keeps_twice_the_size() {
+        let size = |width, height| Size { width, height };
+        for (picture, resize, expected) in [
+            (size(895, 10_000), Resize::ShortestEdge(224), 1),
+            (size(896, 10_000), Resize::ShortestEdge(224), 2),
+            (size(640, 480), Resize::ShortestEdge(224), 1),
+            (size(2400, 1791), Resize::ShortestEdge(224), 2),
+            (size(2400, 1792), Resize::ShortestEdge(224), 4),
+            (size(40_000, 3584), Resize::ShortestEdge(224), 8),
+            // Both sides count where the shape changes.
+            (size(4000, 200), Resize::Exact { height: 51, width: 50 }, 1),
+            (size(4000, 200), Resize::Exact { height: 50, width: 50 }, 2),
+            (size(100, 100), Resize::ShortestEdge(200), 1),
+        ] {
+            assert_eq!(step(picture, resize), expected, "{picture:?} {resize:?}");
+        }
     }
 
     #[test]
     fn twelve_bits_are_refused_clearly() {
         let mut file = PHOTO.to_vec();
         file[frame_header()] = 12;
-        let error = decode(&file, 1 << 20).unwrap_err();
+        let error = decode(&file, 1 << 20, None).err().unwrap();
         assert!(
             matches!(error, ImagingError::Unsupported { .. }) && error.to_string().contains("12"),
             "{error}"
@@ -143,7 +196,9 @@ mod tests {
     fn a_claimed_size_is_refused_before_decoding() {
         let mut file = PHOTO.to_vec();
         file[frame_header() + 1..frame_header() + 5].copy_from_slice(&[0xea, 0x60, 0xea, 0x60]);
-        let error = decode(&file, 1 << 20).unwrap_err();
-        assert_eq!(error, ImagingError::TooManyPixels { width: 60000, height: 60000, limit: 1 << 20 });
+        for reduce_for in REDUCTIONS {
+            let error = decode(&file, 1 << 20, reduce_for).err().unwrap();
+            assert_eq!(error, ImagingError::TooManyPixels { width: 60000, height: 60000, limit: 1 << 20 });
+        }
     }
 }

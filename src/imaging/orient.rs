@@ -3,13 +3,97 @@
 use image::DynamicImage;
 use image::metadata::Orientation;
 
+use super::crop::Size;
+use super::decode::Decoded;
+
+/// How the pixels of an upright picture, which may have been reduced, stand to those of the full size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Grid {
+    pub columns: Axis,
+    pub rows: Axis,
+}
+
+/// One axis of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Axis {
+    /// Positions at full size.
+    pub full: usize,
+    /// Full positions that one pixel stands for.
+    pub step: usize,
+    /// How many of those the first pixel lacks. The last one lacks what is missing to a whole `step`.
+    pub lead: usize,
+}
+
+impl Grid {
+    /// The full size.
+    pub fn full(&self) -> Size {
+        Size { width: self.columns.full, height: self.rows.full }
+    }
+}
+
 /// The orientation in EXIF data (a TIFF header and what follows); none when it is absent or unreadable.
 pub(super) fn from_exif(tiff: &[u8]) -> Orientation {
     Orientation::from_exif_chunk(tiff).unwrap_or(Orientation::NoTransforms)
 }
 
 /// Rotates and mirrors, exactly.
-pub(super) fn upright(mut image: DynamicImage, orientation: Orientation) -> DynamicImage {
+pub(super) fn upright(decoded: Decoded) -> (DynamicImage, Grid) {
+    let Decoded { mut image, orientation, full, step } = decoded;
     image.apply_orientation(orientation);
-    image
+    let full = upright_size(full, orientation);
+    let [columns, rows] = reversed(orientation);
+    let axis = |full: usize, is_reversed: bool| {
+        let lead = if is_reversed { full.next_multiple_of(step) - full } else { 0 };
+        Axis { full, step, lead }
+    };
+    (image, Grid { columns: axis(full.width, columns), rows: axis(full.height, rows) })
+}
+
+/// The size of a picture once it is upright.
+pub(super) fn upright_size(size: Size, orientation: Orientation) -> Size {
+    use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+    match orientation {
+        Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH => {
+            Size { width: size.height, height: size.width }
+        }
+        _ => size,
+    }
+}
+
+/// Whether the columns and the rows, once upright, run against the axis of the file that they were.
+fn reversed(orientation: Orientation) -> [bool; 2] {
+    match orientation {
+        Orientation::NoTransforms | Orientation::Rotate90FlipH => [false, false],
+        Orientation::FlipHorizontal | Orientation::Rotate90 => [true, false],
+        Orientation::FlipVertical | Orientation::Rotate270 => [false, true],
+        Orientation::Rotate180 | Orientation::Rotate270FlipH => [true, true],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pixel_that_lacks_positions_is_followed() {
+        for exif in 1..=8 {
+            let orientation = Orientation::from_exif(exif).unwrap();
+            // 9x17 in steps of 2 is 5x9 pixels; the last column and the last row stand for one position each.
+            let pixel = |x, y| image::Luma([u8::from(x == 4) | u8::from(y == 8)]);
+            let image = image::GrayImage::from_fn(5, 9, pixel).into();
+            let full = Size { width: 9, height: 17 };
+            let (image, grid) = upright(Decoded { image, orientation, full, step: 2 });
+            let image = image.into_luma8();
+            let (width, height) = image.dimensions();
+            let axis = |pixels: u32, first: &image::Luma<u8>| Axis {
+                full: pixels as usize * 2 - 1,
+                step: 2,
+                lead: first[0].into(),
+            };
+            // A line through the middle meets them at its start or at its end.
+            let columns = axis(width, image.get_pixel(0, height / 2));
+            let rows = axis(height, image.get_pixel(width / 2, 0));
+            assert_eq!(grid, Grid { columns, rows }, "{orientation:?}");
+        }
+    }
 }

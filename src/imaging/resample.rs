@@ -11,6 +11,7 @@
 use image::RgbImage;
 
 use super::crop::{Size, Span, Window};
+use super::orient::{Axis, Grid};
 use crate::domain::{Filter, Resize};
 
 /// Fraction bits of the weights.
@@ -25,12 +26,10 @@ const LANES: usize = ROWS * 3;
 /// Source columns to transpose at once, so that they stay in the processor's cache.
 const COLUMNS: usize = 1024;
 
-/// The size that `resize` gives to `rgb`.
-pub(super) fn target_size(rgb: &RgbImage, resize: Resize) -> Size {
-    let (width, height) = rgb.dimensions();
+/// The size that `resize` gives to a picture of this size.
+pub(super) fn target_size(Size { width, height }: Size, resize: Resize) -> Size {
     // Python's int(n * long / short): an exact product, one rounding in the division, truncated.
-    let scaled =
-        |n: u32, long: u32, short: u32| ((u64::from(n) * u64::from(long)) as f64 / f64::from(short)) as usize;
+    let scaled = |n: u32, long: usize, short: usize| ((n as usize * long) as f64 / short as f64) as usize;
     match resize {
         Resize::Exact { height, width } => Size { width: width as usize, height: height as usize },
         Resize::ShortestEdge(n) if width <= height => {
@@ -40,12 +39,13 @@ pub(super) fn target_size(rgb: &RgbImage, resize: Resize) -> Size {
     }
 }
 
-/// The window of `rgb` resized to `size`: RGB8 `[rows.len, columns.len, 3]`.
-pub(super) fn resample(rgb: &RgbImage, size: Size, window: &Window, filter: Filter) -> Vec<u8> {
+/// The window of a picture resized to `size`: RGB8 `[rows.len, columns.len, 3]`. `rgb` has its pixels, on `grid`.
+pub(super) fn resample(rgb: &RgbImage, grid: &Grid, size: Size, window: &Window, filter: Filter) -> Vec<u8> {
     let source = Size { width: rgb.width() as usize, height: rgb.height() as usize };
     let Window { columns, rows } = window;
-    let across = (source.width != size.width).then(|| taps(source.width, size.width, columns, filter));
-    let down = (source.height != size.height).then(|| taps(source.height, size.height, rows, filter));
+    let changes = |axis: &Axis, n_out| *axis != Axis { full: n_out, step: 1, lead: 0 };
+    let across = changes(&grid.columns, size.width).then(|| taps(&grid.columns, size.width, columns, filter));
+    let down = changes(&grid.rows, size.height).then(|| taps(&grid.rows, size.height, rows, filter));
 
     // The source rows that the window's rows are made of.
     let (first, end) = match &down {
@@ -87,13 +87,16 @@ impl Taps {
     }
 }
 
-/// The taps of the output positions in `span`, `n_in` positions becoming `n_out`.
-fn taps(n_in: usize, n_out: usize, span: &Span, filter: Filter) -> Vec<Taps> {
+/// The taps of the output positions in `span`, those of the full `axis` becoming `n_out`.
+///
+/// A pixel that stands for several positions gets the sum of their weights, so that a reduced picture is softened
+/// as the full one would be. Weights made for its own size keep it sharper, and vectors less alike.
+fn taps(axis: &Axis, n_out: usize, span: &Span, filter: Filter) -> Vec<Taps> {
     let (kernel, radius): (fn(f64) -> f64, f64) = match filter {
         Filter::Bilinear => (bilinear, 1.0),
         Filter::Bicubic => (bicubic, 2.0),
     };
-    let scale = n_in as f64 / n_out as f64;
+    let scale = axis.full as f64 / n_out as f64;
     // Shrinking widens the kernel: this is the antialiasing.
     let stretch = scale.max(1.0);
     let (support, inverse) = (radius * stretch, 1.0 / stretch);
@@ -102,14 +105,19 @@ fn taps(n_in: usize, n_out: usize, span: &Span, filter: Filter) -> Vec<Taps> {
             let centre = (i as f64 + 0.5) * scale;
             // The casts truncate, and turn what is negative to 0.
             let first = (centre - support + 0.5) as usize;
-            let end = ((centre + support + 0.5) as usize).min(n_in);
+            let end = ((centre + support + 0.5) as usize).min(axis.full);
             let weights: Vec<f64> =
                 (first..end).map(|j| kernel((j as f64 - centre + 0.5) * inverse)).collect();
             let total: f64 = weights.iter().sum();
             let total = if total == 0.0 { 1.0 } else { total };
+            let pixel = |position: usize| (position + axis.lead) / axis.step;
+            let mut summed = vec![0.0; pixel(end - 1) + 1 - pixel(first)];
+            for (position, weight) in (first..end).zip(weights) {
+                summed[pixel(position) - pixel(first)] += weight;
+            }
             // round() goes half away from zero, as Pillow does.
             let fixed = |w: f64| (w / total * f64::from(1 << BITS)).round() as i32;
-            Taps { first, weights: weights.into_iter().map(fixed).collect() }
+            Taps { first: pixel(first), weights: summed.into_iter().map(fixed).collect() }
         })
         .collect()
 }

@@ -9,7 +9,10 @@ use serde::Deserialize;
 use super::*;
 use crate::domain::{Filter, ItemErrorKind, Resize};
 
-const OPTIONS: ImagingOptions = ImagingOptions { background: Background::WHITE, max_pixels: 50_000_000 };
+const OPTIONS: ImagingOptions =
+    ImagingOptions { decode: Decode::Exact, background: Background::WHITE, max_pixels: 50_000_000 };
+
+const FAST: ImagingOptions = ImagingOptions { decode: Decode::Fast, ..OPTIONS };
 
 fn fixtures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -84,9 +87,34 @@ fn every_picture_has_pillows_pixels() {
     assert!(wrong.is_empty(), "differ from Pillow: {wrong:#?}");
 }
 
+#[test]
+fn fast_pixels_stay_close() {
+    let expected: Expected = serde_json::from_slice(&read("pixels/expected.json")).unwrap();
+    let mut n_reduced = 0;
+    for picture in &expected.pictures {
+        let encoded = read(&format!("images/{}", picture.file));
+        for name in picture.white.keys() {
+            let [exact, fast] =
+                [OPTIONS, FAST].map(|options| prepare(&encoded, &named(name), &options).unwrap());
+            assert_eq!((fast.height, fast.width), (exact.height, exact.width));
+            if exact == fast {
+                continue;
+            }
+            assert!(picture.file.ends_with(".jpg"), "{}: only JPEGs are reduced", picture.file);
+            n_reduced += 1;
+            let squares = exact.rgb8.iter().zip(&fast.rgb8).map(|(&a, &b)| f64::from(a.abs_diff(b)).powi(2));
+            let psnr = 10.0 * (255.0 * 255.0 * exact.rgb8.len() as f64 / squares.sum::<f64>()).log10();
+            assert!(psnr >= 40.0, "{} {name}: {psnr:.1} dB", picture.file);
+        }
+    }
+    assert!(n_reduced >= 10, "only {n_reduced} were reduced");
+}
+
+/// In either mode the same.
 fn kind_of(encoded: &[u8]) -> (ItemErrorKind, String) {
-    let error = prepare(encoded, &clip(), &OPTIONS).unwrap_err();
-    (error.kind(), error.to_string())
+    let [exact, fast] = [OPTIONS, FAST].map(|options| prepare(encoded, &clip(), &options).unwrap_err());
+    assert_eq!(exact, fast);
+    (exact.kind(), exact.to_string())
 }
 
 #[test]
@@ -125,7 +153,9 @@ fn no_format_survives_being_cut() {
         let encoded = read(&format!("images/{file}"));
         // The first of an animation's three frames may well be whole after a third of the file.
         for length in (1..encoded.len() / 4).step_by(encoded.len() / 49) {
-            assert!(prepare(&encoded[..length], &clip(), &OPTIONS).is_err(), "{file} cut to {length}");
+            for options in [OPTIONS, FAST] {
+                assert!(prepare(&encoded[..length], &clip(), &options).is_err(), "{file} cut to {length}");
+            }
         }
     }
 }
@@ -133,10 +163,13 @@ fn no_format_survives_being_cut() {
 #[test]
 fn the_limit_counts_pixels() {
     let encoded = read("images/photo_baseline_420.jpg");
-    let prepare = |max_pixels| prepare(&encoded, &clip(), &ImagingOptions { max_pixels, ..OPTIONS });
-    assert!(prepare(160_000).is_ok());
-    let error = prepare(159_999).unwrap_err();
-    assert_eq!(error, ImagingError::TooManyPixels { width: 400, height: 400, limit: 159_999 });
+    let small = spec(Resize::ShortestEdge(40), None, Filter::Bicubic);
+    for options in [OPTIONS, FAST] {
+        let prepare = |max_pixels| prepare(&encoded, &small, &ImagingOptions { max_pixels, ..options });
+        assert!(prepare(160_000).is_ok());
+        let error = prepare(159_999).unwrap_err();
+        assert_eq!(error, ImagingError::TooManyPixels { width: 400, height: 400, limit: 159_999 });
+    }
 }
 
 fn encode(image: impl Into<image::DynamicImage>, format: ImageFormat) -> Vec<u8> {

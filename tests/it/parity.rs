@@ -13,7 +13,7 @@ use std::{
 use serde::Deserialize;
 use sidelens::{
     config::{DeviceChoice, DtypeChoice, ModelConfig, ModelSource},
-    domain::{Background, Embedding, InputType, ModelSpec, Pooling, Prepared},
+    domain::{Background, Decode, Embedding, InputType, ModelSpec, Pooling, Prepared},
     imaging::{self, ImagingOptions},
     runtime::{self, LoadedModel},
     text::Tokenizer,
@@ -198,7 +198,8 @@ fn tokens(model: &LoadedModel, texts: &[Text]) -> Vec<Prepared> {
 /// Every picture as the model eats it.
 fn pixels(model: &LoadedModel, checkpoint: &Path, images: &[Image]) -> Vec<Prepared> {
     let Some(spec) = &model.spec.image else { return Vec::new() };
-    let options = ImagingOptions { background: Background::WHITE, max_pixels: 50_000_000 };
+    let options =
+        ImagingOptions { decode: Decode::Exact, background: Background::WHITE, max_pixels: 50_000_000 };
     let prepare = |image: &Image| {
         let encoded = fs::read(checkpoint.join(&image.file)).expect("readable");
         Prepared::Pixels(imaging::prepare(&encoded, spec, &options).expect("decodes"))
@@ -259,6 +260,35 @@ fn check(dtype: DtypeChoice, strict_at_least: f32, others_at_least: f32) {
 #[test]
 fn fp32_vectors_are_those_of_the_reference() {
     check(DtypeChoice::Fp32, 0.999_999, 0.9999);
+}
+
+/// Every JPEG of the awkward pictures through every CLIP, under both ways of decoding.
+#[test]
+fn fast_vectors_stay_close_to_exact_ones() {
+    let pictures = fixtures().join("../images");
+    let mut n_reduced = 0;
+    for case in cases().iter().filter(|case| case.family == "clip") {
+        let dir = model_directory(&case.directory, &case.expected);
+        let mut model = load(dir.path(), &case.expected, DeviceChoice::Cpu, DtypeChoice::Fp32);
+        let spec = model.spec.image.clone().expect("CLIP has an image tower");
+        for file in entries(&pictures).iter().filter(|file| file.extension().is_some_and(|e| e == "jpg")) {
+            let encoded = fs::read(file).expect("readable");
+            let both = [Decode::Exact, Decode::Fast].map(|decode| {
+                let options =
+                    ImagingOptions { decode, background: Background::WHITE, max_pixels: 50_000_000 };
+                Prepared::Pixels(imaging::prepare(&encoded, &spec, &options).expect("decodes"))
+            });
+            if both[0] == both[1] {
+                continue;
+            }
+            n_reduced += 1;
+            let vectors = model.backend.embed(&both).expect("embeds");
+            let cosine = vectors[0].cosine(&vectors[1]);
+            say(&format!("fast beside exact, {}, {}: {cosine:.6}", case.checkpoint, name(file)));
+            assert!(cosine >= 0.999, "{}: {}: cosine {cosine}", case.checkpoint, name(file));
+        }
+    }
+    assert!(n_reduced >= 8, "only {n_reduced} pictures were reduced");
 }
 
 #[test]
