@@ -3,18 +3,24 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
+use image::{Rgb, RgbImage};
 use sidelens::{
-    domain::{Background, Filter, ImageSpec, Resize},
+    domain::{Background, Decode, Filter, ImageSpec, Resize},
     imaging::{ImagingOptions, prepare},
 };
+
+const LARGE: &[u8] = include_bytes!("../../tests/fixtures/images/photo_large.jpg");
 
 /// Name, file.
 const PICTURES: &[(&str, &[u8])] = &[
     ("jpeg 640x480, 55 KB", include_bytes!("../../src/load/photo.jpg")),
-    ("jpeg, large", include_bytes!("../../tests/fixtures/images/photo_large.jpg")),
+    ("jpeg 1600x1200", LARGE),
     ("png, rgba", include_bytes!("../../tests/fixtures/images/cutout_rgba.png")),
     ("webp, lossy", include_bytes!("../../tests/fixtures/images/photo_lossy.webp")),
 ];
+
+/// Name, columns, rows of the photographs that are drawn.
+const DRAWN: &[(&str, u32, u32)] = &[("jpeg 2000x1500", 2000, 1500), ("jpeg 4000x3000", 4000, 3000)];
 
 /// CLIP's, 224 pixels.
 pub fn clip() -> ImageSpec {
@@ -24,19 +30,42 @@ pub fn clip() -> ImageSpec {
         filter: Filter::Bicubic,
         rescale_factor: 1.0 / 255.0,
         mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
-        std: [0.268_629_54, 0.261_302_58, 0.275_777_11],
+        std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
     }
+}
+
+/// The large photograph, mirrored until it fills the size: as much detail to a pixel as it has.
+fn photograph(width: u32, height: u32) -> Vec<u8> {
+    let mut decoder = mozjpeg::Decompress::new_mem(LARGE).and_then(|decoder| decoder.rgb()).expect("a JPEG");
+    let (w, h) = (decoder.width() as u32, decoder.height() as u32);
+    let tile = RgbImage::from_raw(w, h, decoder.read_scanlines().expect("readable")).expect("whole");
+    let mirrored = |x: u32, n: u32| if (x / n).is_multiple_of(2) { x % n } else { n - 1 - x % n };
+    let drawn: RgbImage = RgbImage::from_fn(width, height, |x, y| -> Rgb<u8> {
+        *tile.get_pixel(mirrored(x, w), mirrored(y, h))
+    });
+    let mut encoder = mozjpeg::Compress::new(mozjpeg::ColorSpace::JCS_RGB);
+    encoder.set_fastest_defaults();
+    encoder.set_size(width as usize, height as usize);
+    encoder.set_quality(85.0);
+    let mut encoder = encoder.start_compress(Vec::new()).expect("writes to memory");
+    encoder.write_scanlines(&drawn).expect("writes to memory");
+    encoder.finish().expect("writes to memory")
 }
 
 pub fn bench(criterion: &mut Criterion) {
     let spec = clip();
-    let options = ImagingOptions { background: Background::WHITE, max_pixels: 50_000_000 };
+    let drawn: Vec<_> = DRAWN.iter().map(|&(name, w, h)| (name, photograph(w, h))).collect();
+    let pictures =
+        PICTURES.iter().copied().chain(drawn.iter().map(|(name, encoded)| (*name, encoded.as_slice())));
     let mut group = criterion.benchmark_group("decode");
     group.throughput(Throughput::Elements(1));
-    for (name, encoded) in PICTURES {
-        group.bench_function(*name, |bencher| {
-            bencher.iter(|| prepare(black_box(encoded), &spec, &options).expect("a readable picture"));
-        });
+    for (name, encoded) in pictures {
+        for decode in [Decode::Fast, Decode::Exact] {
+            let options = ImagingOptions { decode, background: Background::WHITE, max_pixels: 50_000_000 };
+            group.bench_function(format!("{name}, {}", decode.as_str()), |bencher| {
+                bencher.iter(|| prepare(black_box(encoded), &spec, &options).expect("a readable picture"));
+            });
+        }
     }
     group.finish();
 }
