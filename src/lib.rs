@@ -20,7 +20,8 @@
 //!
 //! [`domain`] holds the words that all rooms share. [`config`] and [`telemetry`] are leaves that any room may
 //! read. [`hub`] turns a model's name into a directory before the model is read. [`app`] joins the rooms and runs them
-//! until told to stop ([`shutdown`]); [`cli`] is the command line.
+//! until told to stop ([`shutdown`]); [`cli`] is the command line. [`load`] is the other side of the wire: it asks any
+//! server for vectors as Meilisearch does, and measures.
 //!
 //! # Promises
 //!
@@ -57,6 +58,7 @@ pub mod fetch;
 pub mod http;
 pub mod hub;
 pub mod imaging;
+pub mod load;
 pub mod model;
 pub mod runtime;
 pub mod shutdown;

@@ -24,14 +24,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("hub", &["config", "telemetry"]),
     ("app", &["config", "embedder", "fetch", "http", "hub", "runtime", "shutdown", "telemetry"]),
     ("shutdown", &[]),
-    ("cli", &["app", "config", "hub", "model", "runtime", "shutdown", "telemetry"]),
+    ("load", &[]),
+    ("cli", &["app", "config", "hub", "load", "model", "runtime", "shutdown", "telemetry"]),
 ];
 
 /// Crates that stay in one room: no other may name them.
 const KEPT_IN: &[(&str, &[&str])] = &[
     ("actix_web", &["http", "app"]),
     ("tch", &["model", "runtime"]),
-    ("reqwest", &["fetch", "hub", "cli"]),
+    ("reqwest", &["fetch", "hub", "load", "cli"]),
     ("hf_hub", &["hub"]),
     ("mozjpeg", &["imaging"]),
     ("tokenizers", &["text"]),

@@ -1,0 +1,1 @@
+//! A load like Meilisearch's, on any embedding server, and what came of it.
