@@ -1,8 +1,9 @@
-//! Flags that are settings.
+//! Flags that are settings, and addresses.
 
 use std::path::PathBuf;
 
 use clap::Args;
+use url::Url;
 
 use crate::config::{Config, ConfigError};
 
@@ -55,5 +56,35 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().into(), value.into())),
         _ => Err("write it as key=value, for example batch.max_batch_size=64".into()),
+    }
+}
+
+/// The address of the route behind `url`, which is `route` unless the URL has a path of its own; `None` if the
+/// URL is not one of http(s).
+pub(super) fn endpoint(url: &Url, route: &str) -> Option<Url> {
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return None;
+    }
+    let mut endpoint = url.clone();
+    if endpoint.path() == "/" {
+        endpoint.set_path(route);
+    }
+    Some(endpoint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adds_the_route_unless_there_is_a_path() {
+        let check = |url: &str, expected| {
+            let endpoint = endpoint(&url.parse().unwrap(), "/embed");
+            assert_eq!(endpoint.as_ref().map(Url::as_str), expected, "{url}");
+        };
+        check("http://localhost:7800", Some("http://localhost:7800/embed"));
+        check("http://localhost:7800/v1/embeddings", Some("http://localhost:7800/v1/embeddings"));
+        check("ftp://localhost", None);
+        check("localhost:7800", None);
     }
 }

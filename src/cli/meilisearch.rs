@@ -72,37 +72,49 @@ pub(super) fn index_settings(embedder: &Embedder) -> Value {
             settings["request"] = json!({"model": embedder.model, "input": ["{{text}}", "{{..}}"]});
         }
         Some(picture) => {
-            let text = embedder.text.map(|text| json!({"type": "text", "text": text}));
-            let picture = json!({"type": "image_url", "image_url": picture});
+            let text = embedder.text.map(text_part);
             let name = if text.is_some() { "text_and_image" } else { "image" };
-            let parts: Vec<_> = text.into_iter().chain([picture]).collect();
-            settings["indexingFragments"] = json!({name: fragment(parts)});
+            let parts: Vec<_> = text.into_iter().chain([picture_part(picture)]).collect();
+            settings["indexingFragments"] = json!({name: {"value": fragment(parts)}});
             settings["searchFragments"] = search_fragments();
-            settings["request"] = json!({"model": embedder.model, "inputs": ["{{fragment}}", "{{..}}"]});
+            settings["request"] = fragments_request(embedder.model, "{{fragment}}".into());
         }
     }
     json!({"embedders": Map::from_iter([(embedder.name.to_string(), settings)])})
 }
 
+/// The `request` template of an embedder with fragments, for `fragment` in the place of each.
+pub(super) fn fragments_request(model: &str, fragment: Value) -> Value {
+    json!({"model": model, "inputs": [fragment, "{{..}}"]})
+}
+
 fn search_fragments() -> Value {
+    let text = text_part("{% if media %}{{ media.no_such_field }}{% endif %}{{q}}");
+    let image = json!({
+        "type": "image_base64",
+        "image_base64": "data:{{media.image.mime}};base64,{{media.image.data}}",
+    });
+    let url = picture_part("{% if media.image %}{{ media.no_such_field }}{% endif %}{{media.url}}");
     json!({
-        "text": fragment(vec![json!({
-            "type": "text",
-            "text": "{% if media %}{{ media.no_such_field }}{% endif %}{{q}}",
-        })]),
-        "image": fragment(vec![json!({
-            "type": "image_base64",
-            "image_base64": "data:{{media.image.mime}};base64,{{media.image.data}}",
-        })]),
-        "url": fragment(vec![json!({
-            "type": "image_url",
-            "image_url": "{% if media.image %}{{ media.no_such_field }}{% endif %}{{media.url}}",
-        })]),
+        "text": {"value": fragment(vec![text])},
+        "image": {"value": fragment(vec![image])},
+        "url": {"value": fragment(vec![url])},
     })
 }
 
-fn fragment(parts: Vec<Value>) -> Value {
-    json!({"value": {"content": parts}})
+/// An item of a request, from its parts.
+pub(super) fn fragment(parts: Vec<Value>) -> Value {
+    json!({ "content": parts })
+}
+
+/// A text in a fragment.
+pub(super) fn text_part(text: &str) -> Value {
+    json!({"type": "text", "text": text})
+}
+
+/// The address of a picture in a fragment; a data URI is one, too.
+pub(super) fn picture_part(url: &str) -> Value {
+    json!({"type": "image_url", "image_url": url})
 }
 
 /// The template of a picture's address: `field` is the name of a field (`poster`, `images.front`,

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, and the flags they share.
 
 mod args;
+mod bench;
 mod config;
 mod download;
 mod meilisearch;
@@ -12,6 +13,7 @@ mod version;
 use clap::{Parser, Subcommand};
 
 pub use args::ConfigArgs;
+pub use bench::{BenchArgs, BenchError};
 pub use download::DownloadArgs;
 pub use settings::{SettingsArgs, SettingsError};
 pub use verify::{VerifyArgs, VerifyError};
@@ -45,6 +47,8 @@ enum Command {
     Download(DownloadArgs),
     /// Checks that a model on this machine is whole and can be served.
     Verify(VerifyArgs),
+    /// Measures an embedding server under a load like Meilisearch's.
+    Bench(Box<BenchArgs>),
 }
 
 /// Why a command failed; printed as one sentence.
@@ -68,6 +72,9 @@ pub enum CliError {
     /// The model cannot be served.
     #[error(transparent)]
     Verify(#[from] VerifyError),
+    /// Nothing was measured.
+    #[error(transparent)]
+    Bench(#[from] BenchError),
     /// The settings cannot be written as TOML.
     #[error("cannot print the settings: {0}")]
     Print(#[from] toml::ser::Error),
@@ -102,6 +109,7 @@ impl Cli {
             Command::Settings(args) => settings::run(&args),
             Command::Download(args) => download::run(args),
             Command::Verify(args) => verify::run(&args),
+            Command::Bench(args) => bench::run(&args),
         }
     }
 }
@@ -119,6 +127,7 @@ mod tests {
             Command::Settings(args) => args.config.sets(),
             Command::Download(args) => args.config.sets(),
             Command::Verify(args) => args.config.sets(),
+            Command::Bench(_) => panic!("it has no settings"),
         }
     }
 

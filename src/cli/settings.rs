@@ -11,19 +11,22 @@ use std::{
 
 use clap::Args;
 use ipnet::IpNet;
-use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use url::{Host, Url};
 
 use super::{
     CliError, ConfigArgs,
+    args::endpoint,
     meilisearch::{Embedder, index_settings, picture_template},
 };
 use crate::{
     config::{HubConfig, ModelConfig, ModelSource},
     hub,
+    load::http_client,
 };
 
+/// The embedding route, unless the URL has a path of its own.
+pub(super) const ROUTE: &str = "/embed";
 /// For asking the running service; a search would not wait longer either.
 const INFO_TIMEOUT: Duration = Duration::from_secs(2);
 /// What `localhost` stands for: Meilisearch wants every address of a name allowed.
@@ -102,7 +105,7 @@ struct ModelFacts {
 
 /// Prints the settings.
 pub(super) fn run(args: &SettingsArgs) -> Result<(), CliError> {
-    let endpoint = endpoint(&args.url)?;
+    let endpoint = endpoint(&args.url, ROUTE).ok_or_else(|| SettingsError::Url(args.url.clone()))?;
     if let Some(template) =
         args.text_template.as_ref().filter(|t| !t.contains("doc.") && !t.contains("fields"))
     {
@@ -156,18 +159,6 @@ pub(super) fn run(args: &SettingsArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The address of the embedding route: `/embed`, unless the URL has a path of its own.
-fn endpoint(url: &Url) -> Result<Url, SettingsError> {
-    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-        return Err(SettingsError::Url(url.clone()));
-    }
-    let mut endpoint = url.clone();
-    if endpoint.path() == "/" {
-        endpoint.set_path("/embed");
-    }
-    Ok(endpoint)
-}
-
 /// The path with the facts of the model that the endpoint's path chooses.
 fn info_path(endpoint: &Url) -> String {
     let below = endpoint.path().strip_prefix("/models/");
@@ -181,18 +172,8 @@ fn info_path(endpoint: &Url) -> String {
 async fn ask(endpoint: &Url) -> Result<ModelFacts, String> {
     let info =
         endpoint.join(&info_path(endpoint)).map_err(|error| format!("{endpoint} has no /info: {error}"))?;
-    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let tls = ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
-        .with_safe_default_protocol_versions()
-        .expect("ring speaks TLS 1.2 and 1.3")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let client = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .timeout(INFO_TIMEOUT)
-        .no_proxy()
-        .build()
-        .map_err(|error| format!("cannot ask {info}: {error}"))?;
+    let client =
+        http_client().timeout(INFO_TIMEOUT).build().map_err(|error| format!("cannot ask {info}: {error}"))?;
     let silent = |_| format!("{info} does not answer from here");
     let response = client.get(info.clone()).send().await.map_err(silent)?;
     let body = response.bytes().await.map_err(silent)?;
@@ -262,7 +243,7 @@ mod tests {
     use super::*;
 
     fn check_networks(url: &str, expected: &str) {
-        let endpoint = endpoint(&url.parse().unwrap()).unwrap();
+        let endpoint = endpoint(&url.parse().unwrap(), ROUTE).unwrap();
         let networks = networks(&resolve(&endpoint).unwrap());
         assert_eq!(Vec::from_iter(networks).join(","), expected, "{url}");
     }
@@ -286,16 +267,5 @@ mod tests {
         ] {
             assert_eq!(info_path(&Url::parse(endpoint).unwrap()), expected, "{endpoint}");
         }
-    }
-
-    #[test]
-    fn adds_the_route_unless_there_is_a_path() {
-        let check = |url: &str, expected| {
-            assert_eq!(endpoint(&url.parse().unwrap()).unwrap().as_str(), expected);
-        };
-        check("http://localhost:7800", "http://localhost:7800/embed");
-        check("http://localhost:7800/v1/embeddings", "http://localhost:7800/v1/embeddings");
-        assert!(endpoint(&"ftp://localhost".parse().unwrap()).is_err());
-        assert!(endpoint(&"localhost:7800".parse().unwrap()).is_err());
     }
 }

@@ -8,6 +8,7 @@ mod dialect;
 mod hub;
 mod layering;
 mod limits;
+mod load;
 mod meilisearch_e2e;
 mod models;
 #[cfg(feature = "torch")]
