@@ -1,6 +1,7 @@
 //! One file an operation.
 
 mod decode;
+mod end_to_end;
 #[cfg(feature = "torch")]
 mod forward;
 mod queue;
@@ -11,6 +12,7 @@ use criterion::Criterion;
 pub const ALL: &[fn(&mut Criterion)] = &[
     decode::bench,
     queue::bench,
+    end_to_end::bench,
     #[cfg(feature = "torch")]
     forward::bench,
 ];
