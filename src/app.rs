@@ -23,7 +23,7 @@ use tokio::{net::TcpSocket, time::timeout};
 use crate::{
     config::{Config, HubConfig, ModelConfig, ServerConfig},
     domain::EmbedError,
-    embedder::{Models, Shared},
+    embedder::{EmbedderSetupError, Models, Shared},
     fetch::{FetchSetupError, Fetcher},
     http::{HttpState, serve},
     hub::{self, HubError},
@@ -168,10 +168,10 @@ impl App {
         let stop_within = Duration::from_secs(config.server.shutdown_timeout_s) + STOP_GRACE;
         models.iter().for_each(log_model);
         let metrics = Metrics::new();
-        let shared = Shared::new(&config, Fetcher::new(&config.fetch)?, metrics.clone());
+        let wrong = |error: EmbedderSetupError| AppError::Model(error.to_string());
+        let shared = Shared::new(&config, Fetcher::new(&config.fetch)?, metrics.clone()).map_err(wrong)?;
         let batches = config.served().into_iter().map(|served| served.batch);
-        let models = Models::new(models.into_iter().zip(batches).collect(), &shared)
-            .map_err(|error| AppError::Model(error.to_string()))?;
+        let models = Models::new(models.into_iter().zip(batches).collect(), &shared).map_err(wrong)?;
         let state = HttpState::new(models.clone(), metrics, Arc::new(config));
         Ok(Self { address, models, server: serve(listener, state)?, stop_within })
     }

@@ -65,15 +65,18 @@ pub struct Shared {
 
 impl Shared {
     /// One cache, whose keys tell the models apart, and one pool for decoding and tokenising.
-    pub fn new(config: &Config, fetcher: Fetcher, metrics: Arc<Metrics>) -> Self {
+    ///
+    /// # Errors
+    /// [`EmbedderSetupError::Thread`].
+    pub fn new(config: &Config, fetcher: Fetcher, metrics: Arc<Metrics>) -> Result<Self, EmbedderSetupError> {
         let ImageConfig { decode, background, max_pixels, threads } = config.image;
-        Self {
+        Ok(Self {
             fetcher,
             cache: VectorCache::new(&config.cache, metrics.clone()),
-            pool: Arc::new(PreparePool::new(threads)),
+            pool: Arc::new(PreparePool::new(threads)?),
             imaging: ImagingOptions { decode, background, max_pixels },
             metrics,
-        }
+        })
     }
 }
 
@@ -117,7 +120,7 @@ pub enum EmbedderSetupError {
     #[error("there is no model to serve")]
     NoModel,
     /// The operating system gave no thread.
-    #[error("cannot start the device's thread: {0}")]
+    #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
 }
 

@@ -1,16 +1,21 @@
-//! CPU work beside the device: decoding and tokenising on tokio's blocking threads, a bounded number at once.
+//! CPU work beside the device, decoding and tokenising: a bounded number at once.
 
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::domain::Lane;
-use crate::runtime::cores;
+use crate::runtime::{cores, step_back};
 
 /// Who may use the CPU. Each lane has permits of its own, so that a search does not wait behind four hundred
-/// pictures of an indexing run.
+/// pictures of an indexing run; and threads of its own, so that bulk can step back. A search's pass meets at a
+/// barrier a hundred times: a thread that decodes on one of its cores costs it a scheduling tick each time.
 pub(super) struct PreparePool {
     bulk: Arc<Semaphore>,
+    bulk_threads: ThreadPool,
     search: Arc<Semaphore>,
 }
 
@@ -20,12 +25,22 @@ pub(super) struct Panicked;
 
 impl PreparePool {
     /// `threads` is `image.threads`; 0 means one per core.
-    pub fn new(threads: usize) -> Self {
+    ///
+    /// # Errors
+    /// When the operating system gives no threads.
+    pub fn new(threads: usize) -> io::Result<Self> {
         let threads = match threads {
             0 => cores(),
             n => n,
         };
-        Self { bulk: Arc::new(Semaphore::new(threads)), search: Arc::new(Semaphore::new(threads)) }
+        let bulk_threads = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("prepare-{i}"))
+            .start_handler(|_| step_back())
+            .build()
+            .map_err(io::Error::other)?;
+        let permits = || Arc::new(Semaphore::new(threads));
+        Ok(Self { bulk: permits(), bulk_threads, search: permits() })
     }
 
     /// Runs `work` once a permit of the lane is free.
@@ -46,13 +61,19 @@ impl PreparePool {
             Lane::Bulk => &self.bulk,
         };
         let permit = permits.clone().acquire_owned().await.expect("the semaphores are never closed");
-        tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            work()
-        })
-        .await
-        // The only other cause is a runtime that shuts down, where nobody reads the answer.
-        .map_err(|_| Panicked)
+        let (sender, answer) = oneshot::channel();
+        let work = move || {
+            let result = catch_unwind(AssertUnwindSafe(work)).map_err(|_| Panicked);
+            drop(permit);
+            // A caller that has left is not missed.
+            let _ = sender.send(result);
+        };
+        match lane {
+            Lane::Search => drop(tokio::task::spawn_blocking(work)),
+            Lane::Bulk => self.bulk_threads.spawn(work),
+        }
+        // Dropped unanswered only by a runtime that shuts down, where nobody reads the answer.
+        answer.await.unwrap_or(Err(Panicked))
     }
 }
 
@@ -62,14 +83,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_gives_its_permit_back() {
-        let pool = PreparePool::new(1);
+        let pool = PreparePool::new(1).unwrap();
         assert_eq!(pool.run(Lane::Bulk, || panic!("told to panic")).await, Err::<(), _>(Panicked));
         assert_eq!(pool.run(Lane::Bulk, || 7).await, Ok(7));
     }
 
     #[tokio::test]
     async fn a_search_does_not_wait_for_bulk() {
-        let pool = Arc::new(PreparePool::new(1));
+        let pool = Arc::new(PreparePool::new(1).unwrap());
         let (release, held) = std::sync::mpsc::channel::<()>();
         let bulk = tokio::spawn({
             let pool = pool.clone();
@@ -80,5 +101,15 @@ mod tests {
         assert_eq!(pool.run(Lane::Search, || 7).await, Ok(7));
         release.send(()).unwrap();
         bulk.await.unwrap().unwrap().unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn bulk_steps_back_and_a_search_does_not() {
+        let niceness = || rustix::process::getpriority_process(None).unwrap();
+        let pool = PreparePool::new(2).unwrap();
+        let here = niceness();
+        assert_eq!(pool.run(Lane::Search, niceness).await, Ok(here));
+        assert!(pool.run(Lane::Bulk, niceness).await.unwrap() > here);
     }
 }

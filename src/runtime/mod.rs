@@ -14,6 +14,7 @@ pub use backend::{Backend, BackendError};
 pub use device::{DeviceFacts, cores, facts};
 #[cfg(test)]
 pub(crate) use memory::run_guarded;
+pub use schedule::step_back;
 pub use thread::DeviceThread;
 #[cfg(feature = "torch")]
 pub use torch::{LoadError, load};

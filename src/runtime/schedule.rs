@@ -56,6 +56,11 @@ pub(super) fn enter(cores: &CoreList, niceness: i32) {
     let _ = (cores, niceness);
 }
 
+/// Puts the calling thread behind everybody who does not do bulk work.
+pub fn step_back() {
+    enter(&CoreList::default(), BULK_NICENESS);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -36,7 +36,7 @@ impl Service {
         adjust(&mut config);
         let metrics = Metrics::new();
         let fetcher = Fetcher::new(&config.fetch).unwrap();
-        let shared = Shared::new(&config, fetcher, metrics.clone());
+        let shared = Shared::new(&config, fetcher, metrics.clone()).unwrap();
         let embedder = Embedder::new(model, &config.batch, &shared).unwrap();
         Self { embedder, metrics }
     }

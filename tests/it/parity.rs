@@ -282,7 +282,7 @@ fn fast_vectors_stay_close_to_exact_ones() {
                 continue;
             }
             n_reduced += 1;
-            let vectors = model.backend.embed(&both).expect("embeds");
+            let vectors = model.engines[0].backend.embed(&both).expect("embeds");
             let cosine = vectors[0].cosine(&vectors[1]);
             say(&format!("fast beside exact, {}, {}: {cosine:.6}", case.checkpoint, name(file)));
             assert!(cosine >= 0.999, "{}: {}: cosine {cosine}", case.checkpoint, name(file));
