@@ -1,5 +1,6 @@
 //! One item: a string, or an object of text and pictures; then checked into an [`EmbedInput`].
 
+use bytes::BytesMut;
 use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, SeqAccess, value::MapAccessDeserializer},
@@ -7,6 +8,7 @@ use serde::{
 
 use super::{
     MAX_PARTS,
+    cuts::{Cuts, Word},
     json::{AnyJson, Leaf, present, read_any},
 };
 use crate::domain::{Content, EmbedInput, ImageSource, Part};
@@ -15,7 +17,7 @@ use crate::domain::{Content, EmbedInput, ImageSource, Part};
 #[derive(Debug)]
 pub(super) enum RawItem {
     /// A bare string.
-    Text(String),
+    Text(Word),
     /// An object.
     Object(Box<Fields>),
     /// Something else, by the name of its type.
@@ -41,7 +43,7 @@ pub(super) struct Fields {
 /// The value of `content`.
 #[derive(Debug)]
 pub(super) enum RawContent {
-    Text(String),
+    Text(Word),
     /// The parts, and how many there were: those above [`MAX_PARTS`] are counted, not kept.
     Parts(Vec<RawPart>, usize),
     Wrong(&'static str),
@@ -69,14 +71,14 @@ pub(super) struct PartFields {
 }
 
 impl RawItem {
-    /// The item as an input of one part or more.
+    /// The item as an input of one part or more, its pictures taken out of the `body`.
     ///
     /// # Errors
     /// What is wrong, without the item's own place: `part 1: ...`, `has none of ...`.
-    pub(super) fn check(self) -> Result<EmbedInput, String> {
+    pub(super) fn check(self, body: &mut Cuts) -> Result<EmbedInput, String> {
         match self {
-            Self::Text(text) => Ok(EmbedInput::text(text)),
-            Self::Object(fields) => fields.check(),
+            Self::Text(text) => Ok(EmbedInput::text(body.text(&text))),
+            Self::Object(fields) => fields.check(body),
             Self::Wrong(found) => Err(format!("is {found}; give a string or an object")),
         }
     }
@@ -90,26 +92,26 @@ impl Fields {
     }
 
     /// See [`RawItem::check`].
-    pub(super) fn check(self) -> Result<EmbedInput, String> {
+    pub(super) fn check(self, body: &mut Cuts) -> Result<EmbedInput, String> {
         let Self { text, image, image_url, image_base64, content } = self;
         let mut contents = Vec::new();
         if let Some(leaf) = text {
-            contents.push(Content::Text(string(leaf, "text")?));
+            contents.push(Content::Text(body.text(&string(leaf, "text")?).to_owned()));
         }
         if let Some(leaf) = image {
-            contents.push(Content::Image(picture(string_or_url(leaf, "image")?)));
+            contents.push(Content::Image(picture(string_or_url(leaf, "image")?, body)));
         }
         if let Some(leaf) = image_url {
-            contents.push(Content::Image(picture_by_url(string_or_url(leaf, "image_url")?)));
+            contents.push(Content::Image(picture_by_url(string_or_url(leaf, "image_url")?, body)));
         }
         if let Some(leaf) = image_base64 {
-            contents.push(Content::Image(encoded(string(leaf, "image_base64")?)));
+            contents.push(Content::Image(encoded(string(leaf, "image_base64")?, body)));
         }
         let part = |content| Part { content, weight: 1.0 };
         let parts: Vec<Part> = contents.into_iter().map(part).collect();
         match content {
             Some(_) if !parts.is_empty() => Err("has `content` beside text or a picture; use one".into()),
-            Some(content) => Ok(EmbedInput { parts: content.check()? }),
+            Some(content) => Ok(EmbedInput { parts: content.check(body)? }),
             None if parts.is_empty() => {
                 Err("has none of `text`, `image`, `image_url`, `image_base64`, `content`".into())
             }
@@ -119,15 +121,15 @@ impl Fields {
 }
 
 impl RawContent {
-    fn check(self) -> Result<Vec<Part>, String> {
+    fn check(self, body: &mut Cuts) -> Result<Vec<Part>, String> {
         match self {
-            Self::Text(text) => Ok(EmbedInput::text(text).parts),
+            Self::Text(text) => Ok(EmbedInput::text(body.text(&text)).parts),
             Self::Parts(_, 0) => Err("has an empty `content`; give it one part or more".into()),
             Self::Parts(_, n) if n > MAX_PARTS => Err(format!("has {n} parts, at most {MAX_PARTS} are read")),
             Self::Parts(parts, _) => parts
                 .into_iter()
                 .enumerate()
-                .map(|(i, part)| part.check().map_err(|wrong| format!("part {i}: {wrong}")))
+                .map(|(i, part)| part.check(body).map_err(|wrong| format!("part {i}: {wrong}")))
                 .collect(),
             Self::Wrong(found) => Err(format!("has a `content` that is {found}, not an array of parts")),
         }
@@ -135,7 +137,7 @@ impl RawContent {
 }
 
 impl RawPart {
-    fn check(self) -> Result<Part, String> {
+    fn check(self, body: &mut Cuts) -> Result<Part, String> {
         const TYPES: &str = "use `text`, `image_url` or `image_base64`";
         let fields = match self {
             Self::Object(fields) => *fields,
@@ -147,15 +149,18 @@ impl RawPart {
             None => return Err(format!("has no `type`; {TYPES}")),
         };
         let missing = |key: &str| format!("has type `{key}` but no `{key}`");
-        let content = match kind.as_str() {
-            "text" => Content::Text(string(fields.text.ok_or_else(|| missing("text"))?, "text")?),
+        let content = match body.text(&kind) {
+            "text" => {
+                let word = string(fields.text.ok_or_else(|| missing("text"))?, "text")?;
+                Content::Text(body.text(&word).to_owned())
+            }
             "image_url" => {
                 let leaf = fields.image_url.ok_or_else(|| missing("image_url"))?;
-                Content::Image(picture_by_url(string_or_url(leaf, "image_url")?))
+                Content::Image(picture_by_url(string_or_url(leaf, "image_url")?, body))
             }
             "image_base64" => {
                 let leaf = fields.image_base64.ok_or_else(|| missing("image_base64"))?;
-                Content::Image(encoded(string(leaf, "image_base64")?))
+                Content::Image(encoded(string(leaf, "image_base64")?, body))
             }
             other => return Err(format!("unknown type `{}`; {TYPES}", shortened(other))),
         };
@@ -173,14 +178,14 @@ fn weight(weight: Option<Leaf>) -> Result<f32, String> {
     }
 }
 
-fn string(leaf: Leaf, key: &str) -> Result<String, String> {
+fn string(leaf: Leaf, key: &str) -> Result<Word, String> {
     match leaf {
         Leaf::String(value) => Ok(value),
         other => Err(format!("`{key}` is {}, not a string", other.type_name())),
     }
 }
 
-fn string_or_url(leaf: Leaf, key: &str) -> Result<String, String> {
+fn string_or_url(leaf: Leaf, key: &str) -> Result<Word, String> {
     match leaf {
         Leaf::String(value) | Leaf::Url(value) => Ok(value),
         other => Err(format!("`{key}` is {}; give a string or an object with `url`", other.type_name())),
@@ -188,25 +193,27 @@ fn string_or_url(leaf: Leaf, key: &str) -> Result<String, String> {
 }
 
 /// A URL, a data URI or base64, told apart by its start. Base64 has no colon, so a scheme is never mistaken.
-fn picture(value: String) -> ImageSource {
+fn picture(word: Word, body: &mut Cuts) -> ImageSource {
+    let value = body.text(&word);
     let start = value.trim_start().as_bytes();
     let scheme = start.iter().take_while(|b| b.is_ascii_alphanumeric()).count();
-    if start[scheme..].starts_with(b"://") { ImageSource::Url(value) } else { encoded(value) }
+    if start[scheme..].starts_with(b"://") { ImageSource::Url(value.to_owned()) } else { encoded(word, body) }
 }
 
 /// What stands where a URL is expected: a data URI is welcome, the empty string is an empty picture,
 /// anything else is for the fetch room to judge.
-fn picture_by_url(value: String) -> ImageSource {
+fn picture_by_url(word: Word, body: &mut Cuts) -> ImageSource {
+    let value = body.text(&word);
     let start = value.trim_start();
     let is_data = start.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"));
-    if is_data || start.is_empty() { encoded(value) } else { ImageSource::Url(value) }
+    if is_data || start.is_empty() { encoded(word, body) } else { ImageSource::Url(value.to_owned()) }
 }
 
-fn encoded(value: String) -> ImageSource {
-    if value.trim_start().is_empty() {
-        ImageSource::Encoded(String::new())
+fn encoded(word: Word, body: &mut Cuts) -> ImageSource {
+    if body.text(&word).trim_start().is_empty() {
+        ImageSource::Encoded(BytesMut::new())
     } else {
-        ImageSource::Encoded(value)
+        ImageSource::Encoded(body.take(word))
     }
 }
 
@@ -220,7 +227,7 @@ impl<'de> AnyJson<'de> for RawItem {
         Self::Wrong(found)
     }
 
-    fn string(value: String) -> Self {
+    fn string(value: Word) -> Self {
         Self::Text(value)
     }
 
@@ -234,12 +241,12 @@ impl<'de> AnyJson<'de> for RawContent {
         Self::Wrong(found)
     }
 
-    fn string(value: String) -> Self {
+    fn string(value: Word) -> Self {
         Self::Text(value)
     }
 
     fn null() -> Self {
-        Self::Text(String::new())
+        Self::Text(Word::EMPTY)
     }
 
     fn array<A: SeqAccess<'de>>(mut array: A) -> Result<Self, A::Error> {
@@ -263,7 +270,7 @@ impl<'de> AnyJson<'de> for RawPart {
         Self::Wrong(found)
     }
 
-    fn string(_: String) -> Self {
+    fn string(_: Word) -> Self {
         Self::Wrong("a string")
     }
 

@@ -1,7 +1,7 @@
 //! JSON values whose type is only checked after reading, so that a wrong one is reported with its place.
 //!
-//! Unlike a `serde_json::Value` they copy a string at most once, and they skip what nobody asked for
-//! instead of storing it: bodies hold a hundred megabytes of base64.
+//! Unlike a `serde_json::Value` they leave a string where it is, and they skip what nobody asked for instead
+//! of storing it: bodies hold a hundred megabytes of base64.
 
 use std::{fmt, marker::PhantomData};
 
@@ -10,13 +10,15 @@ use serde::{
     de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
+use super::cuts::Word;
+
 /// A value that takes whatever JSON it meets; each method is one JSON type.
 pub(super) trait AnyJson<'de>: Sized {
     /// A value of a type that does not fit here; `found` names it ("a number").
     fn wrong(found: &'static str) -> Self;
 
     /// A string.
-    fn string(value: String) -> Self;
+    fn string(value: Word) -> Self;
 
     /// `null`.
     fn null() -> Self {
@@ -82,12 +84,12 @@ impl<'de, T: AnyJson<'de>> Visitor<'de> for AnyVisitor<T> {
         Ok(T::null())
     }
 
-    fn visit_str<E: Error>(self, value: &str) -> Result<T, E> {
-        Ok(T::string(value.to_owned()))
+    fn visit_borrowed_str<E: Error>(self, value: &'de str) -> Result<T, E> {
+        Ok(T::string(Word::standing(value)))
     }
 
-    fn visit_string<E: Error>(self, value: String) -> Result<T, E> {
-        Ok(T::string(value))
+    fn visit_str<E: Error>(self, value: &str) -> Result<T, E> {
+        Ok(T::string(Word::Unescaped(value.to_owned())))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, array: A) -> Result<T, A::Error> {
@@ -103,11 +105,11 @@ impl<'de, T: AnyJson<'de>> Visitor<'de> for AnyVisitor<T> {
 #[derive(Debug)]
 pub(super) enum Leaf {
     /// A string, or `null`: templates over null fields render the empty string.
-    String(String),
+    String(Word),
     /// A number.
     Number(f64),
     /// `{"url": ...}`.
-    Url(String),
+    Url(Word),
     /// Something else, by the name of its type.
     Wrong(&'static str),
 }
@@ -129,12 +131,12 @@ impl<'de> AnyJson<'de> for Leaf {
         Self::Wrong(found)
     }
 
-    fn string(value: String) -> Self {
+    fn string(value: Word) -> Self {
         Self::String(value)
     }
 
     fn null() -> Self {
-        Self::String(String::new())
+        Self::String(Word::EMPTY)
     }
 
     fn number(value: f64) -> Self {

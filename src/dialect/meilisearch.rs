@@ -17,6 +17,7 @@
 //! `texts` also Cohere's `{"embeddings": ["{{embedding}}", "{{..}}"]}`. Settings whose `response` is
 //! a bare array (Hugging Face) point their `url` at [`super::Tei`].
 
+use bytes::BytesMut;
 use serde::Serialize;
 
 use super::{Answer, Call, Dialect, Failure, request, write};
@@ -38,7 +39,7 @@ impl Dialect for Meilisearch {
         &["/", "/embed", "/v1/embeddings", "/v1/multimodalembeddings", "/v1/multimodal-embeddings"]
     }
 
-    fn parse(&self, body: &[u8]) -> Result<Call, EmbedError> {
+    fn parse(&self, body: BytesMut) -> Result<Call, EmbedError> {
         request::parse(body)
     }
 

@@ -4,12 +4,15 @@
 //! written. The bodies are the same for all of them so far (`request.rs`, `item.rs`); the answers differ.
 //! A new dialect is one file and one line in [`DIALECTS`].
 
+mod cuts;
 mod item;
 mod json;
 mod meilisearch;
 mod request;
 mod tei;
 mod write;
+
+use bytes::BytesMut;
 
 use crate::domain::{EmbedError, EmbedRequest, EmbedResponse, Fault, ItemErrorKind};
 
@@ -29,11 +32,11 @@ pub trait Dialect: Sync {
     /// The paths it answers, each served with and without a trailing slash.
     fn routes(&self) -> &[&str];
 
-    /// Reads a body.
+    /// Reads a body. Its pictures are parts of it still: it stays in memory until the last of them is gone.
     ///
     /// # Errors
     /// [`EmbedError::InvalidRequest`], naming the item and never showing what it holds.
-    fn parse(&self, body: &[u8]) -> Result<Call, EmbedError>;
+    fn parse(&self, body: BytesMut) -> Result<Call, EmbedError>;
 
     /// Writes the vectors as JSON, dressed as the [`Call`] asked.
     fn render(&self, response: &EmbedResponse, answer: Answer) -> Vec<u8>;

@@ -1,5 +1,6 @@
 //! The body: a list of items under `input`, `inputs` or `texts`, or one item that is the whole body.
 
+use bytes::BytesMut;
 use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, SeqAccess, value::MapAccessDeserializer},
@@ -7,6 +8,7 @@ use serde::{
 
 use super::{
     Answer, Call, MAX_INPUTS,
+    cuts::{Cuts, Word},
     item::{Fields, RawItem},
     json::{AnyJson, Leaf, present, read_any},
 };
@@ -14,21 +16,21 @@ use crate::domain::{EmbedError, EmbedInput, EmbedRequest, InputType};
 
 /// Reads a body of any known shape.
 ///
-/// Each string is copied once, out of `body`; unknown keys and whatever they hold are skipped. An empty
-/// array asks for no vectors, which is no fault.
+/// Texts are copied out of `body`, pictures stay in it; unknown keys and whatever they hold are skipped. An
+/// empty array asks for no vectors, which is no fault.
 ///
 /// # Errors
 /// [`EmbedError::InvalidRequest`] with the place of the fault (line and column, or item and part).
-pub(super) fn parse(body: &[u8]) -> Result<Call, EmbedError> {
+pub(super) fn parse(body: BytesMut) -> Result<Call, EmbedError> {
     // Messages of serde_json hold a place and what it expected, never the text that it met: no type here
     // refuses a value while reading.
-    let body: Body = serde_json::from_slice(body)
+    let read: Body = serde_json::from_slice(&body)
         .map_err(|error| EmbedError::InvalidRequest(format!("the body is not valid JSON: {error}")))?;
-    body.check().map_err(EmbedError::InvalidRequest)
+    read.check(&mut Cuts::new(body)).map_err(EmbedError::InvalidRequest)
 }
 
 enum Body {
-    Text(String),
+    Text(Word),
     Object(Box<Keys>),
     Wrong(&'static str),
 }
@@ -67,18 +69,18 @@ enum Items {
 }
 
 impl Body {
-    fn check(self) -> Result<Call, String> {
+    fn check(self, body: &mut Cuts) -> Result<Call, String> {
         match self {
             Self::Text(text) => Ok(Call {
                 request: EmbedRequest {
                     model: None,
                     dimensions: None,
                     input_type: None,
-                    inputs: vec![EmbedInput::text(text)],
+                    inputs: vec![EmbedInput::text(body.text(&text))],
                 },
                 answer: Answer::Data,
             }),
-            Self::Object(keys) => keys.check(),
+            Self::Object(keys) => keys.check(body),
             Self::Wrong(found) => Err(format!(
                 "the body is {found}; send an object with `input` (or `inputs`, `texts`), or one item"
             )),
@@ -87,7 +89,7 @@ impl Body {
 }
 
 impl Keys {
-    fn check(self) -> Result<Call, String> {
+    fn check(self, body: &mut Cuts) -> Result<Call, String> {
         let answer = if self.texts.is_some() { Answer::DataAndEmbeddings } else { Answer::Data };
         let item = Fields {
             text: self.text,
@@ -103,15 +105,15 @@ impl Keys {
             (Some((first, _)), Some((second, _))) => {
                 return Err(format!("the body has both `{first}` and `{second}`; send one of them"));
             }
-            (Some((_, items)), None) => items.check()?,
+            (Some((_, items)), None) => items.check(body)?,
             (None, _) if item.any() => {
-                vec![item.check().map_err(|wrong| format!("item 0: {wrong}"))?]
+                vec![item.check(body).map_err(|wrong| format!("item 0: {wrong}"))?]
             }
             (None, _) => return Err("the body has no `input`, `inputs` or `texts`, nor is it an item".into()),
         };
         let model = match self.model {
             None => None,
-            Some(Leaf::String(model)) => Some(model),
+            Some(Leaf::String(model)) => Some(body.text(&model).to_owned()),
             Some(other) => return Err(format!("`model` is {}, not a string", other.type_name())),
         };
         let dimensions = match self.dimensions {
@@ -119,12 +121,12 @@ impl Keys {
             // Up to 2^53 every whole number is exact.
             Some(Leaf::Number(n)) if n >= 1.0 && n.fract() == 0.0 && n < 9e15 => Some(n as usize),
             Some(Leaf::Number(_)) => return Err("`dimensions` must be a whole number above zero".into()),
-            Some(Leaf::String(empty)) if empty.is_empty() => None,
+            Some(Leaf::String(word)) if body.text(&word).is_empty() => None,
             Some(other) => return Err(format!("`dimensions` is {}, not a number", other.type_name())),
         };
         let input_type = match (self.input_type, self.task) {
-            (Some(leaf), _) => input_type("input_type", leaf)?,
-            (None, Some(leaf)) => input_type("task", leaf)?,
+            (Some(leaf), _) => input_type("input_type", leaf, body)?,
+            (None, Some(leaf)) => input_type("task", leaf, body)?,
             (None, None) => None,
         };
         Ok(Call { request: EmbedRequest { model, dimensions, input_type, inputs }, answer })
@@ -133,9 +135,9 @@ impl Keys {
 
 /// Reads `query`, `search_query`, `retrieval.query`, ... and the same for `document` and `passage`: Cohere,
 /// Voyage and Jina each have their own. Other types (`classification`, ...) have no prompt here.
-fn input_type(key: &str, leaf: Leaf) -> Result<Option<InputType>, String> {
+fn input_type(key: &str, leaf: Leaf, body: &Cuts) -> Result<Option<InputType>, String> {
     match leaf {
-        Leaf::String(name) => Ok(match name.rsplit(['_', '.']).next() {
+        Leaf::String(name) => Ok(match body.text(&name).rsplit(['_', '.']).next() {
             Some("query") => Some(InputType::Query),
             Some("document" | "passage") => Some(InputType::Document),
             _ => None,
@@ -145,7 +147,7 @@ fn input_type(key: &str, leaf: Leaf) -> Result<Option<InputType>, String> {
 }
 
 impl Items {
-    fn check(self) -> Result<Vec<EmbedInput>, String> {
+    fn check(self, body: &mut Cuts) -> Result<Vec<EmbedInput>, String> {
         let items = match self {
             Self::Many(_, n) if n > MAX_INPUTS => {
                 return Err(format!("the request has {n} inputs, at most {MAX_INPUTS} are read; send fewer"));
@@ -156,7 +158,7 @@ impl Items {
         items
             .into_iter()
             .enumerate()
-            .map(|(i, item)| item.check().map_err(|wrong| format!("item {i}: {wrong}")))
+            .map(|(i, item)| item.check(body).map_err(|wrong| format!("item {i}: {wrong}")))
             .collect()
     }
 }
@@ -166,7 +168,7 @@ impl<'de> AnyJson<'de> for Body {
         Self::Wrong(found)
     }
 
-    fn string(value: String) -> Self {
+    fn string(value: Word) -> Self {
         Self::Text(value)
     }
 
@@ -180,7 +182,7 @@ impl<'de> AnyJson<'de> for Items {
         Self::One(RawItem::Wrong(found))
     }
 
-    fn string(value: String) -> Self {
+    fn string(value: Word) -> Self {
         Self::One(RawItem::Text(value))
     }
 
@@ -240,16 +242,16 @@ mod tests {
     }
 
     fn check(body: &str, expected: &[EmbedInput]) {
-        let call = parse(body.as_bytes()).unwrap_or_else(|error| panic!("{body}: {error}"));
+        let call = parse(body.into()).unwrap_or_else(|error| panic!("{body}: {error}"));
         assert_eq!(call.request.inputs, expected, "{body}");
         // Meilisearch pretty-prints what it sends.
         let pretty = serde_json::from_str::<serde_json::Value>(body).unwrap();
         let pretty = format!("\r\n{}\n ", serde_json::to_string_pretty(&pretty).unwrap());
-        assert_eq!(parse(pretty.as_bytes()).unwrap().request, call.request, "{pretty}");
+        assert_eq!(parse(pretty.as_str().into()).unwrap().request, call.request, "{pretty}");
     }
 
     fn refused(body: &str) -> String {
-        match parse(body.as_bytes()) {
+        match parse(body.into()) {
             Err(EmbedError::InvalidRequest(message)) => message,
             other => panic!("{body}: {other:?}"),
         }
@@ -286,8 +288,9 @@ mod tests {
 
     #[test]
     fn reads_what_the_texts_are_for() {
-        let of =
-            |more: &str| parse(format!(r#"{{"input": "a"{more}}}"#).as_bytes()).unwrap().request.input_type;
+        let of = |more: &str| {
+            parse(format!(r#"{{"input": "a"{more}}}"#).as_str().into()).unwrap().request.input_type
+        };
         for query in ["query", "search_query", "retrieval.query"] {
             assert_eq!(of(&format!(r#", "input_type": "{query}""#)), Some(InputType::Query), "{query}");
         }
@@ -345,12 +348,17 @@ mod tests {
 
     #[test]
     fn keeps_the_order_and_what_belongs_to_the_request() {
-        let call = parse(br#"{"dimensions":512,"user":[1],"user":2,"input":["b","a"],"model":"m"}"#).unwrap();
+        let call =
+            parse(br#"{"dimensions":512,"user":[1],"user":2,"input":["b","a"],"model":"m"}"#[..].into())
+                .unwrap();
         assert_eq!(call.request.inputs, [text("b"), text("a")]);
         assert_eq!((call.request.model.as_deref(), call.request.dimensions), (Some("m"), Some(512)));
         assert_eq!(call.answer, Answer::Data);
-        assert_eq!(parse(br#"{"texts":"a"}"#).unwrap().answer, Answer::DataAndEmbeddings);
-        assert_eq!(parse(br#"{"input":[],"dimensions":null,"model":null}"#).unwrap().request.inputs, []);
+        assert_eq!(parse(br#"{"texts":"a"}"#[..].into()).unwrap().answer, Answer::DataAndEmbeddings);
+        assert_eq!(
+            parse(br#"{"input":[],"dimensions":null,"model":null}"#[..].into()).unwrap().request.inputs,
+            []
+        );
     }
 
     #[test]
@@ -420,10 +428,10 @@ mod tests {
     #[test]
     fn bounds_inputs_and_parts() {
         let inputs = |n| format!(r#"{{"input":[{}]}}"#, vec!["\"a\""; n].join(","));
-        assert_eq!(parse(inputs(MAX_INPUTS).as_bytes()).unwrap().request.inputs.len(), MAX_INPUTS);
+        assert_eq!(parse(inputs(MAX_INPUTS).as_str().into()).unwrap().request.inputs.len(), MAX_INPUTS);
         assert!(refused(&inputs(MAX_INPUTS + 2)).contains("has 2050 inputs, at most 2048"));
         let parts = |n| format!(r#"{{"content":[{}]}}"#, vec![r#"{"type":"text","text":"a"}"#; n].join(","));
-        assert_eq!(parse(parts(64).as_bytes()).unwrap().request.inputs[0].parts.len(), 64);
+        assert_eq!(parse(parts(64).as_str().into()).unwrap().request.inputs[0].parts.len(), 64);
         assert!(refused(&parts(66)).contains("item 0: has 66 parts, at most 64"));
     }
 
@@ -437,7 +445,7 @@ mod tests {
 
     #[test]
     fn a_bare_string_is_text_even_if_it_is_an_address() {
-        let call = parse(br#"{"input":["https://x/a.jpg"]}"#).unwrap();
+        let call = parse(br#"{"input":["https://x/a.jpg"]}"#[..].into()).unwrap();
         assert_eq!(call.request.inputs[0].parts[0].content, Content::Text("https://x/a.jpg".into()));
     }
 }

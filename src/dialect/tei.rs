@@ -11,6 +11,8 @@
 //! A bare array has no place for `errors`: an item answered by the placeholder shows in the log and in the
 //! metrics only.
 
+use bytes::BytesMut;
+
 use super::{Answer, Call, Dialect, Failure, request, write};
 use crate::domain::{EmbedError, EmbedResponse};
 
@@ -23,7 +25,7 @@ impl Dialect for Tei {
         &["/tei", "/tei/embed"]
     }
 
-    fn parse(&self, body: &[u8]) -> Result<Call, EmbedError> {
+    fn parse(&self, body: BytesMut) -> Result<Call, EmbedError> {
         request::parse(body)
     }
 
@@ -45,7 +47,7 @@ mod tests {
 
     #[test]
     fn answers_with_a_bare_array() {
-        let call = Tei.parse(br#"{"inputs": ["a", "b"], "model": "m"}"#).unwrap();
+        let call = Tei.parse(br#"{"inputs": ["a", "b"], "model": "m"}"#[..].into()).unwrap();
         assert_eq!(call.request.inputs.len(), 2);
         let embeddings = [vec![1.0, 0.0], vec![0.0, 2.0]].map(|v| Embedding::normalized(v).unwrap());
         let response = EmbedResponse {

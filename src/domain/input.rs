@@ -1,6 +1,6 @@
 //! What the caller sent, and what goes back.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::{Embedding, ItemError};
 
@@ -69,8 +69,9 @@ pub enum Content {
 pub enum ImageSource {
     /// An `http://` or `https://` address, as the caller wrote it.
     Url(String),
-    /// A `data:` URI or bare base64, still encoded. Possibly empty, which is an item error.
-    Encoded(String),
+    /// A `data:` URI or bare base64, still encoded: a part of the body that is decoded where it stands.
+    /// Possibly empty, which is an item error.
+    Encoded(BytesMut),
     /// The encoded file (JPEG, PNG, ...) itself.
     Bytes(Bytes),
 }

@@ -12,7 +12,7 @@ fn loopback() -> FetchConfig {
 }
 
 async fn get_with(config: FetchConfig, url: &str) -> Result<Bytes, FetchError> {
-    Fetcher::new(&config).unwrap().fetch(&ImageSource::Url(url.to_owned())).await
+    Fetcher::new(&config).unwrap().fetch(ImageSource::Url(url.to_owned())).await
 }
 
 async fn get(url: &str) -> Result<Bytes, FetchError> {
@@ -165,7 +165,8 @@ async fn a_wait_for_a_permit_does_not_run_the_clock() {
     let fetcher = Fetcher::new(&FetchConfig { max_concurrent: 1, timeout_ms: 500, ..loopback() }).unwrap();
     let source = ImageSource::Url(server.url("/"));
     let started = std::time::Instant::now();
-    let (a, b, c) = tokio::join!(fetcher.fetch(&source), fetcher.fetch(&source), fetcher.fetch(&source));
+    let fetch = || fetcher.fetch(source.clone());
+    let (a, b, c) = tokio::join!(fetch(), fetch(), fetch());
     assert!(a.is_ok() && b.is_ok() && c.is_ok(), "{a:?} {b:?} {c:?}");
     assert!(started.elapsed() >= Duration::from_millis(600), "only one at a time");
 }
@@ -298,10 +299,10 @@ async fn dropping_the_future_closes_the_connection_and_frees_the_permit() {
     let held = ImageSource::Url(server.url("/hold"));
     let task = tokio::spawn({
         let fetcher = fetcher.clone();
-        async move { fetcher.fetch(&held).await }
+        async move { fetcher.fetch(held).await }
     });
     server.asked.notified().await;
     task.abort();
     tokio::time::timeout(Duration::from_secs(5), server.left.notified()).await.expect("the client left");
-    assert!(fetcher.fetch(&ImageSource::Url(server.url("/"))).await.is_ok());
+    assert!(fetcher.fetch(ImageSource::Url(server.url("/"))).await.is_ok());
 }

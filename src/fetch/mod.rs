@@ -11,7 +11,7 @@ mod places;
 #[cfg(test)]
 mod test_server;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 
 pub use error::{FetchError, FetchSetupError, HostFailure};
 pub use guard::{Guard, is_global};
@@ -48,28 +48,30 @@ impl Fetcher {
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection and frees its place among the downloads.
-    pub async fn fetch(&self, source: &ImageSource) -> Result<Bytes, FetchError> {
-        let (text, is_url) = match source {
-            ImageSource::Bytes(bytes) => return data_url::checked(bytes.clone(), self.max_bytes),
-            ImageSource::Url(text) => (text.trim(), true),
-            ImageSource::Encoded(text) => (text.trim(), false),
+    pub async fn fetch(&self, source: ImageSource) -> Result<Bytes, FetchError> {
+        let (mut text, is_url) = match source {
+            ImageSource::Bytes(bytes) => return data_url::checked(bytes, self.max_bytes),
+            ImageSource::Url(text) => (BytesMut::from(text.trim().as_bytes()), true),
+            ImageSource::Encoded(text) => (text, false),
         };
-        if let Some(rest) = strip_scheme(text, "data:") {
-            data_url::decode_data_uri(rest, self.max_bytes)
+        text.truncate(text.trim_ascii_end().len());
+        text.advance(text.len() - text.trim_ascii_start().len());
+        if has_scheme(&text, "data:") {
+            text.advance("data:".len());
+            data_url::decode_data_uri(text, self.max_bytes)
         } else if text.is_empty() {
             Err(FetchError::Empty)
-        } else if is_url || ["http://", "https://"].iter().any(|scheme| strip_scheme(text, scheme).is_some())
-        {
-            self.downloads.get(text).await
+        } else if is_url || has_scheme(&text, "http://") || has_scheme(&text, "https://") {
+            self.downloads.get(&String::from_utf8_lossy(&text)).await
         } else {
-            data_url::decode_base64(text.as_bytes(), self.max_bytes)
+            data_url::decode_base64(text, self.max_bytes)
         }
     }
 }
 
-/// What follows `scheme`, which is compared without regard to case.
-fn strip_scheme<'a>(text: &'a str, scheme: &str) -> Option<&'a str> {
-    text.get(..scheme.len()).filter(|head| head.eq_ignore_ascii_case(scheme)).map(|head| &text[head.len()..])
+/// Whether `text` begins with `scheme`, in whatever case.
+fn has_scheme(text: &[u8], scheme: &str) -> bool {
+    text.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme.as_bytes()))
 }
 
 #[cfg(test)]
@@ -80,7 +82,7 @@ mod tests {
 
     async fn fetched(source: ImageSource) -> Result<Bytes, ItemErrorKind> {
         let server_less = FetchConfig { max_bytes: 20, ..config() };
-        Fetcher::new(&server_less).unwrap().fetch(&source).await.map_err(|error| error.kind())
+        Fetcher::new(&server_less).unwrap().fetch(source).await.map_err(|error| error.kind())
     }
 
     #[tokio::test]
@@ -108,7 +110,7 @@ mod tests {
             ("http://10.0.0.1/a.png", Err(BlockedAddress), Err(BlockedAddress)),
             ("é", Err(InvalidBase64), Err(InvalidUrl)),
         ] {
-            assert_eq!(fetched(ImageSource::Encoded(text.to_owned())).await, as_encoded, "encoded {text:?}");
+            assert_eq!(fetched(ImageSource::Encoded(text.into())).await, as_encoded, "encoded {text:?}");
             assert_eq!(fetched(ImageSource::Url(text.to_owned())).await, as_url, "url {text:?}");
         }
     }
@@ -116,9 +118,9 @@ mod tests {
     #[tokio::test]
     async fn an_encoded_string_may_be_an_address() {
         let server = TestServer::start(|_| Reply::ok("abc")).await;
-        let source = ImageSource::Encoded(server.url("/a.png").replace("http", "HTTP"));
+        let source = ImageSource::Encoded(server.url("/a.png").replace("http", "HTTP").as_str().into());
         let fetcher =
             Fetcher::new(&FetchConfig { allow_networks: vec!["127.0.0.1/32".parse().unwrap()], ..config() });
-        assert_eq!(fetcher.unwrap().fetch(&source).await, Ok(Bytes::from_static(b"abc")));
+        assert_eq!(fetcher.unwrap().fetch(source).await, Ok(Bytes::from_static(b"abc")));
     }
 }

@@ -6,6 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use actix_web::{HttpRequest, http::header::CONTENT_LENGTH, web::Payload};
+use bytes::BytesMut;
 use futures_util::StreamExt;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -38,7 +39,7 @@ pub(super) struct Bodies {
 /// A body, and the room that it takes until this is dropped: parsed pictures are still base64, so keep it
 /// until the answer is there.
 pub(super) struct Body {
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: BytesMut,
     pub(super) room: Option<OwnedSemaphorePermit>,
 }
 
@@ -88,9 +89,9 @@ impl Bodies {
         Ok(Some(permit.expect("the semaphore is never closed")))
     }
 
-    async fn collect(&self, length: Option<usize>, mut payload: Payload) -> Result<Vec<u8>, HttpError> {
+    async fn collect(&self, length: Option<usize>, mut payload: Payload) -> Result<BytesMut, HttpError> {
         // With Content-Length the buffer never grows; untouched pages cost nothing.
-        let mut bytes = Vec::with_capacity(length.unwrap_or(FIRST_CHUNK).min(self.max_bytes));
+        let mut bytes = BytesMut::with_capacity(length.unwrap_or(FIRST_CHUNK).min(self.max_bytes));
         while let Some(chunk) = payload.next().await {
             let chunk = chunk.map_err(|_| {
                 EmbedError::InvalidRequest(format!("the body broke off after {} bytes", bytes.len()))

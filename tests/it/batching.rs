@@ -79,11 +79,13 @@ fn picture(color: [u8; 3]) -> EmbedInput {
     image::RgbImage::from_pixel(9, 9, image::Rgb(color))
         .write_to(&mut std::io::Cursor::new(&mut png), image::ImageFormat::Png)
         .unwrap();
-    EmbedInput::image(ImageSource::Encoded(STANDARD.encode(png)))
+    EmbedInput::image(ImageSource::Encoded(STANDARD.encode(png).as_str().into()))
 }
 
 fn broken() -> EmbedInput {
-    EmbedInput::image(ImageSource::Encoded(STANDARD.encode("not a picture, however long it is")))
+    EmbedInput::image(ImageSource::Encoded(
+        STANDARD.encode("not a picture, however long it is").as_str().into(),
+    ))
 }
 
 /// Both of `text` and `picture`, by weight.
@@ -234,7 +236,7 @@ async fn a_lost_device_is_told_and_nothing_more_is_taken() {
 #[tokio::test]
 async fn every_broken_item_is_named() {
     let service = Service::spawn(stub_model(16), |_| ()).await;
-    let empty = EmbedInput::image(ImageSource::Encoded(String::new()));
+    let empty = EmbedInput::image(ImageSource::Encoded(Default::default()));
     let error = service.embed(vec![text("red"), broken(), text("blue"), empty]).await.unwrap_err();
     let EmbedError::Items(items) = error else { panic!("{error}") };
     let found: Vec<_> = items.iter().map(|item| (item.index, item.kind)).collect();

@@ -1,0 +1,88 @@
+//! The body, and the pieces cut out of it: a picture is handed on where it stands, so that a body of a hundred
+//! megabytes is in memory once.
+
+use std::{collections::BTreeMap, str};
+
+use bytes::BytesMut;
+
+/// A string of the body, as serde met it.
+#[derive(Debug)]
+pub(super) enum Word {
+    /// Without escapes: where it stands, as an address and a length in bytes. No borrow, which would keep the
+    /// body from being cut.
+    Standing(usize, usize),
+    /// With escapes, which only a copy can be without. Meilisearch escapes nothing that base64 is made of.
+    Unescaped(String),
+}
+
+impl Word {
+    /// The empty string.
+    pub(super) const EMPTY: Self = Self::Unescaped(String::new());
+
+    /// A string that stands in the body like this.
+    pub(super) fn standing(text: &str) -> Self {
+        Self::Standing(text.as_ptr() as usize, text.len())
+    }
+}
+
+/// A body, whole at first.
+pub(super) struct Cuts {
+    /// What is left, by address.
+    pieces: BTreeMap<usize, BytesMut>,
+}
+
+impl Cuts {
+    /// The body that words will be read from; it was valid UTF-8 wherever a [`Word`] was found.
+    pub(super) fn new(body: BytesMut) -> Self {
+        Self { pieces: BTreeMap::from([(body.as_ptr() as usize, body)]) }
+    }
+
+    /// The text of `word`.
+    pub(super) fn text<'a>(&'a self, word: &'a Word) -> &'a str {
+        match word {
+            Word::Unescaped(text) => text,
+            Word::Standing(_, 0) => "",
+            Word::Standing(at, len) => {
+                let (start, piece) = self.pieces.range(..=at).next_back().expect("words stand in the body");
+                let from = at - start;
+                str::from_utf8(&piece[from..from + len]).expect("serde found it to be UTF-8")
+            }
+        }
+    }
+
+    /// Takes `word` out, without a copy where it stands in the body.
+    pub(super) fn take(&mut self, word: Word) -> BytesMut {
+        match word {
+            Word::Unescaped(text) => BytesMut::from(text.as_bytes()),
+            Word::Standing(_, 0) => BytesMut::new(),
+            Word::Standing(at, len) => {
+                let (_, piece) = self.pieces.range_mut(..=at).next_back().expect("words stand in the body");
+                let mut taken = piece.split_off(at - piece.as_ptr() as usize);
+                let rest = taken.split_off(len);
+                self.pieces.insert(at + len, rest);
+                taken
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_taken_in_any_order_where_they_stand() {
+        let body = BytesMut::from("0123456789");
+        let start = body.as_ptr() as usize;
+        let mut cuts = Cuts::new(body);
+        let word = |from: usize, len: usize| Word::Standing(start + from, len);
+        for (from, len, expected) in [(6, 2, "67"), (1, 3, "123"), (8, 2, "89"), (4, 0, ""), (4, 2, "45")] {
+            assert_eq!(cuts.text(&word(from, len)), expected);
+            let taken = cuts.take(word(from, len));
+            assert_eq!(taken, expected);
+            assert!(len == 0 || taken.as_ptr() as usize == start + from, "{expected} was copied");
+        }
+        assert_eq!(cuts.text(&word(0, 1)), "0");
+        assert_eq!(cuts.take(Word::Unescaped("a/b".into())), "a/b");
+    }
+}
