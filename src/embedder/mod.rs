@@ -17,6 +17,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use crate::batch::{BatchPolicy, Batcher};
@@ -35,6 +36,10 @@ use admission::Admission;
 use pipeline::{ItemVector, Pipeline, Turn};
 use prepare::PreparePool;
 pub use registry::Models;
+
+/// Batches of decoded bulk pictures in the house, beside those being decoded: one runs, one is ready, one
+/// fills up. More would wait as pixels, three times as large as they came.
+const PIXEL_BATCHES: usize = 3;
 
 /// One model in service. Cheap to clone.
 #[derive(Clone)]
@@ -154,6 +159,7 @@ impl Embedder {
             tokenizer,
             fetcher,
             cache,
+            pixels: Semaphore::new(PIXEL_BATCHES * policy.max_batch_size + pool.threads()),
             pool,
             batcher: Batcher::spawn(threads, policy, metrics.clone()),
             deadline_ms: batch.deadline_ms,

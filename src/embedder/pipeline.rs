@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::prepare::{Panicked, PreparePool};
@@ -35,6 +36,8 @@ pub(super) struct Pipeline {
     pub fetcher: Fetcher,
     pub cache: VectorCache,
     pub pool: Arc<PreparePool>,
+    /// Bulk pictures that may be pixels at once: those that wait for their turn stay as small as they came.
+    pub pixels: Semaphore,
     pub batcher: Batcher,
     pub deadline_ms: u64,
     pub metrics: Arc<Metrics>,
@@ -136,6 +139,10 @@ impl Pipeline {
         // Taken by the computation, so that nothing holds the file once it is pixels.
         let encoded = Mutex::new(Some(encoded));
         self.cached(key, turn, || async {
+            let _room = match turn.lane {
+                Lane::Bulk => Some(self.pixels.acquire().await.expect("the semaphore is never closed")),
+                Lane::Search => None,
+            };
             let encoded = encoded.lock().unwrap_or_else(PoisonError::into_inner).take();
             let encoded = encoded.expect("an input that was computed is not computed again");
             let pixels = self.decode(encoded, spec, turn.lane).await?;

@@ -43,6 +43,11 @@ impl PreparePool {
         Ok(Self { bulk: permits(), bulk_threads, search: permits() })
     }
 
+    /// How much of a lane's work runs at once.
+    pub fn threads(&self) -> usize {
+        self.bulk_threads.current_num_threads()
+    }
+
     /// Runs `work` once a permit of the lane is free.
     ///
     /// # Errors

@@ -24,6 +24,13 @@ const UNIT: usize = 1024;
 /// Bodies up to this size take no room: they fit into the connection's own buffers, and a search must not
 /// wait behind bulky pictures.
 const SMALL: usize = 16 * 1024;
+/// The share of the room that is kept, on top of it, for bodies of at most a 32nd part of the share: a search by
+/// picture must not wait behind bulky ones either.
+const RESERVE: u32 = 8;
+const RESERVE_PARTS: u32 = 32;
+/// Requests that may wait for room. Each holds a quarter of a megabyte of its body in actix's buffers, so that
+/// thousands would take what the room is there to save.
+const MAX_WAITING: usize = 256;
 /// What a body without Content-Length starts with.
 const FIRST_CHUNK: usize = 64 * 1024;
 
@@ -31,13 +38,15 @@ const FIRST_CHUNK: usize = 64 * 1024;
 #[derive(Clone)]
 pub(super) struct Bodies {
     room: Arc<Semaphore>,
+    reserve: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
     units: u32,
     max_bytes: usize,
     deadline_ms: u64,
 }
 
-/// A body, and the room that it takes until this is dropped: parsed pictures are still base64, so keep it
-/// until the answer is there.
+/// A body, and the room that it takes until this is dropped: parsed pictures are parts of the body, so keep
+/// it until the answer is there.
 pub(super) struct Body {
     pub(super) bytes: BytesMut,
     pub(super) room: Option<OwnedSemaphorePermit>,
@@ -49,6 +58,8 @@ impl Bodies {
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         Self {
             room: Arc::new(Semaphore::new(units as usize)),
+            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+            reserve: Arc::new(Semaphore::new((units / RESERVE) as usize)),
             units,
             max_bytes: server.max_body_bytes,
             deadline_ms: batch.deadline_ms,
@@ -59,7 +70,8 @@ impl Bodies {
     ///
     /// # Errors
     /// [`HttpError::BodyTooLarge`], before reading where Content-Length tells; [`EmbedError::Deadline`] when
-    /// room or body take too long; [`EmbedError::InvalidRequest`] when the body breaks off.
+    /// room or body take too long; [`EmbedError::Unavailable`] when too many wait for room;
+    /// [`EmbedError::InvalidRequest`] when the body breaks off.
     ///
     /// # Cancel safety
     /// Dropping the future gives the room back.
@@ -85,7 +97,20 @@ impl Bodies {
         }
         // A body larger than all the room waits until it is alone.
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.units);
-        let permit = self.room.clone().acquire_many_owned(units).await;
+        let may_use_reserve = units <= self.units / RESERVE / RESERVE_PARTS;
+        let last_room = if may_use_reserve { &self.reserve } else { &self.room };
+        for room in [&self.room, last_room] {
+            if let Ok(permit) = room.clone().try_acquire_many_owned(units) {
+                return Ok(Some(permit));
+            }
+        }
+        let _place = self.waiting.try_acquire().map_err(|_| {
+            EmbedError::Unavailable(format!(
+                "{MAX_WAITING} requests wait for room to read their bodies; try again, or raise \
+                 `server.max_inflight_body_bytes`"
+            ))
+        })?;
+        let permit = last_room.clone().acquire_many_owned(units).await;
         Ok(Some(permit.expect("the semaphore is never closed")))
     }
 
@@ -160,6 +185,25 @@ mod tests {
     #[actix_web::test]
     async fn a_body_above_all_room_passes_alone() {
         assert_eq!(status_and_body(bodies(1 << 20, 4096), post(50_000)).await.0, 200);
+    }
+
+    #[actix_web::test]
+    async fn a_small_picture_does_not_wait_for_bulk() {
+        let bodies = bodies(1 << 20, 1 << 24);
+        let _bulk = bodies.room(1 << 24).await.unwrap();
+        assert_eq!(status_and_body(bodies.clone(), post(60_000)).await.0, 200);
+        tokio::time::pause();
+        assert_eq!(status_and_body(bodies, post(80_000)).await.0, 503);
+    }
+
+    #[actix_web::test]
+    async fn not_everybody_may_wait() {
+        let bodies = bodies(1 << 20, 100 * 1024);
+        let _bulk = bodies.room(100 * 1024).await.unwrap();
+        let _waiting = bodies.waiting.try_acquire_many(MAX_WAITING as u32).unwrap();
+        let (status, body) = status_and_body(bodies.clone(), post(50_000)).await;
+        assert_eq!(status, 503);
+        assert!(body.contains("`server.max_inflight_body_bytes`"), "{body}");
     }
 
     #[actix_web::test]

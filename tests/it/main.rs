@@ -10,6 +10,7 @@ mod layering;
 mod limits;
 mod load;
 mod meilisearch_e2e;
+mod memory;
 mod models;
 #[cfg(feature = "torch")]
 mod parity;
