@@ -1,0 +1,66 @@
+//! Keys, and the map behind them.
+
+use std::{
+    convert::Infallible,
+    future::ready,
+    hint::black_box,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use criterion::{Criterion, Throughput};
+use futures_util::future::join_all;
+use sidelens::{
+    cache::{CacheKey, CachedVector, VectorCache},
+    config::CacheConfig,
+    domain::Background,
+    telemetry::Metrics,
+};
+use tokio::{runtime, task::yield_now};
+
+use super::dialect::vectors;
+
+/// Name, bytes of the encoded picture.
+const PICTURES: &[(&str, usize)] = &[("key of 55 KB", 55_000), ("key of 5 MB", 5_000_000)];
+/// Equal inputs that meet in flight: as many requests as Meilisearch has open.
+const JOINED: usize = 40;
+
+pub fn bench(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("cache");
+    for &(name, n_bytes) in PICTURES {
+        let encoded = vec![7; n_bytes];
+        group.throughput(Throughput::Bytes(n_bytes as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| CacheKey::image("model", Background::WHITE, black_box(&encoded)));
+        });
+    }
+
+    let runtime = runtime::Builder::new_current_thread().build().expect("a runtime");
+    let cache = VectorCache::new(&CacheConfig { max_bytes: 1 << 28, ttl_s: 86_400 }, Metrics::new());
+    let embedding = vectors(1, 512).remove(0);
+    let value = || CachedVector { embedding: embedding.clone(), text_tokens: 3, truncated: false };
+    let compute = || ready(Ok::<_, Infallible>(value()));
+    // Keys that were not there before.
+    let counter = AtomicUsize::new(0);
+    let fresh = || CacheKey::text("model", &counter.fetch_add(1, Ordering::Relaxed).to_string());
+
+    group.throughput(Throughput::Elements(1));
+    let known = CacheKey::text("model", "known");
+    group.bench_function("hit", |bencher| {
+        bencher.iter(|| runtime.block_on(cache.get_or_compute(known, compute())));
+    });
+    group.bench_function("insert", |bencher| {
+        bencher.iter(|| runtime.block_on(cache.get_or_compute(fresh(), compute())));
+    });
+    group.throughput(Throughput::Elements(JOINED as u64));
+    group.bench_function("single flight of 40", |bencher| {
+        bencher.iter(|| {
+            let key = fresh();
+            let slow = || async {
+                yield_now().await;
+                Ok::<_, Infallible>(value())
+            };
+            runtime.block_on(join_all((0..JOINED).map(|_| cache.get_or_compute(key, slow()))))
+        });
+    });
+    group.finish();
+}
