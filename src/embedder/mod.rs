@@ -37,7 +37,7 @@ use pipeline::{ItemVector, Pipeline, Turn};
 use prepare::PreparePool;
 pub use registry::Models;
 
-/// Batches of decoded bulk pictures in the house, beside those being decoded: one runs, one is ready, one
+/// Batches of decoded bulk pictures per engine, beside those being decoded: one runs, one is ready, one
 /// fills up. More would wait as pixels, three times as large as they came.
 const PIXEL_BATCHES: usize = 3;
 
@@ -150,7 +150,8 @@ impl Embedder {
         let threads = engines
             .into_iter()
             .map(|Engine { backend, lanes }| Ok((DeviceThread::spawn(backend, &device)?, lanes)))
-            .collect::<Result<_, std::io::Error>>()?;
+            .collect::<Result<Vec<_>, std::io::Error>>()?;
+        let n_bulk = threads.iter().filter(|(_, lanes)| lanes.serve(Lane::Bulk)).count();
         let policy = BatchPolicy::new(batch, &device);
         let pipeline = Pipeline {
             spec: spec.clone(),
@@ -159,7 +160,7 @@ impl Embedder {
             tokenizer,
             fetcher,
             cache,
-            pixels: Semaphore::new(PIXEL_BATCHES * policy.max_batch_size + pool.threads()),
+            pixels: Semaphore::new(PIXEL_BATCHES * n_bulk * policy.max_batch_size + pool.threads()),
             pool,
             batcher: Batcher::spawn(threads, policy, metrics.clone()),
             deadline_ms: batch.deadline_ms,

@@ -39,7 +39,7 @@ async fn child() {
     let stub = StubBackend::new(STUB_DIMENSIONS).with_delay(delay);
     let record = stub.record();
     let mut model = stub_model(STUB_DIMENSIONS);
-    model.backend = Box::new(Forgetful { stub, record });
+    model.engines[0].backend = Box::new(Forgetful { stub, record });
     let image = model.spec.image.as_mut().expect("the stub sees");
     (image.resize, image.crop) = (Resize::ShortestEdge(224), Some([224, 224]));
     let app = TestApp::spawn_with(model, |config| {
