@@ -29,8 +29,8 @@
 //! - `tch` types stay in [`model`] and [`runtime`]; everyone else sees [`Prepared`](domain::Prepared) and
 //!   [`Embedding`](domain::Embedding), so all but inference builds and tests without libtorch
 //!   (`--no-default-features`).
-//! - One OS thread owns one device's model; others talk to it by channel and get an answer, an error, or a
-//!   closed channel.
+//! - Every engine has an OS thread of its own; others talk to it by channel and get an answer, an error, or a
+//!   closed channel. On the CPU what is done for bulk runs in threads that step back behind searches.
 //! - A vector that leaves the house is finite and of length one; every input gets exactly one, in order, or
 //!   the request fails with a status that says whether trying again helps.
 //!
