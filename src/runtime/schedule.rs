@@ -9,9 +9,11 @@ pub(super) const BULK_NICENESS: i32 = 19;
 /// How many passes of bulk run side by side on the CPU where nothing is set. One per core measures best on few
 /// cores: nobody waits at a barrier for a thread that is decoding a picture. Each pass streams all weights through the
 /// caches, so there is an end to it.
+#[cfg(any(feature = "torch", test))]
 const MAX_REPLICAS: usize = 8;
 
 /// The threads of the CPU, dealt out.
+#[cfg(any(feature = "torch", test))]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Layout {
     /// Threads of a search's pass.
@@ -20,6 +22,7 @@ pub(super) struct Layout {
     pub bulk: Vec<usize>,
 }
 
+#[cfg(any(feature = "torch", test))]
 impl Layout {
     /// Deals out `threads` (1 or more) to `replicas` passes of bulk, 0 for as many as do well.
     pub fn new(threads: usize, replicas: usize) -> Self {
