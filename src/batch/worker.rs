@@ -171,8 +171,8 @@ impl<D: Device> Worker<D> {
                 replies.iter_mut().zip(vectors).for_each(|(reply, vector)| reply.send(Ok(vector)));
                 return Ok(());
             }
-            Err(BackendError::DeviceLost(reason)) => {
-                let reason = BackendError::DeviceLost(reason).to_string();
+            Err(error @ BackendError::DeviceLost(_)) => {
+                let reason = error.to_string();
                 (BatchError::Unavailable(reason.clone()), Err(reason))
             }
             Err(error) => {

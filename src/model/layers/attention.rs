@@ -108,27 +108,6 @@ impl Attention {
         hidden: i64,
         heads: i64,
     ) -> Result<Self, ModelError> {
-        let all = Self::load_stacked_for_self(weights, weight, bias, output, hidden, heads)?;
-        let Projections::Stacked(stacked) = &all.projections else { return Ok(all) };
-        let third = |n| stacked.narrow(n * hidden, hidden).map_err(|e| ModelError::torch(weight, &e));
-        Ok(Self {
-            projections: Projections::Separate { query: third(0)?, key: third(1)?, value: third(2)? },
-            ..all
-        })
-    }
-
-    /// As [`Self::load_stacked`] for self-attention.
-    ///
-    /// # Errors
-    /// When a tensor is missing or has another shape.
-    pub fn load_stacked_for_self(
-        weights: &Weights,
-        weight: &str,
-        bias: Option<&str>,
-        output: &str,
-        hidden: i64,
-        heads: i64,
-    ) -> Result<Self, ModelError> {
         let matrix = weights.tensor(weight, &[3 * hidden, hidden])?;
         let offset = bias.map(|bias| weights.tensor(bias, &[3 * hidden])).transpose()?;
         let projections = Projections::Stacked(Linear::new(matrix, offset));

@@ -100,7 +100,7 @@ impl Block {
             }
             AttentionNames::Stacked { weight, bias, output } => {
                 let (weight, bias, output) = (name(weight), bias.map(name), name(output));
-                Attention::load_stacked_for_self(weights, &weight, bias.as_deref(), &output, hidden, heads)?
+                Attention::load_stacked(weights, &weight, bias.as_deref(), &output, hidden, heads)?
             }
         };
         let mlp = names.mlp.map(name);
