@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use sidelens::{
     cache::{CacheKey, CachedVector, VectorCache},
     config::CacheConfig,
-    domain::{Background, Decode},
+    domain::{Background, ContentDigest, Decode},
     telemetry::Metrics,
 };
 use tokio::{runtime, task::yield_now};
@@ -30,7 +30,10 @@ pub fn bench(criterion: &mut Criterion) {
         let encoded = vec![7; n_bytes];
         group.throughput(Throughput::Bytes(n_bytes as u64));
         group.bench_function(name, |bencher| {
-            bencher.iter(|| CacheKey::image("model", Decode::Fast, Background::WHITE, black_box(&encoded)));
+            bencher.iter(|| {
+                let file = ContentDigest::of(black_box(&encoded));
+                CacheKey::image("model", Decode::Fast, Background::WHITE, &file)
+            });
         });
     }
 

@@ -1,6 +1,6 @@
 //! What makes two inputs the same.
 
-use crate::domain::{Background, Decode, Modality};
+use crate::domain::{Background, ContentDigest, Decode, Modality};
 
 /// A digest over the model, the preprocessing and the content of one input. Equal keys mean equal vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -15,11 +15,11 @@ impl CacheKey {
         Self::digest(&[fingerprint.as_bytes(), Modality::Text.as_str().as_bytes()], text.as_bytes())
     }
 
-    /// The key of an encoded picture (the bytes of the file).
-    pub fn image(fingerprint: &str, decode: Decode, background: Background, encoded: &[u8]) -> Self {
+    /// The key of an encoded picture.
+    pub fn image(fingerprint: &str, decode: Decode, background: Background, file: &ContentDigest) -> Self {
         let background = String::from(background);
         let circumstances = [fingerprint, Modality::Image.as_str(), decode.as_str(), &background];
-        Self::digest(&circumstances.map(str::as_bytes), encoded)
+        Self::digest(&circumstances.map(str::as_bytes), file.as_bytes())
     }
 
     /// Each part goes in with its length, so that no two lists run together.
@@ -38,13 +38,16 @@ mod tests {
 
     #[test]
     fn everything_that_changes_the_vector_changes_the_key() {
+        let image = |fingerprint, decode, background, file: &[u8]| {
+            CacheKey::image(fingerprint, decode, background, &ContentDigest::of(file))
+        };
         let keys = [
             CacheKey::text("a", "bc"),
             CacheKey::text("ab", "c"),
-            CacheKey::image("a", Decode::Fast, Background::WHITE, b"bc"),
-            CacheKey::image("a", Decode::Exact, Background::WHITE, b"bc"),
-            CacheKey::image("a", Decode::Fast, Background::None, b"bc"),
-            CacheKey::image("a", Decode::Fast, Background::WHITE, b"bd"),
+            image("a", Decode::Fast, Background::WHITE, b"bc"),
+            image("a", Decode::Exact, Background::WHITE, b"bc"),
+            image("a", Decode::Fast, Background::None, b"bc"),
+            image("a", Decode::Fast, Background::WHITE, b"bd"),
         ];
         let distinct: std::collections::HashSet<_> = keys.iter().collect();
         assert_eq!(distinct.len(), keys.len());

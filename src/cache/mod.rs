@@ -60,6 +60,11 @@ impl VectorCache {
         Self { map, is_storing: config.max_bytes > 0, metrics }
     }
 
+    /// The vector of `key`, if it is stored. Neither waits nor counts.
+    pub async fn peek(&self, key: &CacheKey) -> Option<CachedVector> {
+        self.map.get(key).await
+    }
+
     /// The vector of `key`: stored, or from an equal computation in flight, or from `compute`.
     ///
     /// # Errors

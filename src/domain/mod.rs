@@ -4,6 +4,7 @@
 //! [`Embedding`]s; the facts of a checkpoint are its [`ModelSpec`]; what goes wrong is an
 //! [`EmbedError`], which knows whose [`Fault`] it is.
 
+mod digest;
 mod embedding;
 mod error;
 mod input;
@@ -11,6 +12,7 @@ mod lane;
 mod prepared;
 mod spec;
 
+pub use digest::ContentDigest;
 pub use embedding::{Embedding, EmbeddingError};
 pub use error::{EmbedError, Fault, ItemError, ItemErrorKind, OnItemError};
 pub use input::{Content, EmbedInput, EmbedRequest, EmbedResponse, ImageSource, InputType, Part, Usage};

@@ -13,8 +13,8 @@ use super::prepare::{Panicked, PreparePool};
 use crate::batch::{BatchError, Batcher};
 use crate::cache::{CacheKey, CachedVector, VectorCache};
 use crate::domain::{
-    Content, EmbedError, EmbedInput, Embedding, ImageSource, ImageSpec, InputType, ItemError, ItemErrorKind,
-    Lane, Modality, ModelSpec, Part, Prepared, Tokens, Usage,
+    Content, ContentDigest, EmbedError, EmbedInput, Embedding, ImageSource, ImageSpec, InputType, ItemError,
+    ItemErrorKind, Lane, Modality, ModelSpec, Part, Prepared, Tokens, Usage,
 };
 use crate::fetch::{FetchError, Fetcher};
 use crate::imaging::{self, ImagingOptions};
@@ -135,7 +135,7 @@ impl Pipeline {
     async fn image(&self, source: ImageSource, turn: Turn) -> Result<CachedVector, PartError> {
         let spec = self.spec.image.as_ref().ok_or_else(|| self.no_tower(Modality::Image))?;
         let encoded = self.bytes(source, turn.lane).await?;
-        let key = self.image_key(&encoded, turn.lane).await?;
+        let key = self.image_key(&self.digest(&encoded, turn.lane).await?);
         // Taken by the computation, so that nothing holds the file once it is pixels.
         let encoded = Mutex::new(Some(encoded));
         self.cached(key, turn, || async {
@@ -168,13 +168,17 @@ impl Pipeline {
         fetched.map_err(|error: FetchError| PartError::Item(error.kind(), error.to_string()))
     }
 
-    async fn image_key(&self, encoded: &Bytes, lane: Lane) -> Result<CacheKey, PartError> {
-        let ImagingOptions { decode, background, .. } = self.imaging;
+    async fn digest(&self, encoded: &Bytes, lane: Lane) -> Result<ContentDigest, PartError> {
         if encoded.len() <= INLINE_DIGEST_BYTES {
-            return Ok(CacheKey::image(&self.fingerprint, decode, background, encoded));
+            return Ok(ContentDigest::of(encoded));
         }
-        let (fingerprint, encoded) = (self.fingerprint.clone(), encoded.clone());
-        Ok(self.pool.run(lane, move || CacheKey::image(&fingerprint, decode, background, &encoded)).await?)
+        let encoded = encoded.clone();
+        Ok(self.pool.run(lane, move || ContentDigest::of(&encoded)).await?)
+    }
+
+    fn image_key(&self, file: &ContentDigest) -> CacheKey {
+        let ImagingOptions { decode, background, .. } = self.imaging;
+        CacheKey::image(&self.fingerprint, decode, background, file)
     }
 
     async fn decode(&self, encoded: Bytes, spec: &ImageSpec, lane: Lane) -> Result<Prepared, PartError> {
