@@ -169,7 +169,8 @@ impl App {
         models.iter().for_each(log_model);
         let metrics = Metrics::new();
         let wrong = |error: EmbedderSetupError| AppError::Model(error.to_string());
-        let shared = Shared::new(&config, Fetcher::new(&config.fetch)?, metrics.clone()).map_err(wrong)?;
+        let fetcher = Fetcher::new(&config.fetch, metrics.clone())?;
+        let shared = Shared::new(&config, fetcher, metrics.clone()).map_err(wrong)?;
         let batches = config.served().into_iter().map(|served| served.batch);
         let models = Models::new(models.into_iter().zip(batches).collect(), &shared).map_err(wrong)?;
         let state = HttpState::new(models.clone(), metrics, Arc::new(config));

@@ -233,7 +233,10 @@ fn invalid(error: Error) -> ConfigError {
     let message = match &error.kind {
         // figment quotes what it found, and here that may be a key.
         Kind::InvalidType(..) if key.starts_with("auth") => "expected a list of strings".into(),
-        Kind::InvalidType(..) if key == "hub.token" => "expected a string".into(),
+        Kind::InvalidType(..) if ["hub.token", "fetch.proxy"].contains(&&*key) => "expected a string".into(),
+        Kind::InvalidType(..) if key.starts_with("fetch.hosts") => {
+            "expected a list of tables, each with `host` and `headers`, a table of strings".into()
+        }
         kind => kind.to_string(),
     };
     ConfigError::Invalid { origin, key, message }
@@ -374,6 +377,18 @@ mod tests {
             jail.create_file("syntax.toml", "[auth]\napi_keys = [\"hunter2\"").unwrap();
             jail.create_file("number.toml", "[hub]\ntoken = 42424242").unwrap();
             assert!(!refusal(Some("number.toml"), &[]).contains("4242"));
+            jail.create_file(
+                "header.toml",
+                "[[fetch.hosts]]\nhost = \"a.example\"\nheaders = {X-Key = 42424242}",
+            )
+            .unwrap();
+            assert!(!refusal(Some("header.toml"), &[]).contains("4242"));
+            for hosts in
+                ["[{host = 'a.example', headers = {X = 'hunter2}", "hunter2", "[{headers = 'hunter2'}]"]
+            {
+                let message = refusal(None, &[("fetch.hosts", hosts)]);
+                assert!(!message.contains("hunter2"), "{message}");
+            }
             for file in ["type.toml", "syntax.toml"] {
                 let error = load(Some(file), &[]).expect_err(file);
                 assert!(!error.to_string().contains("hunter2") && !format!("{error:?}").contains("hunter2"));

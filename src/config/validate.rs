@@ -52,18 +52,7 @@ impl Config {
         at_least("image.max_pixels", image.max_pixels, 1)?;
         at_most("image.threads", image.threads, MAX_THREADS)?;
 
-        at_least("fetch.connect_timeout_ms", fetch.connect_timeout_ms, 1)?;
-        at_least("fetch.timeout_ms", fetch.timeout_ms, 1)?;
-        no_more_than(
-            "fetch.connect_timeout_ms",
-            fetch.connect_timeout_ms,
-            "fetch.timeout_ms",
-            fetch.timeout_ms,
-        )?;
-        at_least("fetch.max_bytes", fetch.max_bytes, 1)?;
-        at_most("fetch.max_redirects", fetch.max_redirects, 20)?;
-        at_least("fetch.max_concurrent", fetch.max_concurrent, 1)?;
-        at_least("fetch.max_concurrent_per_host", fetch.max_concurrent_per_host, 1)?;
+        fetch.validate()?;
 
         at_least("cache.ttl_s", cache.ttl_s, 1)?;
         at_most("cache.ttl_s", cache.ttl_s, MAX_TTL_S)
@@ -119,25 +108,38 @@ impl Config {
     }
 }
 
-fn out_of_range(key: &'static str, value: impl Display, limit: String) -> ConfigError {
+pub(super) fn out_of_range(key: &'static str, value: impl Display, limit: String) -> ConfigError {
     ConfigError::OutOfRange { key, value: value.to_string(), limit }
 }
 
-fn at_least<T: PartialOrd + Display>(key: &'static str, value: T, limit: T) -> Result<(), ConfigError> {
+pub(super) fn at_least<T: PartialOrd + Display>(
+    key: &'static str,
+    value: T,
+    limit: T,
+) -> Result<(), ConfigError> {
     if value < limit {
         return Err(out_of_range(key, value, format!("must be {limit} or more")));
     }
     Ok(())
 }
 
-fn at_most<T: PartialOrd + Display>(key: &'static str, value: T, limit: T) -> Result<(), ConfigError> {
+pub(super) fn at_most<T: PartialOrd + Display>(
+    key: &'static str,
+    value: T,
+    limit: T,
+) -> Result<(), ConfigError> {
     if value > limit {
         return Err(out_of_range(key, value, format!("must be {limit} or less")));
     }
     Ok(())
 }
 
-fn no_more_than(key: &'static str, value: u64, other: &str, limit: u64) -> Result<(), ConfigError> {
+pub(super) fn no_more_than(
+    key: &'static str,
+    value: u64,
+    other: &str,
+    limit: u64,
+) -> Result<(), ConfigError> {
     if value > limit {
         return Err(out_of_range(key, value, format!("must not be above `{other}`, which is {limit}")));
     }

@@ -11,6 +11,11 @@ impl ContentDigest {
         Self(*blake3::hash(file).as_bytes())
     }
 
+    /// The digest of a file that was hashed as it came, piece by piece.
+    pub fn of_hasher(file: &blake3::Hasher) -> Self {
+        Self(*file.finalize().as_bytes())
+    }
+
     /// The digest's 32 bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0

@@ -16,7 +16,7 @@ use crate::domain::{
     Content, ContentDigest, EmbedError, EmbedInput, Embedding, ImageSource, ImageSpec, InputType, ItemError,
     ItemErrorKind, Lane, Modality, ModelSpec, Part, Prepared, Tokens, Usage,
 };
-use crate::fetch::{FetchError, Fetcher};
+use crate::fetch::{FetchError, Fetched, Fetcher};
 use crate::imaging::{self, ImagingOptions};
 use crate::telemetry::Metrics;
 use crate::text::Tokenizer;
@@ -134,8 +134,20 @@ impl Pipeline {
 
     async fn image(&self, source: ImageSource, turn: Turn) -> Result<CachedVector, PartError> {
         let spec = self.spec.image.as_ref().ok_or_else(|| self.no_tower(Modality::Image))?;
-        let encoded = self.bytes(source, turn.lane).await?;
-        let key = self.image_key(&self.digest(&encoded, turn.lane).await?);
+        let held = self.held(&source).await;
+        let digest = held.as_ref().map(|(digest, _)| *digest);
+        let (encoded, digest) = match (self.fetched(source, digest, turn.lane).await?, held) {
+            (Fetched::File { bytes, digest: Some(digest) }, _) => (bytes, digest),
+            (Fetched::File { bytes, digest: None }, _) => {
+                let digest = self.digest(&bytes, turn.lane).await?;
+                (bytes, digest)
+            }
+            (Fetched::Unchanged, held) => {
+                self.metrics.cache_hits.inc();
+                return Ok(held.expect("only what is held can be unchanged").1);
+            }
+        };
+        let key = self.image_key(&digest);
         // Taken by the computation, so that nothing holds the file once it is pixels.
         let encoded = Mutex::new(Some(encoded));
         self.cached(key, turn, || async {
@@ -152,18 +164,33 @@ impl Pipeline {
         .await
     }
 
-    /// The bytes of the encoded file: what was base64 stands where the base64 stood.
-    async fn bytes(&self, source: ImageSource, lane: Lane) -> Result<Bytes, PartError> {
+    /// The vector of what an address last led to: if that still holds, nothing need be downloaded.
+    async fn held(&self, source: &ImageSource) -> Option<(ContentDigest, CachedVector)> {
+        let digest = self.fetcher.recall(source)?;
+        let vector = self.cache.peek(&self.image_key(&digest)).await?;
+        Some((digest, vector))
+    }
+
+    /// The encoded file, unless it is the one that is held; what was base64 stands where the base64 stood.
+    async fn fetched(
+        &self,
+        source: ImageSource,
+        held: Option<ContentDigest>,
+        lane: Lane,
+    ) -> Result<Fetched, PartError> {
         let fetched = match &source {
             ImageSource::Url(_) => {
                 let _timer = self.metrics.fetch_seconds.start_timer();
-                self.fetcher.fetch(source).await
+                self.fetcher.fetch_unless_held(source, held).await
             }
             ImageSource::Encoded(text) if text.len() > INLINE_ENCODED_BYTES => {
                 let (fetcher, handle) = (self.fetcher.clone(), Handle::current());
-                self.pool.run(lane, move || handle.block_on(fetcher.fetch(source))).await?
+                let work = move || handle.block_on(fetcher.fetch_unless_held(source, held));
+                self.pool.run(lane, work).await?
             }
-            ImageSource::Encoded(_) | ImageSource::Bytes(_) => self.fetcher.fetch(source).await,
+            ImageSource::Encoded(_) | ImageSource::Bytes(_) => {
+                self.fetcher.fetch_unless_held(source, held).await
+            }
         };
         fetched.map_err(|error: FetchError| PartError::Item(error.kind(), error.to_string()))
     }

@@ -8,6 +8,14 @@ pub enum FetchSetupError {
     /// The TLS versions do not fit the crypto provider.
     #[error("cannot set up tls for remote pictures: {0}")]
     Tls(#[from] rustls::Error),
+    /// A setting of remote pictures that validation refuses as well; its value is left out.
+    #[error("`{key}` {limit}")]
+    Setting {
+        /// The key.
+        key: &'static str,
+        /// What it must be.
+        limit: &'static str,
+    },
     /// The client refuses its settings.
     #[error("cannot set up the client for remote pictures: {0}")]
     Client(#[from] reqwest::Error),
@@ -44,6 +52,12 @@ pub enum FetchError {
     /// No address of the host may be reached.
     #[error("`{host}` is not at a global address; list its network in `fetch.allow_networks` to allow it")]
     Blocked {
+        /// The host, or the one redirected to.
+        host: String,
+    },
+    /// The settings close the host by its name.
+    #[error("`{host}` is closed by `fetch.allow_hosts` or `fetch.deny_hosts`")]
+    ClosedHost {
         /// The host, or the one redirected to.
         host: String,
     },
@@ -84,6 +98,22 @@ pub enum FetchError {
         host: String,
         /// The most milliseconds allowed.
         limit_ms: u64,
+    },
+    /// No answer began in time.
+    #[error("`{host}` did not begin to answer within `fetch.first_byte_timeout_ms` {limit_ms}")]
+    FirstByteTimeout {
+        /// The host.
+        host: String,
+        /// The most milliseconds allowed.
+        limit_ms: u64,
+    },
+    /// The body came too slowly.
+    #[error("`{host}` delivers less than `fetch.min_bytes_per_s` {limit}")]
+    Slow {
+        /// The host.
+        host: String,
+        /// The fewest bytes per second allowed.
+        limit: u64,
     },
     /// The picture as a whole took too long.
     #[error("`{host}` did not deliver the picture within `fetch.timeout_ms` {limit_ms}")]
@@ -135,6 +165,9 @@ pub enum HostFailure {
     /// The body ends too early or breaks its framing.
     #[error("the body broke off")]
     Body,
+    /// A body compressed in a way that was not asked for.
+    #[error("its body is compressed by something else than gzip or deflate")]
+    Encoding,
     /// A success without a body.
     #[error("empty body")]
     EmptyBody,
@@ -149,12 +182,32 @@ impl FetchError {
             Self::Url(_) | Self::UrlLength | Self::Scheme | Self::Credentials { .. } => {
                 ItemErrorKind::InvalidUrl
             }
-            Self::Blocked { .. } | Self::Downgrade { .. } => ItemErrorKind::BlockedAddress,
+            Self::Blocked { .. } | Self::ClosedHost { .. } | Self::Downgrade { .. } => {
+                ItemErrorKind::BlockedAddress
+            }
             Self::NotFound { .. } => ItemErrorKind::NotFound,
             Self::Refused { .. } => ItemErrorKind::Forbidden,
             Self::TooLarge { .. } => ItemErrorKind::TooLarge,
-            Self::ConnectTimeout { .. } | Self::Timeout { .. } => ItemErrorKind::Timeout,
+            Self::ConnectTimeout { .. }
+            | Self::FirstByteTimeout { .. }
+            | Self::Slow { .. }
+            | Self::Timeout { .. } => ItemErrorKind::Timeout,
             Self::Redirects { .. } | Self::Host { .. } => ItemErrorKind::HostError,
+        }
+    }
+
+    /// Whether the same request may well succeed a moment later. What ran out of time has had its share of the budget,
+    /// and a name was asked for more than once by the system itself.
+    pub(super) fn passes_soon(&self) -> bool {
+        let Self::Host { failure, .. } = self else { return false };
+        match failure {
+            HostFailure::Connect | HostFailure::Answer | HostFailure::Body => true,
+            HostFailure::Status(status) => matches!(status, 408 | 425 | 429 | 500..=599),
+            HostFailure::Name
+            | HostFailure::Tls
+            | HostFailure::Location
+            | HostFailure::Encoding
+            | HostFailure::EmptyBody => false,
         }
     }
 }

@@ -1,33 +1,38 @@
 //! Which addresses a download may reach: global ones, and the networks that the operator allows.
 //!
-//! A name is judged by what it resolves to, at the moment of dialling: [`GuardedResolver`] hands the
-//! client only addresses that passed, so that a name cannot show one address to a check and another
-//! to the connection. Addresses written into a URL never pass a resolver, so `http` asks the
-//! [`Guard`] about those before each hop.
+//! A name is judged by what it resolves to, at the moment of dialling (`resolve`). Addresses written into
+//! a URL never pass a resolver, so `hop` asks the [`Guard`] about those before each hop.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 /// Decides about addresses. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Guard {
-    allow_networks: Arc<[IpNet]>,
+    allow: Arc<[IpNet]>,
+    deny: Arc<[IpNet]>,
 }
 
 impl Guard {
-    /// Lets global addresses pass, and those in `allow_networks`.
-    pub fn new(allow_networks: &[IpNet]) -> Self {
-        Self { allow_networks: allow_networks.into() }
+    /// Lets global addresses pass and those in the networks of `allow`, but none of those in `deny`.
+    pub fn new(allow: &[IpNet], deny: &[IpNet]) -> Self {
+        Self { allow: allow.into(), deny: deny.into() }
     }
 
     /// Whether a download may connect to `address`.
     pub fn permits(&self, address: IpAddr) -> bool {
         // ::ffff:10.0.0.1 reaches 10.0.0.1, so it is judged as that, for and against.
         let address = address.to_canonical();
-        is_global(address) || self.allow_networks.iter().any(|network| network.contains(&address))
+        let is_in = |networks: &[IpNet], address| networks.iter().any(|network| network.contains(&address));
+        // However it may be reached: an IPv4 address that is denied is denied inside an IPv6 one too.
+        let hidden = match address {
+            IpAddr::V6(v6) => hidden_v4(v6).map(IpAddr::V4),
+            IpAddr::V4(_) => None,
+        };
+        let is_denied = is_in(&self.deny, address) || hidden.is_some_and(|hidden| is_in(&self.deny, hidden));
+        !is_denied && (is_global(address) || is_in(&self.allow, address))
     }
 }
 
@@ -39,12 +44,39 @@ impl Guard {
 pub fn is_global(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => !SPECIAL_V4.iter().any(|network| network.contains(&v4)),
-        IpAddr::V6(v6) if NAT64.contains(&v6) => {
-            let [.., a, b, c, d] = v6.octets();
-            is_global(Ipv4Addr::new(a, b, c, d).into())
+        IpAddr::V6(v6) if NAT64.contains(&v6) => is_global(last_v4(v6).into()),
+        IpAddr::V6(v6) => {
+            let is_special = SPECIAL_V6.iter().any(|network| network.contains(&v6));
+            // An ISATAP router takes the packet out of IPv6 and on to the IPv4 address.
+            let is_tunnel_inwards = is_isatap(v6) && !is_global(last_v4(v6).into());
+            GLOBAL_V6.contains(&v6) && !is_special && !is_tunnel_inwards
         }
-        IpAddr::V6(v6) => GLOBAL_V6.contains(&v6) && !SPECIAL_V6.iter().any(|network| network.contains(&v6)),
     }
+}
+
+/// The IPv4 address that a translator or tunnel would make of `address`: NAT64, 6to4 (RFC 3056), Teredo (RFC 4380),
+/// ISATAP (RFC 5214), and the deprecated IPv4-compatible form.
+fn hidden_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let [_, _, a, b, c, d, ..] = address.octets();
+    if SIX_TO_FOUR.contains(&address) {
+        Some(Ipv4Addr::new(a, b, c, d))
+    } else if TEREDO.contains(&address) {
+        Some(Ipv4Addr::from_bits(!last_v4(address).to_bits()))
+    } else if NAT64.contains(&address) || COMPATIBLE.contains(&address) || is_isatap(address) {
+        Some(last_v4(address))
+    } else {
+        None
+    }
+}
+
+/// Whether the lower half of `address` is an ISATAP interface identifier, `0:5efe` or `200:5efe` and an IPv4 address.
+fn is_isatap(address: Ipv6Addr) -> bool {
+    matches!(address.segments(), [_, _, _, _, 0 | 0x200, 0x5efe, _, _])
+}
+
+fn last_v4(address: Ipv6Addr) -> Ipv4Addr {
+    let [.., a, b, c, d] = address.octets();
+    Ipv4Addr::new(a, b, c, d)
 }
 
 const SPECIAL_V4: [Ipv4Net; 15] = [
@@ -70,11 +102,17 @@ const GLOBAL_V6: Ipv6Net = v6([0x2000, 0, 0], 3);
 /// IPv4 addresses seen through a translator: as reachable as what they stand for.
 const NAT64: Ipv6Net = v6([0x64, 0xff9b, 0], 96);
 
+/// `::1.2.3.4`, which no network carries any more.
+const COMPATIBLE: Ipv6Net = v6([0, 0, 0], 96);
+const TEREDO: Ipv6Net = v6([0x2001, 0, 0], 32);
+/// Reaches any IPv4 address.
+const SIX_TO_FOUR: Ipv6Net = v6([0x2002, 0, 0], 16);
+
 const SPECIAL_V6: [Ipv6Net; 4] = [
     v6([0x2001, 0, 0], 23),     // IETF protocol assignments: Teredo, benchmarks, ORCHID
     v6([0x2001, 0xdb8, 0], 32), // documentation
-    v6([0x2002, 0, 0], 16),     // 6to4, which reaches any IPv4 address
-    v6([0x3fff, 0, 0], 20),     // documentation
+    SIX_TO_FOUR,
+    v6([0x3fff, 0, 0], 20), // documentation
 ];
 
 const fn v4([a, b, c, d]: [u8; 4], prefix: u8) -> Ipv4Net {
@@ -85,38 +123,13 @@ const fn v6([a, b, c]: [u16; 3], prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), prefix)
 }
 
-/// Every address of a name was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no address of the name may be reached")]
-pub(super) struct Refused;
-
-/// Resolves as the system does, then drops the addresses that the [`Guard`] refuses.
-#[derive(Debug, Clone)]
-pub(super) struct GuardedResolver(pub(super) Guard);
-
-impl Resolve for GuardedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let guard = self.0.clone();
-        Box::pin(async move {
-            // Port 0 is replaced by the URL's.
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let permitted: Vec<SocketAddr> =
-                found.iter().copied().filter(|address| guard.permits(address.ip())).collect();
-            if permitted.is_empty() && !found.is_empty() {
-                return Err(Refused.into());
-            }
-            Ok(Box::new(permitted.into_iter()) as Addrs)
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn permits(allow_networks: &[&str], address: &str) -> bool {
         let networks: Vec<IpNet> = allow_networks.iter().map(|network| network.parse().unwrap()).collect();
-        Guard::new(&networks).permits(address.parse().unwrap())
+        Guard::new(&networks, &[]).permits(address.parse().unwrap())
     }
 
     #[test]
@@ -147,6 +160,9 @@ mod tests {
             "3ffe:ffff::1",
             "::ffff:1.1.1.1",
             "64:ff9b::1.1.1.1",
+            "2a00:1450::5efe:1.1.1.1",
+            "2a00:1450::200:5efe:1.1.1.1",
+            "2a00:1450::1:5efe:10.0.0.1",
         ] {
             assert!(permits(&[], address), "{address}");
         }
@@ -190,6 +206,13 @@ mod tests {
             "64:ff9b:1::1.1.1.1",
             "100::1",
             "2001::1",
+            // Teredo for 1.1.1.1 and for 10.0.0.1.
+            "2001:0:4136:e378:8000:63bf:fefe:fefe",
+            "2001:0:4136:e378:8000:63bf:f5ff:fffe",
+            "2a00:1450::5efe:10.0.0.1",
+            "2a00:1450::200:5efe:127.0.0.1",
+            "2a00:1450::200:5efe:169.254.169.254",
+            "fe80::5efe:1.1.1.1",
             "2001:2::1",
             "2001:10::1",
             "2001:db8::1",
@@ -226,13 +249,34 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn the_resolver_keeps_only_what_may_be_dialled() {
-        let name = || "localhost".parse::<Name>().unwrap();
-        let refused = GuardedResolver(Guard::new(&[])).resolve(name()).await.err().unwrap();
-        assert!(refused.is::<Refused>());
-        let allowed = Guard::new(&["127.0.0.0/8".parse().unwrap()]);
-        let addresses: Vec<_> = GuardedResolver(allowed).resolve(name()).await.unwrap().collect();
-        assert!(!addresses.is_empty() && addresses.iter().all(|address| address.is_ipv4()), "{addresses:?}");
+    #[test]
+    fn denied_networks_win_however_they_are_reached() {
+        let networks =
+            |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpNet>>();
+        let deny = networks(&["1.1.1.0/24", "10.9.0.0/16", "2a00:1450::/32"]);
+        let guard = Guard::new(&networks(&["10.0.0.0/8", "2001::/32", "2002::/16", "::/96"]), &deny);
+        for (address, expected) in [
+            ("1.1.1.1", false),
+            ("1.1.2.1", true),
+            ("10.8.0.1", true),
+            ("10.9.0.1", false),
+            ("2a00:1450::1", false),
+            ("2a00:1451::1", true),
+            // 1.1.1.1 and 1.1.2.1: mapped, compatible, through NAT64, 6to4, Teredo and ISATAP.
+            ("::ffff:1.1.1.1", false),
+            ("::ffff:1.1.2.1", true),
+            ("::1.1.1.1", false),
+            ("::1.1.2.1", true),
+            ("64:ff9b::1.1.1.1", false),
+            ("64:ff9b::1.1.2.1", true),
+            ("2002:101:101::1", false),
+            ("2002:101:201::1", true),
+            ("2001:0:4136:e378:8000:63bf:fefe:fefe", false),
+            ("2001:0:4136:e378:8000:63bf:fefe:fdfe", true),
+            ("2a00:1451::5efe:1.1.1.1", false),
+            ("2a00:1451::200:5efe:1.1.2.1", true),
+        ] {
+            assert_eq!(guard.permits(address.parse().unwrap()), expected, "{address}");
+        }
     }
 }

@@ -1,249 +1,206 @@
-//! Downloads over http and https: every hop checked, every byte counted.
+//! Downloads over http and https: none that is not needed, none twice at once, each within its budget.
 //!
-//! Redirects are followed by hand, so that each hop passes the same checks as the first address.
+//! `memory` knows what an address led to and for how long that holds (`freshness`), `flights` joins those who ask for
+//! the same at once, `places` bounds how many go out, and `hop` goes.
 
-use std::error::Error as StdError;
-use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant as Moment};
 
-use bytes::{Bytes, BytesMut};
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap, HeaderValue, LOCATION};
-use reqwest::{Client, Response, StatusCode, redirect};
-use url::{Host, Url};
+use reqwest::dns::Resolve;
+use tokio::time::{Instant, sleep, timeout_at};
+use url::Url;
 
-use super::guard::{Guard, GuardedResolver, Refused};
+use super::body::BodyLimits;
+use super::client::{client, proxy_url};
+use super::flights::Flights;
+use super::freshness::Freshness;
+use super::guard::Guard;
+use super::hop::{Answer, Hops, checked, host_of};
+use super::hosts::Hosts;
+use super::memory::{Known, Memory, UrlKey};
 use super::places::Places;
-use super::{FetchError, FetchSetupError, HostFailure};
+use super::resolve::{GuardedNames, SystemNames};
+use super::{FetchError, FetchSetupError, Fetched};
 use crate::config::FetchConfig;
+use crate::domain::{ContentDigest, Fault};
+use crate::telemetry::Metrics;
 
-/// What `imaging` reads, so that a host with a choice does not pick AVIF or SVG.
-const FORMATS: &str =
-    "image/jpeg, image/png, image/webp, image/gif, image/bmp, image/tiff, image/*;q=0.5, */*;q=0.1";
+/// The pause before a second attempt, in milliseconds: long enough for a host that drops connections to have room
+/// again, and never the same for all the pictures that it dropped at once.
+const PAUSE_MS: std::ops::Range<u64> = 100..300;
 
-/// The longest name that DNS knows.
-const MAX_HOST_BYTES: usize = 253;
-
-/// The client, its guard and its limits. Cheap to clone; clones share all of it.
+/// The client, its guard, its limits and its memory. Cheap to clone; clones share all of it.
 #[derive(Clone)]
 pub(super) struct Downloads {
-    client: Client,
-    guard: Guard,
-    places: Places,
-    limits: Limits,
+    inner: Arc<Inner>,
+    /// By address, and by the file that the host is asked to confirm: those who do not hold it need more than that.
+    flights: Flights<(UrlKey, Option<ContentDigest>), Result<Fetched, FetchError>>,
 }
 
-#[derive(Clone, Copy)]
-struct Limits {
+struct Inner {
+    hops: Hops,
+    places: Places,
+    memory: Memory,
+    base: Option<Url>,
     timeout_ms: u64,
-    connect_timeout_ms: u64,
-    max_bytes: usize,
-    max_redirects: usize,
+    metrics: Arc<Metrics>,
 }
 
 impl Downloads {
-    pub(super) fn new(config: &FetchConfig) -> Result<Self, FetchSetupError> {
-        let guard = Guard::new(&config.allow_networks);
-        let client = Client::builder()
-            .user_agent(concat!("sidelens/", env!("CARGO_PKG_VERSION")))
-            .default_headers(HeaderMap::from_iter([
-                (ACCEPT, HeaderValue::from_static(FORMATS)),
-                // A compressed body could unpack to more than the cap.
-                (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
-            ]))
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            // A proxy would dial for us, past the guard.
-            .no_proxy()
-            .dns_resolver(GuardedResolver(guard.clone()))
-            .connect_timeout(Duration::from_millis(config.connect_timeout_ms))
-            .tls_backend_preconfigured(tls_config()?)
-            .build()?;
-        Ok(Self {
-            client,
-            guard,
-            places: Places::new(config.max_concurrent, config.max_concurrent_per_host),
-            limits: Limits {
-                timeout_ms: config.timeout_ms,
-                connect_timeout_ms: config.connect_timeout_ms,
-                max_bytes: config.max_bytes,
-                max_redirects: config.max_redirects,
-            },
-        })
+    pub(super) fn new(config: &FetchConfig, metrics: Arc<Metrics>) -> Result<Self, FetchSetupError> {
+        Self::with_names(config, metrics, Arc::new(SystemNames))
     }
 
-    /// The body behind `text`, an http(s) URL, after at most `max_redirects` redirects.
-    pub(super) async fn get(&self, text: &str) -> Result<Bytes, FetchError> {
-        let url = parse(text)?;
-        let host = host_of(&url);
+    fn with_names(
+        config: &FetchConfig,
+        metrics: Arc<Metrics>,
+        names: Arc<dyn Resolve>,
+    ) -> Result<Self, FetchSetupError> {
+        let names = GuardedNames {
+            guard: Guard::new(&config.allow_networks, &config.deny_networks),
+            names,
+            proxy_host: proxy_url(config)?.and_then(|url| url.host_str().map(Into::into)),
+        };
+        let base =
+            config.base().map_err(|limit| FetchSetupError::Setting { key: "fetch.base_url", limit })?;
+        let FetchConfig { max_bytes, min_bytes_per_s, .. } = *config;
+        let hops = Hops {
+            client: client(config, names.clone())?,
+            names,
+            hosts: Hosts::new(config)?,
+            body: BodyLimits { max_bytes, min_bytes_per_s },
+            freshness: Freshness {
+                unsaid: Duration::from_secs(config.fresh_s),
+                max: Duration::from_secs(config.max_fresh_s),
+            },
+            connect_timeout_ms: config.connect_timeout_ms,
+            first_byte_timeout_ms: config.first_byte_timeout_ms,
+            max_redirects: config.max_redirects,
+        };
+        let inner = Inner {
+            hops,
+            places: Places::new(config.max_concurrent, config.max_concurrent_per_host),
+            memory: Memory::new(config.remembered_urls, Duration::from_secs(config.dead_url_ttl_s)),
+            base,
+            timeout_ms: config.timeout_ms,
+            metrics,
+        };
+        Ok(Self { inner: Arc::new(inner), flights: Flights::new() })
+    }
+
+    /// The digest of the file that `text`, a URL, last led to.
+    pub(super) fn recall(&self, text: &str) -> Option<ContentDigest> {
+        let url = self.inner.parse(text).ok()?;
+        let known = self.inner.memory.recall(&UrlKey::of(&url), Moment::now()).ok().flatten();
+        known.map(|known| known.digest)
+    }
+
+    /// What is behind `text`, an http(s) URL, after at most `max_redirects` redirects; nothing is brought that is
+    /// `held` already.
+    ///
+    /// # Cancel safety
+    /// Others who ask for the same at that moment still get it.
+    pub(super) async fn get(&self, text: &str, held: Option<ContentDigest>) -> Result<Fetched, FetchError> {
+        let url = self.inner.parse(text)?;
+        let (key, now) = (UrlKey::of(&url), Moment::now());
+        let known = match self.inner.memory.recall(&key, now) {
+            Ok(known) => known.filter(|known| held == Some(known.digest)),
+            Err(error) => {
+                self.inner.count("remembered_failure");
+                return Err(error);
+            }
+        };
+        if known.as_ref().is_some_and(|known| now < known.fresh_until) {
+            self.inner.count("fresh");
+            return Ok(Fetched::Unchanged);
+        }
+        let known = known.filter(|known| known.validator.is_some());
+        let to_confirm = known.as_ref().map(|known| known.digest);
+        let inner = self.inner.clone();
+        let download = async move { inner.download(url, key, known).await };
+        let (result, was_joined) = self.flights.join((key, to_confirm), download).await;
+        if was_joined {
+            self.inner.count("joined");
+        }
+        result
+    }
+}
+
+impl Inner {
+    fn parse(&self, text: &str) -> Result<Url, FetchError> {
+        checked(Url::options().base_url(self.base.as_ref()).parse(text)?)
+    }
+
+    fn count(&self, outcome: &str) {
+        self.metrics.fetches.with_label_values(&[outcome]).inc();
+    }
+
+    async fn download(&self, url: Url, key: UrlKey, known: Option<Known>) -> Result<Fetched, FetchError> {
         // The clock starts with the place: a picture is not to blame for those before it, and the
         // request as a whole has its own deadline.
-        let _place = self.places.take(&host).await;
-        let limit_ms = self.limits.timeout_ms;
-        tokio::time::timeout(Duration::from_millis(limit_ms), self.follow(url))
-            .await
-            .unwrap_or(Err(FetchError::Timeout { host, limit_ms }))
-    }
-
-    async fn follow(&self, first: Url) -> Result<Bytes, FetchError> {
-        let host = host_of(&first);
-        let mut url = first;
-        for _ in 0..=self.limits.max_redirects {
-            let response = self.request(&url).await?;
-            match response.status() {
-                StatusCode::MOVED_PERMANENTLY
-                | StatusCode::FOUND
-                | StatusCode::SEE_OTHER
-                | StatusCode::TEMPORARY_REDIRECT
-                | StatusCode::PERMANENT_REDIRECT => url = next_hop(&url, response.headers().get(LOCATION))?,
-                status if status.is_success() => return self.body(&url, response).await,
-                status => return Err(refusal(host_of(&url), status)),
+        let place = self.places.take(&host_of(&url)).await;
+        let result = self.attempts(&url, known.as_ref()).await;
+        drop(place);
+        let now = Moment::now();
+        let remember = |digest, validator, lifetime| match lifetime {
+            None => self.memory.forget(&key),
+            Some(lifetime) => {
+                let fresh_until = now + lifetime;
+                self.memory.remember(key, Known { digest, validator, lifetime, fresh_until });
             }
-        }
-        Err(FetchError::Redirects { host, limit: self.limits.max_redirects })
-    }
-
-    /// One hop. Names are checked by the resolver; addresses written as such never reach it.
-    async fn request(&self, url: &Url) -> Result<Response, FetchError> {
-        let literal = match url.host() {
-            Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
-            Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
-            Some(Host::Domain(_)) | None => None,
         };
-        if literal.is_some_and(|address| !self.guard.permits(address)) {
-            return Err(FetchError::Blocked { host: host_of(url) });
-        }
-        self.client.get(url.clone()).send().await.map_err(|error| self.failure(host_of(url), error))
-    }
-
-    async fn body(&self, url: &Url, mut response: Response) -> Result<Bytes, FetchError> {
-        let too_large = || FetchError::TooLarge { host: Some(host_of(url)), limit: self.limits.max_bytes };
-        let announced = usize::try_from(response.content_length().unwrap_or(0)).map_err(|_| too_large())?;
-        if announced > self.limits.max_bytes {
-            return Err(too_large());
-        }
-        let mut body = BytesMut::with_capacity(announced);
-        while let Some(chunk) =
-            response.chunk().await.map_err(|error| failed(host_of(url), HostFailure::Body, error))?
-        {
-            if chunk.len() > self.limits.max_bytes - body.len() {
-                return Err(too_large());
+        match result {
+            Ok(Answer::File { bytes, digest, validator, lifetime }) => {
+                self.count("ok");
+                remember(digest, validator, lifetime);
+                Ok(Fetched::File { bytes, digest: Some(digest) })
             }
-            body.extend_from_slice(&chunk);
-        }
-        if body.is_empty() {
-            return Err(FetchError::Host { host: host_of(url), failure: HostFailure::EmptyBody });
-        }
-        Ok(body.freeze())
-    }
-
-    /// Why there is no answer at all.
-    fn failure(&self, host: String, error: reqwest::Error) -> FetchError {
-        if causes(&error).any(|cause| cause.is::<Refused>()) {
-            FetchError::Blocked { host }
-        } else if error.is_builder() {
-            // The URL is sound, so it can only be too long for a request.
-            FetchError::UrlLength
-        } else if error.is_timeout() {
-            FetchError::ConnectTimeout { host, limit_ms: self.limits.connect_timeout_ms }
-        } else if error.is_dns() {
-            failed(host, HostFailure::Name, error)
-        } else if causes(&error).any(is_tls) {
-            failed(host, HostFailure::Tls, error)
-        } else if error.is_connect() {
-            failed(host, HostFailure::Connect, error)
-        } else {
-            failed(host, HostFailure::Answer, error)
+            Ok(Answer::NotModified { lifetime }) => {
+                self.count("not_modified");
+                let Known { digest, validator, .. } =
+                    known.expect("a host is asked what changed by what is known");
+                remember(digest, validator, lifetime);
+                Ok(Fetched::Unchanged)
+            }
+            Err(error) => {
+                self.count("error");
+                // What passes by itself may have passed by the next time.
+                if error.kind().fault() == Fault::Caller {
+                    self.memory.bury(key, error.clone(), now);
+                }
+                Err(error)
+            }
         }
     }
-}
 
-/// TLS by ring, trusting Mozilla's roots: minimal images carry no certificate store.
-fn tls_config() -> Result<rustls::ClientConfig, FetchSetupError> {
-    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let mut tls =
-        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-    // The client offers only what is named here when it is handed a configuration.
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(tls)
-}
-
-/// An http(s) URL without credentials.
-fn parse(text: &str) -> Result<Url, FetchError> {
-    checked(Url::parse(text)?)
-}
-
-fn checked(url: Url) -> Result<Url, FetchError> {
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(FetchError::Scheme);
-    }
-    if url.host_str().is_none_or(|host| host.len() > MAX_HOST_BYTES) {
-        return Err(FetchError::UrlLength);
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(FetchError::Credentials { host: host_of(&url) });
-    }
-    Ok(url)
-}
-
-/// Where a redirect of `from` leads. A target that could not be fetched is the host's fault, not the
-/// caller's, who never saw it.
-fn next_hop(from: &Url, location: Option<&HeaderValue>) -> Result<Url, FetchError> {
-    let next = location
-        .and_then(|location| std::str::from_utf8(location.as_bytes()).ok())
-        .and_then(|location| from.join(location).ok())
-        .and_then(|next| checked(next).ok())
-        .ok_or_else(|| FetchError::Host { host: host_of(from), failure: HostFailure::Location })?;
-    if from.scheme() == "https" && next.scheme() == "http" {
-        return Err(FetchError::Downgrade { host: host_of(from) });
-    }
-    Ok(next)
-}
-
-/// What a status that is neither a success nor a redirect means.
-fn refusal(host: String, status: StatusCode) -> FetchError {
-    match status.as_u16() {
-        status @ (404 | 410) => FetchError::NotFound { host, status },
-        status @ (408 | 425 | 429) => FetchError::Host { host, failure: HostFailure::Status(status) },
-        status @ 400..=499 => FetchError::Refused { host, status },
-        status => FetchError::Host { host, failure: HostFailure::Status(status) },
-    }
-}
-
-/// The host, and its port unless it is the scheme's own: the only parts of a URL that are ever shown.
-fn host_of(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    match url.port() {
-        Some(port) => format!("{host}:{port}"),
-        None => host.to_owned(),
-    }
-}
-
-/// The caller learns the kind of failure; its details, which may quote the host, go to the log.
-fn failed(host: String, failure: HostFailure, error: reqwest::Error) -> FetchError {
-    let cause = causes(&error).last().map(ToString::to_string);
-    tracing::debug!(%host, %failure, cause, "a picture's host failed");
-    FetchError::Host { host, failure }
-}
-
-/// `error`'s sources, outermost first. The error itself, whose text holds the whole URL, is left out.
-fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
-    std::iter::successors(error.source(), |&cause| cause.source())
-}
-
-/// Whether the TLS layer is at fault; it speaks through I/O errors, one inside the other, which hide
-/// it from `source()`.
-fn is_tls(cause: &(dyn StdError + 'static)) -> bool {
-    match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-        Some(inner) => is_tls(inner),
-        None => cause.is::<rustls::Error>(),
+    /// At most two, within one budget.
+    async fn attempts(&self, url: &Url, known: Option<&Known>) -> Result<Answer, FetchError> {
+        let deadline = Instant::now() + Duration::from_millis(self.timeout_ms);
+        let attempt = || timeout_at(deadline, self.hops.follow(url, known));
+        let Ok(first) = attempt().await else {
+            return Err(FetchError::Timeout { host: host_of(url), limit_ms: self.timeout_ms });
+        };
+        let pause = Duration::from_millis(fastrand::u64(PAUSE_MS));
+        match first {
+            Err(error) if error.passes_soon() && Instant::now() + pause < deadline => {
+                sleep(pause).await;
+                self.metrics.fetch_retries.inc();
+                // The first fault says more than that no time was left for the second attempt.
+                attempt().await.unwrap_or(Err(error))
+            }
+            other => other,
+        }
     }
 }
 
 #[cfg(test)]
 #[path = "http_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "guard_tests.rs"]
+mod guard_tests;
+
+#[cfg(test)]
+#[path = "again_tests.rs"]
+mod again_tests;

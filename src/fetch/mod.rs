@@ -1,15 +1,25 @@
 //! From where a picture is to its encoded bytes: passed through, decoded from text, or downloaded.
 //!
-//! `data_url` reads data URIs and base64, `http` downloads, and `guard` decides which addresses a
-//! download may reach. Whether the bytes are a picture is for `imaging` to find out.
+//! `data_url` reads data URIs and base64, `http` downloads, `hop` and `hosts` decide which hosts a download may ask, and
+//! `guard` which addresses it may reach. Whether the bytes are a picture is for `imaging` to find out.
 
+mod body;
+mod client;
 mod data_url;
 mod error;
+mod flights;
+mod freshness;
 mod guard;
+mod hop;
+mod hosts;
 mod http;
+mod memory;
 mod places;
+mod resolve;
 #[cfg(test)]
 mod test_server;
+
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -18,7 +28,22 @@ pub use guard::{Guard, is_global};
 
 use self::http::Downloads;
 use crate::config::FetchConfig;
-use crate::domain::ImageSource;
+use crate::domain::{ContentDigest, ImageSource};
+use crate::telemetry::Metrics;
+
+/// What became of an [`ImageSource`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetched {
+    /// The encoded file.
+    File {
+        /// At least one byte, at most `fetch.max_bytes`.
+        bytes: Bytes,
+        /// The file's digest, where it was taken on the way.
+        digest: Option<ContentDigest>,
+    },
+    /// It is still the file that the caller holds.
+    Unchanged,
+}
 
 /// Turns an [`ImageSource`] into the encoded file (JPEG, PNG, ...). Cheap to clone; clones share
 /// their connections and the bound on downloads at once.
@@ -33,8 +58,20 @@ impl Fetcher {
     ///
     /// # Errors
     /// [`FetchSetupError`] when the TLS settings or the client cannot be built.
-    pub fn new(config: &FetchConfig) -> Result<Self, FetchSetupError> {
-        Ok(Self { max_bytes: config.max_bytes, downloads: Downloads::new(config)? })
+    pub fn new(config: &FetchConfig, metrics: Arc<Metrics>) -> Result<Self, FetchSetupError> {
+        Ok(Self { max_bytes: config.max_bytes, downloads: Downloads::new(config, metrics)? })
+    }
+
+    /// The digest of the file that `source` last led to, if it is an address that is remembered. Whether it still does is
+    /// for [`fetch_unless_held`](Self::fetch_unless_held) to say.
+    pub fn recall(&self, source: &ImageSource) -> Option<ContentDigest> {
+        match source {
+            ImageSource::Url(text) => self.downloads.recall(text.trim()),
+            ImageSource::Encoded(text) if is_http(text.trim_ascii_start()) => {
+                self.downloads.recall(&String::from_utf8_lossy(text.trim_ascii()))
+            }
+            ImageSource::Encoded(_) | ImageSource::Bytes(_) => None,
+        }
     }
 
     /// The encoded bytes behind `source`: at least one, at most `fetch.max_bytes`.
@@ -49,8 +86,27 @@ impl Fetcher {
     /// # Cancel safety
     /// Dropping the future closes the connection and frees its place among the downloads.
     pub async fn fetch(&self, source: ImageSource) -> Result<Bytes, FetchError> {
+        match self.fetch_unless_held(source, None).await? {
+            Fetched::File { bytes, .. } => Ok(bytes),
+            Fetched::Unchanged => unreachable!("nothing is held"),
+        }
+    }
+
+    /// As [`fetch`](Self::fetch), but nothing is brought that the caller says to hold something for: with the digest that
+    /// [`recall`](Self::recall) gave, an address costs nothing while it is fresh and a conditional request afterwards.
+    ///
+    /// # Errors
+    /// As [`fetch`](Self::fetch).
+    ///
+    /// # Cancel safety
+    /// As [`fetch`](Self::fetch), unless others ask for the same address at that moment: they still get it.
+    pub async fn fetch_unless_held(
+        &self,
+        source: ImageSource,
+        held: Option<ContentDigest>,
+    ) -> Result<Fetched, FetchError> {
         let (mut text, is_url) = match source {
-            ImageSource::Bytes(bytes) => return data_url::checked(bytes, self.max_bytes),
+            ImageSource::Bytes(bytes) => return data_url::checked(bytes, self.max_bytes).map(Fetched::from),
             ImageSource::Url(text) => (BytesMut::from(text.trim().as_bytes()), true),
             ImageSource::Encoded(text) => (text, false),
         };
@@ -58,15 +114,25 @@ impl Fetcher {
         text.advance(text.len() - text.trim_ascii_start().len());
         if has_scheme(&text, "data:") {
             text.advance("data:".len());
-            data_url::decode_data_uri(text, self.max_bytes)
+            data_url::decode_data_uri(text, self.max_bytes).map(Fetched::from)
         } else if text.is_empty() {
             Err(FetchError::Empty)
-        } else if is_url || has_scheme(&text, "http://") || has_scheme(&text, "https://") {
-            self.downloads.get(&String::from_utf8_lossy(&text)).await
+        } else if is_url || is_http(&text) {
+            self.downloads.get(&String::from_utf8_lossy(&text), held).await
         } else {
-            data_url::decode_base64(text, self.max_bytes)
+            data_url::decode_base64(text, self.max_bytes).map(Fetched::from)
         }
     }
+}
+
+impl From<Bytes> for Fetched {
+    fn from(bytes: Bytes) -> Self {
+        Self::File { bytes, digest: None }
+    }
+}
+
+fn is_http(text: &[u8]) -> bool {
+    has_scheme(text, "http://") || has_scheme(text, "https://")
 }
 
 /// Whether `text` begins with `scheme`, in whatever case.
@@ -82,7 +148,7 @@ mod tests {
 
     async fn fetched(source: ImageSource) -> Result<Bytes, ItemErrorKind> {
         let server_less = FetchConfig { max_bytes: 20, ..config() };
-        Fetcher::new(&server_less).unwrap().fetch(source).await.map_err(|error| error.kind())
+        Fetcher::new(&server_less, Metrics::new()).unwrap().fetch(source).await.map_err(|error| error.kind())
     }
 
     #[tokio::test]
@@ -119,8 +185,9 @@ mod tests {
     async fn an_encoded_string_may_be_an_address() {
         let server = TestServer::start(|_| Reply::ok("abc")).await;
         let source = ImageSource::Encoded(server.url("/a.png").replace("http", "HTTP").as_str().into());
-        let fetcher =
-            Fetcher::new(&FetchConfig { allow_networks: vec!["127.0.0.1/32".parse().unwrap()], ..config() });
-        assert_eq!(fetcher.unwrap().fetch(source).await, Ok(Bytes::from_static(b"abc")));
+        let config = FetchConfig { allow_networks: vec!["127.0.0.1/32".parse().unwrap()], ..config() };
+        let fetcher = Fetcher::new(&config, Metrics::new()).unwrap();
+        assert_eq!(fetcher.fetch(source.clone()).await, Ok(Bytes::from_static(b"abc")));
+        assert_eq!(fetcher.recall(&source), Some(ContentDigest::of(b"abc")));
     }
 }

@@ -4,23 +4,37 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-use crate::config::FetchConfig;
+use super::{FetchError, Fetcher};
+use crate::config::{Config, DEFAULT_TOML, FetchConfig};
+use crate::domain::{ImageSource, ItemErrorKind};
+use crate::telemetry::Metrics;
 
 /// The shipped limits, closed to all but global addresses, with timeouts that suit a test.
 pub(super) fn config() -> FetchConfig {
-    FetchConfig {
-        timeout_ms: 5000,
-        connect_timeout_ms: 3000,
-        max_bytes: 20971520,
-        max_redirects: 5,
-        allow_networks: Vec::new(),
-        max_concurrent: 128,
-        max_concurrent_per_host: 128,
-    }
+    let defaults: Config = toml::from_str(DEFAULT_TOML).unwrap();
+    FetchConfig { timeout_ms: 5000, max_concurrent_per_host: 128, ..defaults.fetch }
+}
+
+/// The same, with `127.0.0.1` (and nothing else) allowed.
+pub(super) fn loopback() -> FetchConfig {
+    FetchConfig { allow_networks: vec!["127.0.0.1/32".parse().unwrap()], ..config() }
+}
+
+pub(super) async fn get_with(config: FetchConfig, url: &str) -> Result<Bytes, FetchError> {
+    Fetcher::new(&config, Metrics::new()).unwrap().fetch(ImageSource::Url(url.to_owned())).await
+}
+
+pub(super) async fn get(url: &str) -> Result<Bytes, FetchError> {
+    get_with(loopback(), url).await
+}
+
+pub(super) fn kind(result: Result<Bytes, FetchError>) -> ItemErrorKind {
+    result.unwrap_err().kind()
 }
 
 /// What the server writes before it closes the connection.
@@ -86,7 +100,15 @@ pub(super) struct TestServer {
 impl TestServer {
     /// Listens on a free port of 127.0.0.1; `reply` maps a request's path to its answer.
     pub(super) async fn start(reply: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::by_head("127.0.0.1:0", move |head| reply(head.split(' ').nth(1).unwrap_or_default())).await
+    }
+
+    /// Listens on `address`; `reply` maps a request's head to its answer.
+    pub(super) async fn by_head(
+        address: &str,
+        reply: impl Fn(&str) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let server = Self {
             address: listener.local_addr().unwrap(),
             heads: Arc::default(),
@@ -110,7 +132,7 @@ impl TestServer {
                         }
                     }
                     let head = String::from_utf8_lossy(&head).into_owned();
-                    let reply = reply(head.split(' ').nth(1).unwrap_or_default());
+                    let reply = reply(&head);
                     heads.lock().unwrap().push(head);
                     asked.notify_one();
                     tokio::time::sleep(reply.delay).await;

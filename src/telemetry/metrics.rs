@@ -18,6 +18,10 @@ pub const STATUSES: [&str; 11] =
     ["200", "400", "401", "404", "405", "413", "429", "500", "502", "503", "504"];
 /// The values of the label `lane`.
 pub const LANES: [&str; 2] = ["search", "bulk"];
+/// The values of the label `outcome` of fetches: downloaded, confirmed by a 304, known and fresh, shared with a download
+/// under way, dead when last asked, failed.
+pub const FETCH_OUTCOMES: [&str; 6] =
+    ["ok", "not_modified", "fresh", "joined", "remembered_failure", "error"];
 
 /// From 0.5 ms (a cached text) to the 30 s that Meilisearch waits.
 const SECONDS: [f64; 16] =
@@ -53,6 +57,10 @@ pub struct Metrics {
     pub decode_seconds: Histogram,
     /// Seconds to fetch one picture, failed ones included.
     pub fetch_seconds: Histogram,
+    /// Pictures asked for by http(s) address, by `outcome`.
+    pub fetches: IntCounterVec,
+    /// Second attempts after a fault that passes.
+    pub fetch_retries: IntCounter,
     /// Inputs found in the cache, or joined to one in flight.
     pub cache_hits: IntCounter,
     /// Inputs computed.
@@ -108,6 +116,8 @@ impl Metrics {
             ),
             decode_seconds: histogram(r, "decode_seconds", "Seconds to decode, resize and crop one picture."),
             fetch_seconds: histogram(r, "fetch_seconds", "Seconds to fetch one picture."),
+            fetches: counters(r, "fetches_total", "Pictures asked for by http(s) address.", &["outcome"]),
+            fetch_retries: counter(r, "fetch_retries_total", "Second attempts to download a picture."),
             cache_hits: counter(
                 r,
                 "cache_hits_total",
@@ -143,6 +153,9 @@ impl Metrics {
             for outcome in ItemErrorKind::ALL.map(ItemErrorKind::as_str).into_iter().chain(["ok"]) {
                 self.items.with_label_values(&[modality, outcome]);
             }
+        }
+        for outcome in FETCH_OUTCOMES {
+            self.fetches.with_label_values(&[outcome]);
         }
         for lane in LANES {
             self.queue_wait_seconds.with_label_values(&[lane]);

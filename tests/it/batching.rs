@@ -35,7 +35,7 @@ impl Service {
         config.batch.max_batch_size = 32;
         adjust(&mut config);
         let metrics = Metrics::new();
-        let fetcher = Fetcher::new(&config.fetch).unwrap();
+        let fetcher = Fetcher::new(&config.fetch, metrics.clone()).unwrap();
         let shared = Shared::new(&config, fetcher, metrics.clone()).unwrap();
         let embedder = Embedder::new(model, &config.batch, &shared).unwrap();
         Self { embedder, metrics }

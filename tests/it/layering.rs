@@ -13,7 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &["config"]),
     ("imaging", &[]),
     ("text", &[]),
-    ("fetch", &["config"]),
+    ("fetch", &["config", "telemetry"]),
     ("cache", &["config", "telemetry"]),
     ("model", &["config"]),
     ("runtime", &["config", "model", "telemetry"]),

@@ -1,0 +1,56 @@
+//! The HTTP client: what it asks for, what it trusts, and that it does nothing by itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap, HeaderValue};
+use reqwest::{Client, Proxy, redirect};
+
+use super::FetchSetupError;
+use super::resolve::GuardedNames;
+use crate::config::FetchConfig;
+
+/// What `imaging` reads, so that a host with a choice does not pick AVIF or SVG.
+const FORMATS: &str =
+    "image/jpeg, image/png, image/webp, image/gif, image/bmp, image/tiff, image/*;q=0.5, */*;q=0.1";
+
+pub(super) fn client(config: &FetchConfig, names: GuardedNames) -> Result<Client, FetchSetupError> {
+    let mut builder = Client::builder()
+        .user_agent(concat!("sidelens/", env!("CARGO_PKG_VERSION")))
+        .default_headers(HeaderMap::from_iter([
+            (ACCEPT, HeaderValue::from_static(FORMATS)),
+            // Pictures are compressed already.
+            (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
+        ]))
+        .redirect(redirect::Policy::none())
+        .referer(false)
+        // One of the environment would dial for us, past the guard.
+        .no_proxy()
+        .dns_resolver(names)
+        .connect_timeout(Duration::from_millis(config.connect_timeout_ms))
+        .tls_backend_preconfigured(tls_config()?);
+    if let Some(url) = proxy_url(config)? {
+        let limit = "is not a proxy that the client knows";
+        let proxy = Proxy::all(url).map_err(|_| FetchSetupError::Setting { key: "fetch.proxy", limit })?;
+        builder = builder.proxy(proxy);
+    }
+    Ok(builder.build()?)
+}
+
+/// The address of the proxy, if there is one.
+pub(super) fn proxy_url(config: &FetchConfig) -> Result<Option<url::Url>, FetchSetupError> {
+    config.proxy_url().map_err(|limit| FetchSetupError::Setting { key: "fetch.proxy", limit })
+}
+
+/// TLS by ring, trusting Mozilla's roots: minimal images carry no certificate store.
+fn tls_config() -> Result<rustls::ClientConfig, FetchSetupError> {
+    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let mut tls =
+        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+    // The client offers only what is named here when it is handed a configuration.
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(tls)
+}
