@@ -1,5 +1,6 @@
 //! Downloads from a host on loopback: answers, faults, budgets.
 
+use std::io::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +22,10 @@ async fn downloads_a_picture() {
     for header in [concat!("user-agent: sidelens/", env!("CARGO_PKG_VERSION")), "accept-encoding: identity"] {
         assert!(head.contains(header), "{head}");
     }
+    // Nothing of whoever asked for the picture is passed on.
+    let mut names: Vec<_> = head.lines().skip(1).filter_map(|line| Some(line.split_once(':')?.0)).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["accept", "accept-encoding", "host", "user-agent"]);
 }
 
 #[tokio::test]
@@ -83,12 +88,15 @@ async fn counts_bytes_by_header_and_on_the_stream() {
             Reply::raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n12345\r\n4\r\n6789\r\n")
                 .then_hold()
         }
-        _ => Reply::raw("HTTP/1.1 200 OK\r\n\r\n").then_drip(),
+        "/endless-chunks" => {
+            Reply::raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").then_drip("1\r\nx\r\n")
+        }
+        _ => Reply::raw("HTTP/1.1 200 OK\r\n\r\n").then_drip("x"),
     })
     .await;
     let small = FetchConfig { max_bytes: 8, ..loopback() };
     assert_eq!(get_with(small.clone(), &server.url("/fits")).await, Ok(Bytes::from_static(b"12345678")));
-    for path in ["/header", "/absurd", "/chunked", "/endless"] {
+    for path in ["/header", "/absurd", "/chunked", "/endless-chunks", "/endless"] {
         let expected = FetchError::TooLarge { host: Some(server.address.to_string()), limit: 8 };
         assert_eq!(get_with(small.clone(), &server.url(path)).await, Err(expected), "{path}");
     }
@@ -98,7 +106,7 @@ async fn counts_bytes_by_header_and_on_the_stream() {
 async fn one_clock_runs_over_all_hops_and_the_body() {
     let server = TestServer::start(|path| match path {
         "/silent" => Reply::raw("").then_hold(),
-        "/drip" => Reply::raw("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").then_drip(),
+        "/drip" => Reply::raw("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").then_drip("x"),
         _ => Reply::redirect(302, "/hops").after_ms(120),
     })
     .await;
@@ -162,6 +170,11 @@ async fn refuses_urls_that_cannot_be_fetched() {
         .chain([
             "ftp://127.0.0.1/a.png",
             "file:///etc/passwd",
+            "http://[fe80::1%25eth0]/",
+            "http://[fe80::1%eth0]/",
+            "http://[::1%lo]/",
+            "http://1.2.3.4.5/",
+            "http://0x1ffffffff/",
             "http://u:p@127.0.0.1/",
             "http://u@127.0.0.1/",
         ])
@@ -208,4 +221,116 @@ async fn dropping_the_future_closes_the_connection_and_frees_the_permit() {
     task.abort();
     tokio::time::timeout(Duration::from_secs(5), server.left.notified()).await.expect("the client left");
     assert!(fetcher.fetch(ImageSource::Url(server.url("/"))).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_host_that_stays_silent_is_left_early() {
+    let server = TestServer::start(|path| match path {
+        "/moved" => Reply::redirect(302, "/silent"),
+        _ => Reply::raw("").then_hold(),
+    })
+    .await;
+    let hasty = FetchConfig { first_byte_timeout_ms: 200, ..loopback() };
+    for path in ["/silent", "/moved"] {
+        let expected = FetchError::FirstByteTimeout { host: server.address.to_string(), limit_ms: 200 };
+        assert_eq!(expected.kind(), Timeout);
+        assert_eq!(get_with(hasty.clone(), &server.url(path)).await, Err(expected), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_drips_is_cut_off() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n";
+    let server = TestServer::start(move |path| match path {
+        "/drip" => Reply::raw(head).then_drip("x"),
+        _ => Reply::raw(head).then_hold(),
+    })
+    .await;
+    let (drip, stall) = (server.url("/drip"), server.url("/stall"));
+    for result in <[_; 2]>::from(tokio::join!(get(&drip), get(&stall))) {
+        let expected = FetchError::Slow { host: server.address.to_string(), limit: 1024 };
+        assert_eq!(expected.kind(), Timeout);
+        assert_eq!(result, Err(expected));
+    }
+}
+
+#[tokio::test]
+async fn what_comes_after_the_announced_length_is_nobodys_answer() {
+    let server = TestServer::start(|path| match path {
+        "/long" => Reply::raw(
+            "HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\npictureHTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nforged",
+        )
+        .then_hold(),
+        "/two" => Reply::raw("HTTP/1.1 200 OK\r\ncontent-length: 7\r\ncontent-length: 8\r\n\r\npicture!"),
+        _ => Reply::ok("honest"),
+    })
+    .await;
+    let fetcher = Fetcher::new(&loopback(), Metrics::new()).unwrap();
+    let ask = |path: &str| fetcher.fetch(ImageSource::Url(server.url(path)));
+    assert_eq!(ask("/long").await, Ok(Bytes::from_static(b"picture")));
+    assert_eq!(ask("/next").await, Ok(Bytes::from_static(b"honest")));
+    let failure = HostFailure::Answer;
+    assert_eq!(ask("/two").await, Err(FetchError::Host { host: server.address.to_string(), failure }));
+}
+
+#[tokio::test]
+async fn unpacks_what_was_compressed_unasked() {
+    let gzip = |body: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(body).unwrap();
+        encoder.finish().unwrap()
+    };
+    let answer = |head: &str, body: &[u8]| Reply::raw([head.as_bytes(), b"\r\n\r\n", body].concat());
+    let (picture, bomb) = (gzip(b"picture"), gzip(&vec![0; 30 << 20]));
+    assert!(bomb.len() < 40_000);
+    let server = TestServer::start(move |path| {
+        let head = "HTTP/1.1 200 OK\r\ncontent-encoding: gzip";
+        match path {
+            "/picture" => answer(head, &picture),
+            "/short" => answer(&format!("{head}\r\ncontent-length: 9"), &picture),
+            "/bomb" => answer(head, &bomb),
+            "/br" => answer("HTTP/1.1 200 OK\r\ncontent-encoding: br", b"picture"),
+            _ => answer(head, b"picture"),
+        }
+    })
+    .await;
+    assert_eq!(get(&server.url("/picture")).await, Ok(Bytes::from_static(b"picture")));
+    assert_eq!(kind(get(&server.url("/bomb")).await), TooLarge);
+    for (path, failure) in
+        [("/short", HostFailure::Body), ("/plain", HostFailure::Body), ("/br", HostFailure::Encoding)]
+    {
+        let expected = FetchError::Host { host: server.address.to_string(), failure };
+        assert_eq!(get(&server.url(path)).await, Err(expected), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn relative_paths_are_below_the_base() {
+    let server = TestServer::start(|path| match path {
+        "/shop/images/a.png?b" => Reply::ok("picture"),
+        "/b.png" => Reply::ok("other"),
+        _ => Reply::status(404, "", ""),
+    })
+    .await;
+    let based = FetchConfig { base_url: server.url("/shop/images"), ..loopback() };
+    assert_eq!(get_with(based.clone(), "a.png?b").await, Ok(Bytes::from_static(b"picture")));
+    assert_eq!(get_with(based.clone(), "./x/../a.png?b").await, Ok(Bytes::from_static(b"picture")));
+    assert_eq!(get_with(based.clone(), "/b.png").await, Ok(Bytes::from_static(b"other")));
+    assert_eq!(get_with(based.clone(), &server.url("/b.png")).await, Ok(Bytes::from_static(b"other")));
+    assert_eq!(kind(get_with(based.clone(), "//10.0.0.1/a.png").await), BlockedAddress);
+    assert_eq!(kind(get_with(based, "file:///etc/passwd").await), InvalidUrl);
+    assert_eq!(kind(get("a.png").await), InvalidUrl);
+}
+
+/// Runs `downloads_a_picture` in a process whose environment names a proxy that is not there.
+#[test]
+fn proxies_of_the_environment_are_ignored() {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "fetch::http::tests::downloads_a_picture"]);
+    for variable in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        command.env(variable, "http://127.0.0.1:9");
+    }
+    let output = command.env_remove("NO_PROXY").env_remove("no_proxy").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }

@@ -48,7 +48,7 @@ pub(super) struct Reply {
 #[derive(Clone, Copy)]
 enum Then {
     Close,
-    Drip,
+    Drip(&'static str),
     Hold,
 }
 
@@ -75,9 +75,9 @@ impl Reply {
         Self { delay: Duration::from_millis(ms), ..self }
     }
 
-    /// Then sends one byte every 50 ms, for ever.
-    pub(super) fn then_drip(self) -> Self {
-        Self { then: Then::Drip, ..self }
+    /// Then sends `piece` every 50 ms, for ever.
+    pub(super) fn then_drip(self, piece: &'static str) -> Self {
+        Self { then: Then::Drip(piece), ..self }
     }
 
     /// Then waits until the client closes the connection, and notes that it did.
@@ -142,10 +142,10 @@ impl TestServer {
                         Then::Close => {
                             let _ = stream.shutdown().await;
                         }
-                        Then::Drip => {
+                        Then::Drip(piece) => {
                             while open {
                                 tokio::time::sleep(Duration::from_millis(50)).await;
-                                open = stream.write_all(b"x").await.is_ok();
+                                open = stream.write_all(piece.as_bytes()).await.is_ok();
                             }
                         }
                         Then::Hold => {
