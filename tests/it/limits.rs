@@ -7,7 +7,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use sidelens::{
     domain::{ItemErrorKind, OnItemError},
-    telemetry::metrics::{LANES, ROUTES, STATUSES},
+    telemetry::metrics::{FETCH_OUTCOMES, LANES, ROUTES, STATUSES},
 };
 
 use crate::support::{PictureServer, STUB_DIMENSIONS, TestApp, answer, slow_model};
@@ -208,7 +208,9 @@ async fn every_series_is_there_from_the_start() {
         "sidelens_cache_hits_total",
         "sidelens_cache_misses_total",
         "sidelens_decode_seconds",
+        "sidelens_fetch_retries_total",
         "sidelens_fetch_seconds",
+        "sidelens_fetches_total",
         "sidelens_inference_seconds",
         "sidelens_items_in_flight",
         "sidelens_items_total",
@@ -239,6 +241,7 @@ async fn every_series_is_there_from_the_start() {
         series.push(format!("batch_size_cap{{modality=\"{modality}\"}}"));
     }
     series.extend(LANES.map(|lane| format!("queue_wait_seconds_count{{lane=\"{lane}\"}}")));
+    series.extend(FETCH_OUTCOMES.map(|outcome| format!("fetches_total{{outcome=\"{outcome}\"}}")));
     for series in series {
         assert!(text.contains(&format!("\nsidelens_{series} ")), "no series {series}");
     }

@@ -1,5 +1,6 @@
 //! One test binary: libtorch links once, and every test shares the service in `support`.
 
+mod addresses;
 mod batching;
 mod config;
 #[cfg(feature = "torch")]

@@ -7,10 +7,13 @@ use std::{
     time::Duration,
 };
 
-use actix_web::{App, HttpResponse, HttpServer, dev::ServerHandle, web};
+use actix_web::{
+    App, HttpRequest, HttpResponse, HttpResponseBuilder, HttpServer, dev::ServerHandle, http::header, web,
+};
 
-/// Serves the files of a folder at `/NAME`, answers 404 for others, the status N at `/status/N`, and
-/// never within a test's patience at `/slow`.
+/// Serves the files of a folder at `/NAME`; at `/fresh/NAME` for a minute, at `/tagged/NAME` for as long as an ETag says,
+/// at `/as/TYPE/NAME` under any content type. Answers 404 for others, the status N at `/status/N`, and never within a
+/// test's patience at `/slow`.
 pub struct PictureServer {
     address: SocketAddr,
     handle: ServerHandle,
@@ -30,6 +33,9 @@ impl PictureServer {
                         .app_data(web::Data::new(folder.clone()))
                         .route("/slow", web::get().to(slow))
                         .route("/status/{code}", web::get().to(status))
+                        .route("/fresh/{file}", web::get().to(fresh))
+                        .route("/tagged/{file}", web::get().to(tagged))
+                        .route("/as/{type}/{subtype}/{file}", web::get().to(of_type))
                         .route("/{file}", web::get().to(file))
                 })
                 .workers(1)
@@ -58,10 +64,36 @@ impl Drop for PictureServer {
 }
 
 async fn file(folder: web::Data<PathBuf>, name: web::Path<String>) -> HttpResponse {
-    match std::fs::read(folder.join(name.as_str())) {
-        Ok(bytes) => HttpResponse::Ok().body(bytes),
+    read(&folder, &name, HttpResponse::Ok())
+}
+
+fn read(folder: &Path, name: &str, mut answer: HttpResponseBuilder) -> HttpResponse {
+    match std::fs::read(folder.join(name)) {
+        Ok(bytes) => answer.body(bytes),
         Err(_) => HttpResponse::NotFound().finish(),
     }
+}
+
+async fn fresh(folder: web::Data<PathBuf>, name: web::Path<String>) -> HttpResponse {
+    let mut answer = HttpResponse::Ok();
+    answer.insert_header((header::CACHE_CONTROL, "max-age=60"));
+    read(&folder, &name, answer)
+}
+
+async fn tagged(folder: web::Data<PathBuf>, name: web::Path<String>, request: HttpRequest) -> HttpResponse {
+    if request.headers().get(header::IF_NONE_MATCH).is_some_and(|known| known == "\"a\"") {
+        return HttpResponse::NotModified().finish();
+    }
+    let mut answer = HttpResponse::Ok();
+    answer.insert_header((header::ETAG, "\"a\"")).insert_header((header::CACHE_CONTROL, "no-cache"));
+    read(&folder, &name, answer)
+}
+
+async fn of_type(folder: web::Data<PathBuf>, path: web::Path<(String, String, String)>) -> HttpResponse {
+    let (kind, subtype, name) = path.into_inner();
+    let mut answer = HttpResponse::Ok();
+    answer.insert_header((header::CONTENT_TYPE, format!("{kind}/{subtype}")));
+    read(&folder, &name, answer)
 }
 
 async fn status(code: web::Path<u16>) -> HttpResponse {
