@@ -1,13 +1,14 @@
 //! Downloads from a host on loopback: answers, faults, budgets.
 
 use std::io::Write;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::super::test_server::{Reply, TestServer, get, get_with, kind, loopback};
 use super::super::{FetchError, Fetcher, HostFailure};
-use crate::config::FetchConfig;
+use crate::config::{FetchConfig, FetchHost};
 use crate::domain::ImageSource;
 use crate::domain::ItemErrorKind::*;
 use crate::telemetry::Metrics;
@@ -184,24 +185,54 @@ async fn refuses_urls_that_cannot_be_fetched() {
     }
 }
 
+/// Collects what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[tokio::test]
-async fn messages_show_neither_path_nor_query_nor_credentials() {
+async fn neither_messages_nor_logs_show_paths_queries_or_credentials() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    // The test's runtime has one thread, so that all that is logged passes here.
+    let _logging = tracing::subscriber::set_default(subscriber);
     let server = TestServer::start(|path| match path.split('?').next() {
         Some("/secret/short") => Reply::raw("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345"),
         Some("/secret/moved") => Reply::redirect(302, "http://10.0.0.1/secret?token=secret"),
+        Some("/secret/keyed") => Reply::redirect(302, "http://secret:secret@127.0.0.1/secret"),
         _ => Reply::status(403, "", "secret"),
     })
     .await;
+    let headers = [("X-Key".to_owned(), "secret".into())].into();
+    let hosts = vec![FetchHost { host: "127.0.0.1".parse().unwrap(), headers, plain_http: true }];
     for url in [
         server.url("/secret/short?token=secret"),
         server.url("/secret/moved?token=secret"),
+        server.url("/secret/keyed?token=secret"),
         server.url("/secret/a.png?token=secret"),
         "http://secret:secret@127.0.0.1/secret".to_owned(),
         "http://127.0.0.2/secret?token=secret".to_owned(),
     ] {
-        let error = get(&url).await.unwrap_err();
+        let error = get_with(FetchConfig { hosts: hosts.clone(), ..loopback() }, &url).await.unwrap_err();
         assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
     }
+    let heads = server.heads.lock().unwrap().concat();
+    assert!(heads.contains("x-key: secret"), "{heads}");
+    let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(logged.contains("a picture's host failed") && !logged.contains("secret"), "{logged}");
 }
 
 #[tokio::test]

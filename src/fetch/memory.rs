@@ -39,12 +39,16 @@ pub(super) struct Validator {
 impl Validator {
     /// Out of the headers of the answer at `url`.
     pub fn new(url: &Url, headers: &HeaderMap) -> Option<Self> {
-        let condition = match (headers.get(ETAG), headers.get(LAST_MODIFIED)) {
-            (Some(etag), _) => (IF_NONE_MATCH, etag.clone()),
-            (None, Some(date)) => (IF_MODIFIED_SINCE, date.clone()),
-            (None, None) => return None,
+        let (name, value) = match (headers.get(ETAG), headers.get(LAST_MODIFIED)) {
+            (Some(etag), _) => (IF_NONE_MATCH, etag),
+            (None, date) => (IF_MODIFIED_SINCE, date?),
         };
-        (condition.1.len() <= MAX_VALIDATOR_BYTES).then(|| Self { of: UrlKey::of(url), condition })
+        if value.len() > MAX_VALIDATOR_BYTES {
+            return None;
+        }
+        // A copy: the value itself is a view that keeps the connection's whole read buffer alive.
+        let value = HeaderValue::from_bytes(value.as_bytes()).expect("it is the value of a header");
+        Some(Self { of: UrlKey::of(url), condition: (name, value) })
     }
 }
 
