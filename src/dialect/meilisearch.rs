@@ -20,7 +20,7 @@
 use bytes::BytesMut;
 use serde::Serialize;
 
-use super::{Answer, Call, Dialect, Failure, request, write};
+use super::{Answer, Call, Dialect, Failure, plain, request, write};
 use crate::domain::{EmbedError, EmbedResponse};
 
 /// See the module.
@@ -44,6 +44,9 @@ impl Dialect for Meilisearch {
     }
 
     fn render(&self, response: &EmbedResponse, answer: Answer) -> Vec<u8> {
+        if answer == Answer::Plain {
+            return plain::render(response);
+        }
         let EmbedResponse { model, embeddings, errors, usage } = response;
         let copies = if answer == Answer::DataAndEmbeddings { 2 } else { 1 };
         let mut out = write::buffer(embeddings, copies);
@@ -61,10 +64,7 @@ impl Dialect for Meilisearch {
             out.extend(br#","embeddings":"#);
             write::vectors(&mut out, embeddings);
         }
-        if !errors.is_empty() {
-            out.extend(br#","errors":"#);
-            write::value(&mut out, errors);
-        }
+        write::errors(&mut out, errors);
         out.extend(br#","usage":"#);
         let tokens = usage.text_tokens;
         write::value(&mut out, &Usage { prompt_tokens: tokens, total_tokens: tokens, images: usage.images });

@@ -1,22 +1,28 @@
 //! Wire formats: bytes in, an [`EmbedRequest`] out, and back. Serde only, no server.
 //!
 //! A dialect says which routes it answers, how a body is read, and how vectors and failures are
-//! written. The bodies are the same for all of them so far (`request.rs`, `item.rs`); the answers differ.
+//! written. The bodies are the same for all of them so far (`request.rs`, `item.rs`, uploads in `upload.rs`); the
+//! answers differ.
 //! A new dialect is one file and one line in [`DIALECTS`].
 
 mod cuts;
 mod item;
 mod json;
 mod meilisearch;
+mod plain;
 mod request;
 mod tei;
+mod upload;
 mod write;
+
+use std::fmt;
 
 use bytes::BytesMut;
 
 use crate::domain::{EmbedError, EmbedRequest, EmbedResponse, Fault, ItemErrorKind};
 
 pub use meilisearch::Meilisearch;
+pub use plain::Plain;
 pub use tei::Tei;
 
 /// Most inputs of one request. Meilisearch sends 10.
@@ -25,10 +31,10 @@ pub const MAX_INPUTS: usize = 2048;
 pub const MAX_PARTS: usize = 64;
 
 /// Every dialect that is spoken.
-pub static DIALECTS: [&dyn Dialect; 2] = [&Meilisearch, &Tei];
+pub static DIALECTS: [&dyn Dialect; 3] = [&Meilisearch, &Tei, &Plain];
 
 /// One wire format.
-pub trait Dialect: Sync {
+pub trait Dialect: fmt::Debug + Sync {
     /// The paths it answers, each served with and without a trailing slash.
     fn routes(&self) -> &[&str];
 
@@ -61,6 +67,35 @@ pub enum Answer {
     Data,
     /// The same, and `"embeddings": [[...]]` beside it: the body had Cohere's `texts`.
     DataAndEmbeddings,
+    /// `{"embedding": [...]}`: the body was an upload, or the route is [`Plain`]'s.
+    Plain,
+}
+
+/// What reads a body, by its type.
+#[derive(Debug, Clone)]
+pub enum Reader {
+    /// The dialect of the route.
+    Dialect(&'static dyn Dialect),
+    /// A form with pictures, on whatever route, by the boundary between its parts.
+    Form(String),
+}
+
+impl Reader {
+    /// The form's where one of the `content_types` (there may be several, see the contract) is a form's.
+    pub fn new<'a>(dialect: &'static dyn Dialect, content_types: impl Iterator<Item = &'a str>) -> Self {
+        content_types.filter_map(upload::boundary).next().map_or(Self::Dialect(dialect), Self::Form)
+    }
+
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// As [`Dialect::parse`].
+    pub fn parse(&self, body: BytesMut) -> Result<Call, EmbedError> {
+        match self {
+            Self::Dialect(dialect) => dialect.parse(body),
+            Self::Form(boundary) => upload::parse(boundary, body),
+        }
+    }
 }
 
 /// A failure, ready to be written: no payload, at most [`Failure::MAX_MESSAGE`] bytes of text.

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::Failure;
-use crate::domain::{Embedding, ItemErrorKind};
+use crate::domain::{Embedding, ItemError, ItemErrorKind};
 
 /// Bytes that one component takes at most: sign, digits, exponent, comma.
 const COMPONENT_BYTES: usize = 16;
@@ -29,6 +29,14 @@ pub(super) fn vectors(out: &mut Vec<u8>, embeddings: &[Embedding]) {
         value(out, embedding.as_slice());
     }
     out.push(b']');
+}
+
+/// Appends `,"errors": [...]` where there are any.
+pub(super) fn errors(out: &mut Vec<u8>, errors: &[ItemError]) {
+    if !errors.is_empty() {
+        out.extend(br#","errors":"#);
+        value(out, errors);
+    }
 }
 
 /// `{"error": {"message", "type", "index"?, "kind"?}}`.

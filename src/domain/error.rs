@@ -98,6 +98,11 @@ impl ItemErrorKind {
             _ => Fault::Caller,
         }
     }
+
+    /// Whether the same item may succeed later.
+    pub fn is_transient(self) -> bool {
+        self.fault() == Fault::Upstream
+    }
 }
 
 impl fmt::Display for ItemErrorKind {

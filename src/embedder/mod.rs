@@ -6,6 +6,7 @@
 
 mod admission;
 mod calibration;
+mod failures;
 mod pipeline;
 mod placeholder;
 mod prepare;
@@ -33,6 +34,7 @@ use crate::runtime::{DeviceThread, Engine, LoadedModel};
 use crate::telemetry::Metrics;
 use crate::text::{TextError, Tokenizer};
 use admission::Admission;
+pub use failures::{FailedSource, Failures};
 use pipeline::{ItemVector, Pipeline, Turn};
 use prepare::PreparePool;
 pub use registry::Models;
@@ -65,6 +67,7 @@ pub struct Shared {
     cache: VectorCache,
     pool: Arc<PreparePool>,
     imaging: ImagingOptions,
+    failures: Arc<Failures>,
     metrics: Arc<Metrics>,
 }
 
@@ -80,6 +83,7 @@ impl Shared {
             cache: VectorCache::new(&config.cache, metrics.clone()),
             pool: Arc::new(PreparePool::new(threads)?),
             imaging: ImagingOptions { decode, background, max_pixels },
+            failures: Arc::new(Failures::new()),
             metrics,
         })
     }
@@ -136,7 +140,7 @@ impl Embedder {
     /// # Errors
     /// [`EmbedderSetupError`].
     pub fn new(model: LoadedModel, batch: &BatchConfig, shared: &Shared) -> Result<Self, EmbedderSetupError> {
-        let Shared { fetcher, cache, pool, imaging, metrics } = shared.clone();
+        let Shared { fetcher, cache, pool, imaging, failures, metrics } = shared.clone();
         let LoadedModel { spec, fingerprint, tokenizer, device, dtype, is_demo, engines } = model;
         let tokenizer = match (&spec.text, tokenizer) {
             (None, _) => None,
@@ -164,6 +168,7 @@ impl Embedder {
             pool,
             batcher: Batcher::spawn(threads, policy, metrics.clone()),
             deadline_ms: batch.deadline_ms,
+            failures,
             metrics: metrics.clone(),
         };
         let inner = Inner {

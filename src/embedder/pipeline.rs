@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
@@ -9,6 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::failures::{Failures, shown_source};
 use super::prepare::{Panicked, PreparePool};
 use crate::batch::{BatchError, Batcher};
 use crate::cache::{CacheKey, CachedVector, VectorCache};
@@ -40,6 +42,7 @@ pub(super) struct Pipeline {
     pub pixels: Semaphore,
     pub batcher: Batcher,
     pub deadline_ms: u64,
+    pub failures: Arc<Failures>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -91,10 +94,16 @@ impl Pipeline {
     }
 
     async fn part(&self, part: Part, turn: Turn) -> Result<PartVector, PartError> {
-        let (vector, is_image) = match part.content {
-            Content::Text(text) => (self.text(&text, turn).await?, false),
-            Content::Image(source) => (self.image(source, turn).await?, true),
+        let is_image = matches!(part.content, Content::Image(_));
+        let source = shown_source(&part.content);
+        let vector = match part.content {
+            Content::Text(text) => self.text(&text, turn).await,
+            Content::Image(source) => self.image(source, turn).await,
         };
+        if let Err(PartError::Item(kind, message)) = &vector {
+            self.failures.record(source, *kind, message, &self.spec.name, SystemTime::now());
+        }
+        let vector = vector?;
         self.metrics.truncated_texts.inc_by(u64::from(vector.truncated));
         Ok(PartVector { vector, weight: part.weight, is_image })
     }

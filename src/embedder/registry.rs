@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::{join_all, select_all};
 
-use super::{Embedder, EmbedderSetupError, Shared};
+use super::{Embedder, EmbedderSetupError, Failures, Shared};
 use crate::config::BatchConfig;
 use crate::domain::EmbedError;
 use crate::runtime::LoadedModel;
@@ -14,6 +14,7 @@ use crate::telemetry::Metrics;
 #[derive(Clone)]
 pub struct Models {
     embedders: Arc<[Embedder]>,
+    failures: Arc<Failures>,
     metrics: Arc<Metrics>,
 }
 
@@ -35,7 +36,16 @@ impl Models {
         if embedders.is_empty() {
             return Err(EmbedderSetupError::NoModel);
         }
-        Ok(Self { embedders: embedders.into(), metrics: shared.metrics.clone() })
+        Ok(Self {
+            embedders: embedders.into(),
+            failures: shared.failures.clone(),
+            metrics: shared.metrics.clone(),
+        })
+    }
+
+    /// The items that failed lately, of all models.
+    pub fn failures(&self) -> &Failures {
+        &self.failures
     }
 
     /// The model for requests that name none.

@@ -1,12 +1,16 @@
 //! The one embed handler, shared by all dialects.
 
-use actix_web::{HttpRequest, HttpResponse, http::header::ContentType, web};
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{CONTENT_TYPE, ContentType},
+    web,
+};
 use bytes::BytesMut;
 use percent_encoding::percent_decode_str;
 
 use super::{HttpError, HttpState};
 use crate::{
-    dialect::{Call, Dialect},
+    dialect::{Call, Dialect, Reader},
     domain::EmbedError,
 };
 
@@ -45,7 +49,8 @@ async fn answer(
     }
     let body = state.bodies.read(request, payload).await?;
     let _room = body.room;
-    let call = parse(dialect, body.bytes).await?;
+    let types = request.headers().get_all(CONTENT_TYPE).filter_map(|value| value.to_str().ok());
+    let call = parse(Reader::new(dialect, types), body.bytes).await?;
     let n_inputs = call.request.inputs.len();
     // The path is the clearer word: a body may carry the name that some template left in it.
     let embedder = match request.match_info().get("model") {
@@ -61,11 +66,11 @@ async fn answer(
     Ok(dialect.render(&response, call.answer))
 }
 
-async fn parse(dialect: &'static dyn Dialect, body: BytesMut) -> Result<Call, EmbedError> {
+async fn parse(reader: Reader, body: BytesMut) -> Result<Call, EmbedError> {
     if body.len() <= PARSE_INLINE_BYTES {
-        return dialect.parse(body);
+        return reader.parse(body);
     }
-    web::block(move || dialect.parse(body))
+    web::block(move || reader.parse(body))
         .await
         .unwrap_or_else(|_| Err(EmbedError::Internal("parsing the body was interrupted".into())))
 }

@@ -134,8 +134,8 @@ mod towers {
         model::{
             Towers, Weights,
             layers::{
-                At, BlockNames, Encoder, LayerNorm, Linear, Mask, Norms, PatchEmbedding, TokenBatch,
-                TokenEmbedding, with_first_token,
+                At, BlockForm, Encoder, LayerNorm, Linear, Mask, PatchEmbedding, TokenBatch, TokenEmbedding,
+                with_first_token,
             },
             missing_tower,
         },
@@ -209,8 +209,7 @@ mod towers {
                 encoder: Encoder::load(
                     &weights,
                     "vision_model.encoder.layers",
-                    &BlockNames::CLIP,
-                    Norms::Before,
+                    &BlockForm::CLIP,
                     &config.blocks,
                 )?,
                 post_norm: LayerNorm::load(&weights, "vision_model.post_layernorm", hidden, eps)?,
@@ -244,8 +243,7 @@ mod towers {
                 encoder: Encoder::load(
                     &weights,
                     "text_model.encoder.layers",
-                    &BlockNames::CLIP,
-                    Norms::Before,
+                    &BlockForm::CLIP,
                     &config.blocks,
                 )?,
                 final_norm: LayerNorm::load(&weights, "text_model.final_layer_norm", hidden, eps)?,

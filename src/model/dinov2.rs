@@ -140,7 +140,7 @@ mod towers {
     use crate::model::{
         Towers, Weights,
         layers::{
-            At, AttentionNames, BlockNames, Encoder, LayerNorm, Mask, Norms, PatchEmbedding, mean,
+            At, AttentionNames, BlockForm, Encoder, LayerNorm, Mask, Norms, PatchEmbedding, mean,
             with_first_token,
         },
     };
@@ -155,9 +155,10 @@ mod towers {
     ];
 
     impl Config {
-        /// The names of a block's tensors in files.
-        fn names(&self) -> BlockNames {
-            BlockNames {
+        /// The form of a block.
+        fn form(&self) -> BlockForm {
+            BlockForm {
+                norms: Norms::Before,
                 norm1: "norm1",
                 norm2: "norm2",
                 attention: match self.qkv_bias {
@@ -220,7 +221,7 @@ mod towers {
                 )?,
                 positions,
                 first,
-                encoder: Encoder::load(&weights, "encoder.layer", &config.names(), Norms::Before, blocks)?,
+                encoder: Encoder::load(&weights, "encoder.layer", &config.form(), blocks)?,
                 norm: LayerNorm::load(&weights, "layernorm", hidden, blocks.layer_norm_eps)?,
                 pooling,
             })

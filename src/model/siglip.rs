@@ -160,8 +160,8 @@ mod towers {
         model::{
             Towers, Weights,
             layers::{
-                At, Attention, BlockNames, Encoder, LayerNorm, Linear, Mask, Mlp, Norms, PatchEmbedding,
-                TokenBatch, TokenEmbedding,
+                At, Attention, BlockForm, Encoder, LayerNorm, Linear, Mask, Mlp, PatchEmbedding, TokenBatch,
+                TokenEmbedding,
             },
             missing_tower,
         },
@@ -227,13 +227,7 @@ mod towers {
                 patches: PatchEmbedding::load(&weights, "embeddings.patch_embedding", hidden, patch, true)?,
                 positions: weights
                     .tensor("embeddings.position_embedding.weight", &[config.n_patches(), hidden])?,
-                encoder: Encoder::load(
-                    &weights,
-                    "encoder.layers",
-                    &BlockNames::CLIP,
-                    Norms::Before,
-                    &config.blocks,
-                )?,
+                encoder: Encoder::load(&weights, "encoder.layers", &BlockForm::CLIP, &config.blocks)?,
                 post_norm: LayerNorm::load(&weights, "post_layernorm", hidden, eps)?,
                 head: AttentionPooling::load(config, &weights)?,
             })
@@ -293,13 +287,7 @@ mod towers {
                     config.max_position_embeddings as i64,
                     hidden,
                 )?,
-                encoder: Encoder::load(
-                    &weights,
-                    "encoder.layers",
-                    &BlockNames::CLIP,
-                    Norms::Before,
-                    &config.blocks,
-                )?,
+                encoder: Encoder::load(&weights, "encoder.layers", &BlockForm::CLIP, &config.blocks)?,
                 final_norm: LayerNorm::load(&weights, "final_layer_norm", hidden, eps)?,
                 head: Linear::load(&weights, "head", hidden, dimensions)?,
             })

@@ -8,7 +8,7 @@ use crate::{
     model::{
         ModelError, Towers, Weights,
         layers::{
-            AttentionNames, BlockNames, Encoder, LayerNorm, Linear, Mask, Norms, PatchEmbedding, TokenBatch,
+            AttentionNames, BlockForm, Encoder, LayerNorm, Linear, Mask, Norms, PatchEmbedding, TokenBatch,
             TokenEmbedding, mean, with_first_token,
         },
         missing_tower,
@@ -107,7 +107,8 @@ impl Towers for Blip2 {
 
 impl Vision {
     fn load(weights: &Weights, config: &VisionConfig) -> Result<Self, ModelError> {
-        let names = BlockNames {
+        let form = BlockForm {
+            norms: Norms::Before,
             norm1: "layer_norm1",
             norm2: "layer_norm2",
             attention: AttentionNames::Stacked {
@@ -127,13 +128,7 @@ impl Vision {
             class_embedding: weights.tensor(&embeddings("class_embedding"), &[1, 1, hidden])?,
             positions: weights
                 .tensor(&embeddings("position_embedding"), &[1, base.n_patches() + 1, hidden])?,
-            encoder: Encoder::load(
-                weights,
-                "vision_model.encoder.layers",
-                &names,
-                Norms::Before,
-                &base.blocks,
-            )?,
+            encoder: Encoder::load(weights, "vision_model.encoder.layers", &form, &base.blocks)?,
             post_norm: LayerNorm::load(weights, "vision_model.post_layernorm", hidden, eps)?,
         })
     }

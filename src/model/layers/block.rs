@@ -14,9 +14,11 @@ pub enum Norms {
     After,
 }
 
-/// What a family calls the tensors of a block, below the block's own prefix.
+/// What a family's block is: where its norms stand, and what its tensors are called below its own prefix.
 #[derive(Debug, Clone, Copy)]
-pub struct BlockNames {
+pub struct BlockForm {
+    /// Where the norms stand.
+    pub norms: Norms,
     /// The norm of the attention.
     pub norm1: &'static str,
     /// The norm of the MLP.
@@ -29,9 +31,10 @@ pub struct BlockNames {
     pub scales: Option<[&'static str; 2]>,
 }
 
-impl BlockNames {
+impl BlockForm {
     /// CLIP's and SigLIP's, in both towers.
     pub const CLIP: Self = Self {
+        norms: Norms::Before,
         norm1: "layer_norm1",
         norm2: "layer_norm2",
         attention: AttentionNames::Separate([
@@ -81,14 +84,13 @@ impl Block {
     pub fn load(
         weights: &Weights,
         prefix: &str,
-        names: &BlockNames,
-        norms: Norms,
+        form: &BlockForm,
         config: &TransformerConfig,
     ) -> Result<Self, ModelError> {
         let TransformerConfig { hidden_size: hidden, num_attention_heads: heads, .. } = *config;
         let eps = config.layer_norm_eps;
         let name = |part: &str| format!("{prefix}.{part}");
-        let attention = match names.attention {
+        let attention = match form.attention {
             AttentionNames::Separate(names) => {
                 let names = names.map(name);
                 Attention::load_for_self(weights, names.each_ref().map(String::as_str), hidden, heads)?
@@ -103,9 +105,9 @@ impl Block {
                 Attention::load_stacked(weights, &weight, bias.as_deref(), &output, hidden, heads)?
             }
         };
-        let mlp = names.mlp.map(name);
+        let mlp = form.mlp.map(name);
         let mlp = mlp.each_ref().map(String::as_str);
-        let scales = match names.scales {
+        let scales = match form.scales {
             Some([first, second]) => {
                 let scale = |part| weights.tensor(&name(part), &[hidden]);
                 Some([scale(first)?, scale(second)?])
@@ -113,9 +115,9 @@ impl Block {
             None => None,
         };
         Ok(Self {
-            norms,
-            norm1: LayerNorm::load(weights, &name(names.norm1), hidden, eps)?,
-            norm2: LayerNorm::load(weights, &name(names.norm2), hidden, eps)?,
+            norms: form.norms,
+            norm1: LayerNorm::load(weights, &name(form.norm1), hidden, eps)?,
+            norm2: LayerNorm::load(weights, &name(form.norm2), hidden, eps)?,
             attention,
             mlp: Mlp::load(weights, mlp, hidden, config.intermediate_size, config.hidden_act)?,
             scales,
@@ -156,11 +158,10 @@ impl Encoder {
     pub fn load(
         weights: &Weights,
         prefix: &str,
-        names: &BlockNames,
-        norms: Norms,
+        form: &BlockForm,
         config: &TransformerConfig,
     ) -> Result<Self, ModelError> {
-        let load = |n| Block::load(weights, &format!("{prefix}.{n}"), names, norms, config);
+        let load = |n| Block::load(weights, &format!("{prefix}.{n}"), form, config);
         (0..config.num_hidden_layers).map(load).collect::<Result<_, _>>().map(Self)
     }
 

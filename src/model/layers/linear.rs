@@ -42,23 +42,16 @@ impl Linear {
         })
     }
 
-    /// The product of `parts`, which have the same inputs, one after another: one matrix product for all. A part
-    /// without bias has a bias of zero among others that have one.
+    /// The product of `parts`, which have the same inputs, one after another: one matrix product for all. All of
+    /// them have a bias, or none has.
     ///
     /// # Errors
     /// When libtorch fails.
     pub fn stack(parts: &[Self]) -> Result<Self, TchError> {
         let weight = Tensor::f_cat(&parts.iter().map(|part| &part.weight).collect::<Vec<_>>(), 0)?;
-        let bias = match parts.iter().any(|part| part.bias.is_some()) {
-            true => {
-                let of = |part: &Self| match &part.bias {
-                    Some(bias) => Ok(bias.shallow_clone()),
-                    None => part.weight.f_select(1, 0)?.f_zeros_like(),
-                };
-                Some(Tensor::f_cat(&parts.iter().map(of).collect::<Result<Vec<_>, _>>()?, 0)?)
-            }
-            false => None,
-        };
+        let biases: Vec<_> = parts.iter().filter_map(|part| part.bias.as_ref()).collect();
+        debug_assert!(biases.is_empty() || biases.len() == parts.len());
+        let bias = if biases.is_empty() { None } else { Some(Tensor::f_cat(&biases, 0)?) };
         Ok(Self { weight, bias })
     }
 

@@ -10,7 +10,7 @@ mod pooling;
 mod tokens;
 
 pub use attention::{Attention, Mask};
-pub use block::{At, AttentionNames, BlockNames, Encoder, Norms};
+pub use block::{At, AttentionNames, BlockForm, Encoder, Norms};
 pub use linear::{LayerNorm, Linear};
 pub use mlp::Mlp;
 pub use pixels::{Normalize, PatchEmbedding, with_first_token};

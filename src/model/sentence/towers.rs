@@ -12,14 +12,15 @@ use crate::{
         ModelError, ModelFiles, Placement, Towers, Weights,
         config::Activation,
         layers::{
-            At, AttentionNames, BlockNames, Encoder, LayerNorm, Linear, Mask, Norms, TokenBatch,
+            At, AttentionNames, BlockForm, Encoder, LayerNorm, Linear, Mask, Norms, TokenBatch,
             TokenEmbedding, mean,
         },
     },
 };
 
 /// BERT's blocks, and RoBERTa's.
-const BERT: BlockNames = BlockNames {
+const BERT: BlockForm = BlockForm {
+    norms: Norms::After,
     norm1: "attention.output.LayerNorm",
     norm2: "output.LayerNorm",
     attention: AttentionNames::Separate([
@@ -32,7 +33,8 @@ const BERT: BlockNames = BlockNames {
     scales: None,
 };
 /// DistilBERT's blocks.
-const DISTILBERT: BlockNames = BlockNames {
+const DISTILBERT: BlockForm = BlockForm {
+    norms: Norms::After,
     norm1: "sa_layer_norm",
     norm2: "output_layer_norm",
     attention: AttentionNames::Separate([
@@ -97,14 +99,14 @@ impl Text {
         if config.kind == Kind::Roberta {
             embedding = embedding.counting_after(config.pad_token_id);
         }
-        let (names, layers) = match config.kind {
+        let (form, layers) = match config.kind {
             Kind::DistilBert => (&DISTILBERT, "transformer.layer"),
             Kind::Bert | Kind::Roberta => (&BERT, "encoder.layer"),
         };
         Ok(Self {
             embedding,
             norm: LayerNorm::load(&weights, "embeddings.LayerNorm", hidden, config.blocks.layer_norm_eps)?,
-            encoder: Encoder::load(&weights, layers, names, Norms::After, &config.blocks)?,
+            encoder: Encoder::load(&weights, layers, form, &config.blocks)?,
             pad_token_id: config.pad_token_id,
             pool: match steps.pooling {
                 Pooling::Cls => Pool::Cls,
