@@ -124,11 +124,10 @@ impl Hops {
     async fn resolve_for_proxy(&self, name: &str, url: &Url) -> Result<(), FetchError> {
         let no_name = || FetchError::Host { host: host_of(url), failure: HostFailure::Name };
         let name = name.parse().map_err(|_| no_name())?;
-        match self.names.permitted(name).await {
-            Ok(addresses) if !addresses.is_empty() => Ok(()),
-            Err(error) if error.is::<Refused>() => Err(FetchError::Blocked { host: host_of(url) }),
-            Ok(_) | Err(_) => Err(no_name()),
-        }
+        self.names.judge(name).await.map_err(|error| match error.is::<Refused>() {
+            true => FetchError::Blocked { host: host_of(url) },
+            false => no_name(),
+        })
     }
 
     /// Why there is no answer at all.

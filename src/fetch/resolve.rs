@@ -4,6 +4,7 @@
 //! the connection.
 
 use std::error::Error as StdError;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -42,11 +43,20 @@ pub(super) struct GuardedNames {
 }
 
 impl GuardedNames {
-    /// The addresses of `name` that may be dialled, wherever the proxy is.
+    /// Whether a proxy may be asked for `name`: it resolves the name again and takes whichever address it likes, so all of
+    /// them must be ones that may be dialled.
     ///
     /// # Errors
-    /// [`Refused`] when it has some but none may be, or whatever the resolver says.
-    pub async fn permitted(&self, name: Name) -> Result<Vec<SocketAddr>, BoxError> {
+    /// [`Refused`], or why the name has no address.
+    pub async fn judge(&self, name: Name) -> Result<(), BoxError> {
+        let mut found = self.names.resolve(name).await?.peekable();
+        if found.peek().is_none() {
+            return Err(io::Error::from(io::ErrorKind::NotFound).into());
+        }
+        if found.all(|address| self.guard.permits(address.ip())) { Ok(()) } else { Err(Refused.into()) }
+    }
+
+    async fn permitted(&self, name: Name) -> Result<Vec<SocketAddr>, BoxError> {
         let found: Vec<SocketAddr> = self.names.resolve(name).await?.collect();
         let mut permitted = found.clone();
         permitted.retain(|address| self.guard.permits(address.ip()));
@@ -91,6 +101,6 @@ mod tests {
     async fn the_proxy_is_dialled_wherever_it_is() {
         let names = names(&[], Some("localhost"));
         assert!(names.resolve(localhost()).await.unwrap().next().is_some());
-        assert!(names.permitted(localhost()).await.unwrap_err().is::<Refused>());
+        assert!(names.judge(localhost()).await.unwrap_err().is::<Refused>());
     }
 }
