@@ -1,4 +1,4 @@
-//! Remote pictures.
+//! Pictures that are elsewhere.
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -21,4 +21,6 @@ pub struct FetchConfig {
     pub max_concurrent: usize,
     /// Downloads at once from one host.
     pub max_concurrent_per_host: usize,
+    /// The directory that files are read below; empty for none.
+    pub files_root: String,
 }

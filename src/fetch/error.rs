@@ -1,8 +1,10 @@
 //! Why a picture's bytes could not be had.
 
+use std::{io, path::PathBuf};
+
 use crate::domain::ItemErrorKind;
 
-/// Why the HTTP client cannot be built.
+/// Why pictures cannot be fetched at all.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchSetupError {
     /// The TLS versions do not fit the crypto provider.
@@ -11,6 +13,14 @@ pub enum FetchSetupError {
     /// The client refuses its settings.
     #[error("cannot set up the client for remote pictures: {0}")]
     Client(#[from] reqwest::Error),
+    /// The directory of the files cannot be opened, or not so that nothing outside is reachable.
+    #[error("cannot use `fetch.files_root` {}: {source}", path.display())]
+    FilesRoot {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
 }
 
 /// Why there are no bytes. `host` is the host of the picture's address, with its port where that is
@@ -32,8 +42,8 @@ pub enum FetchError {
     /// Longer than any server reads, or a host that no name server knows.
     #[error("the picture's url or its host name is too long")]
     UrlLength,
-    /// Another scheme than http and https.
-    #[error("the picture's url is neither http nor https")]
+    /// A scheme that is not in the table.
+    #[error("the picture's url has a scheme that is not read; use http or https")]
     Scheme,
     /// A user name or password in the URL.
     #[error("the url of the picture at `{host}` holds credentials; remove them")]
@@ -52,6 +62,30 @@ pub enum FetchError {
     Downgrade {
         /// The redirecting host.
         host: String,
+    },
+    /// A file, where none may be read.
+    #[error("files are not read; `fetch.files_root` names the directory to allow")]
+    FilesOff,
+    /// A file that is somewhere else, whether or not it exists.
+    #[error("the file is not below `fetch.files_root`")]
+    Outside,
+    /// No regular file of this name.
+    #[error("there is no file `{name}` where its path says, below `fetch.files_root`")]
+    NoFile {
+        /// The last part of its path, shortened.
+        name: String,
+    },
+    /// A file that the system withholds.
+    #[error("the file `{name}` may not be read by this process")]
+    FileRefused {
+        /// The last part of its path, shortened.
+        name: String,
+    },
+    /// Nothing in a file.
+    #[error("`{name}` is empty")]
+    EmptyFile {
+        /// The last part of its path, shortened.
+        name: String,
     },
     /// 404 or 410.
     #[error("`{host}` answered {status}")]
@@ -135,6 +169,9 @@ pub enum HostFailure {
     /// The body ends too early or breaks its framing.
     #[error("the body broke off")]
     Body,
+    /// Its storage.
+    #[error("it cannot be read now")]
+    Read,
     /// A success without a body.
     #[error("empty body")]
     EmptyBody,
@@ -144,14 +181,16 @@ impl FetchError {
     /// What the caller is told.
     pub fn kind(&self) -> ItemErrorKind {
         match self {
-            Self::Empty => ItemErrorKind::EmptyImage,
+            Self::Empty | Self::EmptyFile { .. } => ItemErrorKind::EmptyImage,
             Self::DataUri | Self::Base64(_) => ItemErrorKind::InvalidBase64,
             Self::Url(_) | Self::UrlLength | Self::Scheme | Self::Credentials { .. } => {
                 ItemErrorKind::InvalidUrl
             }
-            Self::Blocked { .. } | Self::Downgrade { .. } => ItemErrorKind::BlockedAddress,
-            Self::NotFound { .. } => ItemErrorKind::NotFound,
-            Self::Refused { .. } => ItemErrorKind::Forbidden,
+            Self::Blocked { .. } | Self::Downgrade { .. } | Self::FilesOff | Self::Outside => {
+                ItemErrorKind::BlockedAddress
+            }
+            Self::NotFound { .. } | Self::NoFile { .. } => ItemErrorKind::NotFound,
+            Self::Refused { .. } | Self::FileRefused { .. } => ItemErrorKind::Forbidden,
             Self::TooLarge { .. } => ItemErrorKind::TooLarge,
             Self::ConnectTimeout { .. } | Self::Timeout { .. } => ItemErrorKind::Timeout,
             Self::Redirects { .. } | Self::Host { .. } => ItemErrorKind::HostError,

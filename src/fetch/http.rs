@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap, HeaderValue, LOCATION};
 use reqwest::{Client, Response, StatusCode, redirect};
 use url::{Host, Url};
 
 use super::guard::{Guard, GuardedResolver, Refused};
 use super::places::Places;
-use super::{FetchError, FetchSetupError, HostFailure};
+use super::{FetchError, FetchSetupError, HostFailure, Source};
 use crate::config::FetchConfig;
 
 /// What `imaging` reads, so that a host with a choice does not pick AVIF or SVG.
@@ -74,7 +75,7 @@ impl Downloads {
     }
 
     /// The body behind `text`, an http(s) URL, after at most `max_redirects` redirects.
-    pub(super) async fn get(&self, text: &str) -> Result<Bytes, FetchError> {
+    async fn get(&self, text: &str) -> Result<Bytes, FetchError> {
         let url = parse(text)?;
         let host = host_of(&url);
         // The clock starts with the place: a picture is not to blame for those before it, and the
@@ -156,6 +157,12 @@ impl Downloads {
         } else {
             failed(host, HostFailure::Answer, error)
         }
+    }
+}
+
+impl Source for Downloads {
+    fn fetch<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<Bytes, FetchError>> {
+        Box::pin(self.get(address))
     }
 }
 

@@ -256,12 +256,7 @@ async fn refuses_urls_that_cannot_be_fetched() {
     let long_path = format!("http://127.0.0.1:9/{}", "a".repeat(70_000));
     for url in ["a.png", "/a.png", "http://", "http:///", "http://a b/", "http://[::1", "http://127.0.0.256/"]
         .into_iter()
-        .chain([
-            "ftp://127.0.0.1/a.png",
-            "file:///etc/passwd",
-            "http://u:p@127.0.0.1/",
-            "http://u@127.0.0.1/",
-        ])
+        .chain(["ftp://127.0.0.1/a.png", "http://u:p@127.0.0.1/", "http://u@127.0.0.1/"])
         .chain([long_host.as_str(), long_path.as_str()])
     {
         assert_eq!(kind(get(url).await), InvalidUrl, "{url:.80}");

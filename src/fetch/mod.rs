@@ -1,53 +1,74 @@
-//! From where a picture is to its encoded bytes: passed through, decoded from text, or downloaded.
+//! From where a picture is to its encoded bytes: passed through, decoded from text, or fetched.
 //!
-//! `data_url` reads data URIs and base64, `http` downloads, and `guard` decides which addresses a
-//! download may reach. Whether the bytes are a picture is for `imaging` to find out.
+//! `data_url` reads data URIs and base64. What is elsewhere has an address, and the scheme table
+//! says whose it is: `http` downloads, and `guard` decides which addresses a download may reach;
+//! `files` reads below one directory. Whether the bytes are a picture is for `imaging` to find out.
 
 mod data_url;
 mod error;
+mod files;
 mod guard;
 mod http;
 mod places;
 #[cfg(test)]
 mod test_server;
 
+use std::sync::Arc;
+
 use bytes::{Buf, Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use url::{ParseError, Url};
 
 pub use error::{FetchError, FetchSetupError, HostFailure};
 pub use guard::{Guard, is_global};
 
-use self::http::Downloads;
+use self::{files::Files, http::Downloads};
 use crate::config::FetchConfig;
 use crate::domain::ImageSource;
 
+/// Where pictures are fetched from. Each source bounds how much it does at once, and how long.
+trait Source: Send + Sync {
+    /// The bytes at `address`, which begins with a scheme of this source: at least one, at most
+    /// `fetch.max_bytes`.
+    fn fetch<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<Bytes, FetchError>>;
+}
+
 /// Turns an [`ImageSource`] into the encoded file (JPEG, PNG, ...). Cheap to clone; clones share
-/// their connections and the bound on downloads at once.
+/// their connections and the bounds on what is fetched at once.
 #[derive(Clone)]
 pub struct Fetcher {
     max_bytes: usize,
-    downloads: Downloads,
+    /// The scheme table: who reads the addresses that begin so.
+    schemes: Arc<[(&'static str, Arc<dyn Source>)]>,
+    files: Arc<Files>,
 }
 
 impl Fetcher {
-    /// Prepares the HTTP client; reaches no host yet.
+    /// Prepares the sources; reaches no host yet.
     ///
     /// # Errors
-    /// [`FetchSetupError`] when the TLS settings or the client cannot be built.
+    /// [`FetchSetupError`] when the settings of a source cannot be used.
     pub fn new(config: &FetchConfig) -> Result<Self, FetchSetupError> {
-        Ok(Self { max_bytes: config.max_bytes, downloads: Downloads::new(config)? })
+        let downloads = Arc::new(Downloads::new(config)?);
+        let files = Arc::new(Files::new(config)?);
+        Ok(Self {
+            max_bytes: config.max_bytes,
+            schemes: Arc::new([("http", downloads.clone()), ("https", downloads), ("file", files.clone())]),
+            files,
+        })
     }
 
     /// The encoded bytes behind `source`: at least one, at most `fetch.max_bytes`.
     ///
     /// Goes by what the text is rather than by what its variant promises, since callers put
     /// addresses and data URIs into the same field. A wait for one of the `fetch.max_concurrent`
-    /// downloads does not count against `fetch.timeout_ms`.
+    /// places does not count against `fetch.timeout_ms`.
     ///
     /// # Errors
     /// [`FetchError`], whose [`kind`](FetchError::kind) says what to tell the caller.
     ///
     /// # Cancel safety
-    /// Dropping the future closes the connection and frees its place among the downloads.
+    /// Dropping the future closes the connection and frees its place; a file is read to its end.
     pub async fn fetch(&self, source: ImageSource) -> Result<Bytes, FetchError> {
         let (mut text, is_url) = match source {
             ImageSource::Bytes(bytes) => return data_url::checked(bytes, self.max_bytes),
@@ -56,22 +77,35 @@ impl Fetcher {
         };
         text.truncate(text.trim_ascii_end().len());
         text.advance(text.len() - text.trim_ascii_start().len());
-        if has_scheme(&text, "data:") {
+        // Base64 has no colon, so a scheme is never mistaken.
+        if has_scheme(&text, "data") {
             text.advance("data:".len());
             data_url::decode_data_uri(text, self.max_bytes)
         } else if text.is_empty() {
             Err(FetchError::Empty)
-        } else if is_url || has_scheme(&text, "http://") || has_scheme(&text, "https://") {
-            self.downloads.get(&String::from_utf8_lossy(&text)).await
+        } else if let Some((_, source)) = self.schemes.iter().find(|(scheme, _)| has_scheme(&text, scheme)) {
+            source.fetch(&String::from_utf8_lossy(&text)).await
+        } else if is_url {
+            self.fetch_without_scheme(&String::from_utf8_lossy(&text)).await
         } else {
             data_url::decode_base64(text, self.max_bytes)
         }
     }
+
+    /// What stands where an address is expected, but begins with no scheme of the table.
+    async fn fetch_without_scheme(&self, text: &str) -> Result<Bytes, FetchError> {
+        match Url::parse(text) {
+            Err(ParseError::RelativeUrlWithoutBase) if self.files.are_on() => self.files.fetch(text).await,
+            Err(error) => Err(error.into()),
+            Ok(_) => Err(FetchError::Scheme),
+        }
+    }
 }
 
-/// Whether `text` begins with `scheme`, in whatever case.
+/// Whether `text` begins with `scheme`, in whatever case, and a colon.
 fn has_scheme(text: &[u8], scheme: &str) -> bool {
     text.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme.as_bytes()))
+        && text.get(scheme.len()) == Some(&b':')
 }
 
 #[cfg(test)]
@@ -108,6 +142,8 @@ mod tests {
             ("ftp://example.com/a.png", Err(InvalidBase64), Err(InvalidUrl)),
             ("http://", Err(InvalidUrl), Err(InvalidUrl)),
             ("http://10.0.0.1/a.png", Err(BlockedAddress), Err(BlockedAddress)),
+            ("file:///etc/hostname", Err(BlockedAddress), Err(BlockedAddress)),
+            ("pictures/a.png", Err(InvalidBase64), Err(InvalidUrl)),
             ("é", Err(InvalidBase64), Err(InvalidUrl)),
         ] {
             assert_eq!(fetched(ImageSource::Encoded(text.into())).await, as_encoded, "encoded {text:?}");

@@ -20,6 +20,7 @@ pub(super) fn config() -> FetchConfig {
         allow_networks: Vec::new(),
         max_concurrent: 128,
         max_concurrent_per_host: 128,
+        files_root: String::new(),
     }
 }
 
