@@ -3,6 +3,8 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::BucketConfig;
+
 /// How pictures are fetched, and from where.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -23,4 +25,6 @@ pub struct FetchConfig {
     pub max_concurrent_per_host: usize,
     /// The directory that files are read below; empty for none.
     pub files_root: String,
+    /// Buckets of object stores that pictures may come from.
+    pub buckets: Vec<BucketConfig>,
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Display};
 
-use super::{BatchConfig, Config, ConfigError, ModelSource, ServedModel};
+use super::{BatchConfig, Config, ConfigError, ModelSource, ObjectService, ServedModel};
 
 /// Threads of any pool; more is a typing error.
 const MAX_THREADS: usize = 1024;
@@ -45,10 +45,7 @@ impl Config {
             let limit = "a token is visible ASCII, and `***` only stands for a hidden one";
             return Err(out_of_range("hub.token", "not one", limit.into()));
         }
-        let endpoint = &hub.endpoint;
-        if !endpoint.is_empty() && !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
-            return Err(out_of_range("hub.endpoint", endpoint, "must be an http(s) address".into()));
-        }
+        http_or_empty("hub.endpoint", &hub.endpoint)?;
         at_least("image.max_pixels", image.max_pixels, 1)?;
         at_most("image.threads", image.threads, MAX_THREADS)?;
 
@@ -65,12 +62,30 @@ impl Config {
         at_least("fetch.max_concurrent", fetch.max_concurrent, 1)?;
         at_least("fetch.max_concurrent_per_host", fetch.max_concurrent_per_host, 1)?;
 
+        self.validate_buckets()?;
+
         at_least("cache.ttl_s", cache.ttl_s, 1)?;
         at_most("cache.ttl_s", cache.ttl_s, MAX_TTL_S)
     }
 }
 
 impl Config {
+    /// What holds for each bucket; its options are for the object store to judge.
+    fn validate_buckets(&self) -> Result<(), ConfigError> {
+        for bucket in &self.fetch.buckets {
+            http_or_empty("fetch.buckets.endpoint", &bucket.endpoint)?;
+            if !bucket.region.is_empty() && bucket.url.service != ObjectService::S3 {
+                let place = format!("set for {}", bucket.url.bucket_url());
+                return Err(out_of_range("fetch.buckets.region", place, "is S3's alone".into()));
+            }
+            if bucket.options.values().any(|value| value.expose() == "***") {
+                let limit = "`***` only stands for a hidden value";
+                return Err(out_of_range("fetch.buckets.options", "not one", limit.into()));
+            }
+        }
+        Ok(())
+    }
+
     /// What holds for each model that is served.
     fn validate_models(&self) -> Result<(), ConfigError> {
         let wrong = |key, value: &str, limit: &str| Err(out_of_range(key, value, limit.into()));
@@ -121,6 +136,13 @@ impl Config {
 
 fn out_of_range(key: &'static str, value: impl Display, limit: String) -> ConfigError {
     ConfigError::OutOfRange { key, value: value.to_string(), limit }
+}
+
+fn http_or_empty(key: &'static str, address: &str) -> Result<(), ConfigError> {
+    if !address.is_empty() && !address.starts_with("http://") && !address.starts_with("https://") {
+        return Err(out_of_range(key, address, "must be an http(s) address".into()));
+    }
+    Ok(())
 }
 
 fn at_least<T: PartialOrd + Display>(key: &'static str, value: T, limit: T) -> Result<(), ConfigError> {

@@ -13,6 +13,14 @@ pub enum FetchSetupError {
     /// The client refuses its settings.
     #[error("cannot set up the client for remote pictures: {0}")]
     Client(#[from] reqwest::Error),
+    /// A bucket's settings do not do.
+    #[error("cannot use `{bucket}` of `fetch.buckets`: {source}")]
+    Bucket {
+        /// Its URL, without a key.
+        bucket: String,
+        /// What the object store says.
+        source: object_store::Error,
+    },
     /// The directory of the files cannot be opened, or not so that nothing outside is reachable.
     #[error("cannot use `fetch.files_root` {}: {source}", path.display())]
     FilesRoot {
@@ -24,7 +32,8 @@ pub enum FetchSetupError {
 }
 
 /// Why there are no bytes. `host` is the host of the picture's address, with its port where that is
-/// not the scheme's own; paths, queries and credentials are never kept.
+/// not the scheme's own, or its bucket (`s3://photos`), or the name of its file; directories, keys,
+/// queries and credentials are never kept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
     /// No address and no data.
@@ -69,6 +78,15 @@ pub enum FetchError {
     /// A file that is somewhere else, whether or not it exists.
     #[error("the file is not below `fetch.files_root`")]
     Outside,
+    /// An `s3://`, `gs://` or `az://` URL without a bucket, or with a key that cannot be one.
+    #[error("the picture's object url reads s3://bucket/key (or gs, az), without `.`, `..` or empty parts")]
+    ObjectUrl,
+    /// A bucket, or a part of one, that pictures may not come from.
+    #[error("`{bucket}` is not listed in `fetch.buckets`, or not this part of it")]
+    Bucket {
+        /// Its URL, without a key.
+        bucket: String,
+    },
     /// No regular file of this name.
     #[error("there is no file `{name}` where its path says, below `fetch.files_root`")]
     NoFile {
@@ -81,11 +99,11 @@ pub enum FetchError {
         /// The last part of its path, shortened.
         name: String,
     },
-    /// Nothing in a file.
-    #[error("`{name}` is empty")]
-    EmptyFile {
-        /// The last part of its path, shortened.
-        name: String,
+    /// Nothing in a file or an object.
+    #[error("the picture at `{host}` is empty")]
+    NoBytes {
+        /// Its bucket, or the last part of its path.
+        host: String,
     },
     /// 404 or 410.
     #[error("`{host}` answered {status}")]
@@ -169,6 +187,9 @@ pub enum HostFailure {
     /// The body ends too early or breaks its framing.
     #[error("the body broke off")]
     Body,
+    /// The object store, or what gives out its credentials.
+    #[error("the object store does not deliver")]
+    Store,
     /// Its storage.
     #[error("it cannot be read now")]
     Read,
@@ -181,14 +202,16 @@ impl FetchError {
     /// What the caller is told.
     pub fn kind(&self) -> ItemErrorKind {
         match self {
-            Self::Empty | Self::EmptyFile { .. } => ItemErrorKind::EmptyImage,
+            Self::Empty | Self::NoBytes { .. } => ItemErrorKind::EmptyImage,
             Self::DataUri | Self::Base64(_) => ItemErrorKind::InvalidBase64,
-            Self::Url(_) | Self::UrlLength | Self::Scheme | Self::Credentials { .. } => {
+            Self::Url(_) | Self::UrlLength | Self::Scheme | Self::Credentials { .. } | Self::ObjectUrl => {
                 ItemErrorKind::InvalidUrl
             }
-            Self::Blocked { .. } | Self::Downgrade { .. } | Self::FilesOff | Self::Outside => {
-                ItemErrorKind::BlockedAddress
-            }
+            Self::Blocked { .. }
+            | Self::Downgrade { .. }
+            | Self::FilesOff
+            | Self::Outside
+            | Self::Bucket { .. } => ItemErrorKind::BlockedAddress,
             Self::NotFound { .. } | Self::NoFile { .. } => ItemErrorKind::NotFound,
             Self::Refused { .. } | Self::FileRefused { .. } => ItemErrorKind::Forbidden,
             Self::TooLarge { .. } => ItemErrorKind::TooLarge,

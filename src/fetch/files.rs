@@ -111,7 +111,7 @@ fn read(root: &Path, path: &Path, max_bytes: usize) -> Result<Bytes, FetchError>
     let mut bytes = Vec::with_capacity(announced + 1);
     file.take(max_bytes as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
     match bytes.len() {
-        0 => Err(FetchError::EmptyFile { name: shown(path) }),
+        0 => Err(FetchError::NoBytes { host: shown(path) }),
         n if n > max_bytes => Err(too_large()),
         _ => Ok(bytes.into()),
     }

@@ -167,7 +167,7 @@ impl Source for Downloads {
 }
 
 /// TLS by ring, trusting Mozilla's roots: minimal images carry no certificate store.
-fn tls_config() -> Result<rustls::ClientConfig, FetchSetupError> {
+pub(super) fn tls_config() -> Result<rustls::ClientConfig, FetchSetupError> {
     let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let mut tls =
         rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))

@@ -2,8 +2,9 @@
 //!
 //! `data_url` reads data URIs and base64. What is elsewhere has an address, and the scheme table
 //! says whose it is: `http` downloads, and `guard` decides which addresses a download may reach;
-//! `files` reads below one directory. Whether the bytes are a picture is for `imaging` to find out.
+//! `files` reads below one directory, `buckets` from object stores. Whether the bytes are a picture is for `imaging` to find out.
 
+mod buckets;
 mod data_url;
 mod error;
 mod files;
@@ -22,7 +23,7 @@ use url::{ParseError, Url};
 pub use error::{FetchError, FetchSetupError, HostFailure};
 pub use guard::{Guard, is_global};
 
-use self::{files::Files, http::Downloads};
+use self::{buckets::Buckets, files::Files, http::Downloads};
 use crate::config::FetchConfig;
 use crate::domain::ImageSource;
 
@@ -50,10 +51,18 @@ impl Fetcher {
     /// [`FetchSetupError`] when the settings of a source cannot be used.
     pub fn new(config: &FetchConfig) -> Result<Self, FetchSetupError> {
         let downloads = Arc::new(Downloads::new(config)?);
+        let buckets = Arc::new(Buckets::new(config)?);
         let files = Arc::new(Files::new(config)?);
         Ok(Self {
             max_bytes: config.max_bytes,
-            schemes: Arc::new([("http", downloads.clone()), ("https", downloads), ("file", files.clone())]),
+            schemes: Arc::new([
+                ("http", downloads.clone()),
+                ("https", downloads),
+                ("s3", buckets.clone()),
+                ("gs", buckets.clone()),
+                ("az", buckets),
+                ("file", files.clone()),
+            ]),
             files,
         })
     }

@@ -21,6 +21,7 @@ pub(super) fn config() -> FetchConfig {
         max_concurrent: 128,
         max_concurrent_per_host: 128,
         files_root: String::new(),
+        buckets: Vec::new(),
     }
 }
 
