@@ -79,8 +79,8 @@ impl Config {
                 return Err(out_of_range("fetch.buckets.region", place, "is S3's alone".into()));
             }
             if bucket.options.values().any(|value| value.expose() == "***") {
-                let limit = "`***` only stands for a hidden value";
-                return Err(out_of_range("fetch.buckets.options", "not one", limit.into()));
+                let limit = "that only stands for a hidden value";
+                return Err(out_of_range("fetch.buckets.options", "a table with `***`", limit.into()));
             }
         }
         Ok(())
@@ -201,6 +201,26 @@ mod tests {
         check(
             |c| c.server.max_inflight_body_bytes = 5000,
             "`server.max_inflight_body_bytes` is 5000, but must be 104857600 or more",
+        );
+    }
+
+    #[test]
+    fn buckets_are_named_with_what_is_wrong() {
+        let with = |setting: &str| {
+            let bucket = format!("url = \"gs://photos\"\n{setting}");
+            move |c: &mut Config| c.fetch.buckets = vec![toml::from_str(&bucket).unwrap()]
+        };
+        check(
+            with("endpoint = \"minio:9000\""),
+            "`fetch.buckets.endpoint` is minio:9000, but must be an http(s) address",
+        );
+        check(
+            with("region = \"eu-central-1\""),
+            "`fetch.buckets.region` is set for gs://photos, but is S3's alone",
+        );
+        check(
+            with("options = {bearer_token = \"***\"}"),
+            "`fetch.buckets.options` is a table with `***`, but that only stands for a hidden value",
         );
     }
 

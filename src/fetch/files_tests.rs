@@ -152,7 +152,7 @@ fn a_file_that_grows_is_counted_as_it_is_read() {
 #[tokio::test]
 async fn a_file_may_be_withheld() {
     let place = Place::new();
-    fs::set_permissions(place.path("shop/1.png"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(place.path("shop/1.png"), fs::Permissions::from_mode(0o000)).unwrap();
     // Root reads everything.
     if fs::read(place.path("shop/1.png")).is_err() {
         place.check("shop/1.png", Err(Forbidden)).await;
