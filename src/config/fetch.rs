@@ -1,4 +1,4 @@
-//! Remote pictures.
+//! Pictures that are elsewhere.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::validate::{at_least, at_most, no_more_than, out_of_range};
-use super::{ApiKey, ConfigError, HostPattern};
+use super::{ApiKey, BucketConfig, ConfigError, HostPattern};
 
 /// What the connection and the client themselves have to say: set by hand it would break the request, or make
 /// its answer mean something else.
@@ -77,6 +77,10 @@ pub struct FetchConfig {
     pub max_fresh_s: u64,
     /// Seconds for which a dead address is not asked for again; 0 asks every time.
     pub dead_url_ttl_s: u64,
+    /// The directory that files are read below; empty for none.
+    pub files_root: String,
+    /// Buckets of object stores that pictures may come from.
+    pub buckets: Vec<BucketConfig>,
 }
 
 /// What one host, or several of one domain, are sent beside the usual.
@@ -175,7 +179,11 @@ impl FetchConfig {
                 }
             }
         }
-        Ok(())
+        if !self.files_root.is_empty() && !self.base_url.is_empty() {
+            let limit = "must be left out then: a relative path is one or the other's";
+            return Err(out_of_range("fetch.base_url", "set beside `fetch.files_root`", limit.into()));
+        }
+        self.buckets.iter().try_for_each(BucketConfig::validate)
     }
 }
 
@@ -207,6 +215,15 @@ mod tests {
             assert!(message.starts_with("`fetch.base_url` is not one, but must "), "{message}");
             assert!(!message.contains("secret"), "{message}");
         }
+    }
+
+    #[test]
+    fn a_relative_path_is_of_one_place() {
+        let message = refusal(|fetch| {
+            fetch.files_root = "/srv/photos".into();
+            fetch.base_url = "https://cdn.example.com".into();
+        });
+        assert!(message.starts_with("`fetch.base_url` is set beside `fetch.files_root`"), "{message}");
     }
 
     #[test]

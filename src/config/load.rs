@@ -237,6 +237,9 @@ fn invalid(error: Error) -> ConfigError {
         Kind::InvalidType(..) if key.starts_with("fetch.hosts") => {
             "expected a list of tables, each with `host` and `headers`, a table of strings".into()
         }
+        Kind::InvalidType(..) if key.starts_with("fetch.buckets") => {
+            "expected a list of tables of strings".into()
+        }
         kind => kind.to_string(),
     };
     ConfigError::Invalid { origin, key, message }
@@ -393,6 +396,14 @@ mod tests {
                 let error = load(Some(file), &[]).expect_err(file);
                 assert!(!error.to_string().contains("hunter2") && !format!("{error:?}").contains("hunter2"));
             }
+            let bucket = |value: &str| {
+                format!("[[fetch.buckets]]\nurl = \"s3://photos\"\noptions = {{secret_access_key = {value}}}")
+            };
+            jail.create_file("secret.toml", &bucket("42424242")).unwrap();
+            assert!(!refusal(Some("secret.toml"), &[]).contains("4242"));
+            jail.create_file("bucket.toml", &bucket("\"hunter2\"")).unwrap();
+            let shown = toml::to_string(&load(Some("bucket.toml"), &[]).unwrap()).unwrap();
+            assert!(shown.contains("secret_access_key = \"***\"") && !shown.contains("hunter2"), "{shown}");
             let config = load(None, &[("auth.api_keys", "hunter2"), ("hub.token", "hunter2")]).unwrap();
             assert_eq!(config.auth.api_keys[0].expose(), "hunter2");
             let shown = toml::to_string(&config).unwrap();

@@ -5,6 +5,7 @@
 
 mod auth;
 mod batch;
+mod buckets;
 mod cache;
 mod cores;
 mod fetch;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use auth::{ApiKey, AuthConfig};
 pub use batch::BatchConfig;
+pub use buckets::{BucketConfig, ObjectService, ObjectUrl};
 pub use cache::CacheConfig;
 pub use cores::CoreList;
 pub use fetch::{FetchConfig, FetchHost};

@@ -45,10 +45,7 @@ impl Config {
             let limit = "a token is visible ASCII, and `***` only stands for a hidden one";
             return Err(out_of_range("hub.token", "not one", limit.into()));
         }
-        let endpoint = &hub.endpoint;
-        if !endpoint.is_empty() && !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
-            return Err(out_of_range("hub.endpoint", endpoint, "must be an http(s) address".into()));
-        }
+        http_or_empty("hub.endpoint", &hub.endpoint)?;
         at_least("image.max_pixels", image.max_pixels, 1)?;
         at_most("image.threads", image.threads, MAX_THREADS)?;
 
@@ -110,6 +107,13 @@ impl Config {
 
 pub(super) fn out_of_range(key: &'static str, value: impl Display, limit: String) -> ConfigError {
     ConfigError::OutOfRange { key, value: value.to_string(), limit }
+}
+
+pub(super) fn http_or_empty(key: &'static str, address: &str) -> Result<(), ConfigError> {
+    if !address.is_empty() && !address.starts_with("http://") && !address.starts_with("https://") {
+        return Err(out_of_range(key, address, "must be an http(s) address".into()));
+    }
+    Ok(())
 }
 
 pub(super) fn at_least<T: PartialOrd + Display>(
@@ -181,6 +185,26 @@ mod tests {
         check(
             |c| c.server.max_inflight_body_bytes = 5000,
             "`server.max_inflight_body_bytes` is 5000, but must be 104857600 or more",
+        );
+    }
+
+    #[test]
+    fn buckets_are_named_with_what_is_wrong() {
+        let with = |setting: &str| {
+            let bucket = format!("url = \"gs://photos\"\n{setting}");
+            move |c: &mut Config| c.fetch.buckets = vec![toml::from_str(&bucket).unwrap()]
+        };
+        check(
+            with("endpoint = \"minio:9000\""),
+            "`fetch.buckets.endpoint` is minio:9000, but must be an http(s) address",
+        );
+        check(
+            with("region = \"eu-central-1\""),
+            "`fetch.buckets.region` is set for gs://photos, but is S3's alone",
+        );
+        check(
+            with("options = {bearer_token = \"***\"}"),
+            "`fetch.buckets.options` is a table with `***`, but that only stands for a hidden value",
         );
     }
 

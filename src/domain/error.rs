@@ -25,13 +25,13 @@ pub enum ItemErrorKind {
     EmptyImage,
     /// The model has no tower for this item.
     UnsupportedModality,
-    /// Not an http(s) URL that can be fetched.
+    /// Not a URL that can be fetched.
     InvalidUrl,
     /// Not a data URI or base64 that can be decoded.
     InvalidBase64,
-    /// The address is not one that Sidelens may reach.
+    /// The address, bucket or file is not one that Sidelens may reach.
     BlockedAddress,
-    /// The host answered 404 or 410.
+    /// The host answered 404 or 410, or there is no such file.
     NotFound,
     /// The host answered 401, 403 or another final refusal.
     Forbidden,

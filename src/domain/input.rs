@@ -67,7 +67,7 @@ pub enum Content {
 /// Where a picture comes from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ImageSource {
-    /// An `http://` or `https://` address, as the caller wrote it.
+    /// An address (`https://`, `s3://`, `file://`, ...) or a relative path, as the caller wrote it.
     Url(String),
     /// A `data:` URI or bare base64, still encoded: a part of the body that is decoded where it stands.
     /// Possibly empty, which is an item error.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap, HeaderValue};
-use reqwest::{Client, Proxy, redirect};
+use reqwest::{Client, ClientBuilder, Proxy, redirect};
 
 use super::FetchSetupError;
 use super::resolve::GuardedNames;
@@ -14,21 +14,28 @@ use crate::config::FetchConfig;
 const FORMATS: &str =
     "image/jpeg, image/png, image/webp, image/gif, image/bmp, image/tiff, image/*;q=0.5, */*;q=0.1";
 
-pub(super) fn client(config: &FetchConfig, names: GuardedNames) -> Result<Client, FetchSetupError> {
-    let mut builder = Client::builder()
+/// What every client of this room has in common.
+pub(super) fn builder(config: &FetchConfig) -> Result<ClientBuilder, FetchSetupError> {
+    Ok(Client::builder()
         .user_agent(concat!("sidelens/", env!("CARGO_PKG_VERSION")))
+        // A redirect is checked before it is followed, and an object store that moves is a matter for the settings.
+        .redirect(redirect::Policy::none())
+        .referer(false)
+        // One of the environment would dial for us, past the guard.
+        .no_proxy()
+        .connect_timeout(Duration::from_millis(config.connect_timeout_ms))
+        .tls_backend_preconfigured(tls_config()?))
+}
+
+/// The client for downloads.
+pub(super) fn client(config: &FetchConfig, names: GuardedNames) -> Result<Client, FetchSetupError> {
+    let mut builder = builder(config)?
         .default_headers(HeaderMap::from_iter([
             (ACCEPT, HeaderValue::from_static(FORMATS)),
             // Pictures are compressed already.
             (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
         ]))
-        .redirect(redirect::Policy::none())
-        .referer(false)
-        // One of the environment would dial for us, past the guard.
-        .no_proxy()
-        .dns_resolver(names)
-        .connect_timeout(Duration::from_millis(config.connect_timeout_ms))
-        .tls_backend_preconfigured(tls_config()?);
+        .dns_resolver(names);
     if let Some(url) = proxy_url(config)? {
         let limit = "is not a proxy that the client knows";
         let proxy = Proxy::all(url).map_err(|_| FetchSetupError::Setting { key: "fetch.proxy", limit })?;

@@ -1,8 +1,10 @@
 //! Why a picture's bytes could not be had.
 
+use std::{io, path::PathBuf};
+
 use crate::domain::ItemErrorKind;
 
-/// Why the HTTP client cannot be built.
+/// Why pictures cannot be fetched at all.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchSetupError {
     /// The TLS versions do not fit the crypto provider.
@@ -19,10 +21,27 @@ pub enum FetchSetupError {
     /// The client refuses its settings.
     #[error("cannot set up the client for remote pictures: {0}")]
     Client(#[from] reqwest::Error),
+    /// A bucket's settings do not do.
+    #[error("cannot use `{bucket}` of `fetch.buckets`: {source}")]
+    Bucket {
+        /// Its URL, without a key.
+        bucket: String,
+        /// What the object store says.
+        source: object_store::Error,
+    },
+    /// The directory of the files cannot be opened, or not so that nothing outside is reachable.
+    #[error("cannot use `fetch.files_root` {}: {source}", path.display())]
+    FilesRoot {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
 }
 
 /// Why there are no bytes. `host` is the host of the picture's address, with its port where that is
-/// not the scheme's own; paths, queries and credentials are never kept.
+/// not the scheme's own, or its bucket (`s3://photos`), or the name of its file; directories, keys,
+/// queries and credentials are never kept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
     /// No address and no data.
@@ -40,8 +59,8 @@ pub enum FetchError {
     /// Longer than any server reads, or a host that no name server knows.
     #[error("the picture's url or its host name is too long")]
     UrlLength,
-    /// Another scheme than http and https.
-    #[error("the picture's url is neither http nor https")]
+    /// A scheme that is not in the table.
+    #[error("the picture's url has a scheme that is not read; use http or https")]
     Scheme,
     /// A user name or password in the URL.
     #[error("the url of the picture at `{host}` holds credentials; remove them")]
@@ -65,6 +84,39 @@ pub enum FetchError {
     #[error("`{host}` redirects from https to http, which is refused")]
     Downgrade {
         /// The redirecting host.
+        host: String,
+    },
+    /// A file, where none may be read.
+    #[error("files are not read; `fetch.files_root` names the directory to allow")]
+    FilesOff,
+    /// A file that is somewhere else, whether or not it exists.
+    #[error("the file is not below `fetch.files_root`")]
+    Outside,
+    /// An `s3://`, `gs://` or `az://` URL without a bucket, or with a key that cannot be one.
+    #[error("the picture's object url reads s3://bucket/key (or gs, az), without `.`, `..` or empty parts")]
+    ObjectUrl,
+    /// A bucket, or a part of one, that pictures may not come from.
+    #[error("`{bucket}` is not listed in `fetch.buckets`, or not this part of it")]
+    Bucket {
+        /// Its URL, without a key.
+        bucket: String,
+    },
+    /// No regular file of this name.
+    #[error("there is no file `{name}` where its path says, below `fetch.files_root`")]
+    NoFile {
+        /// The last part of its path, shortened.
+        name: String,
+    },
+    /// A file that the system withholds.
+    #[error("the file `{name}` may not be read by this process")]
+    FileRefused {
+        /// The last part of its path, shortened.
+        name: String,
+    },
+    /// Nothing in a file or an object.
+    #[error("the picture at `{host}` is empty")]
+    NoBytes {
+        /// Its bucket, or the last part of its path.
         host: String,
     },
     /// 404 or 410.
@@ -168,6 +220,12 @@ pub enum HostFailure {
     /// A body compressed in a way that was not asked for.
     #[error("its body is compressed by something else than gzip or deflate")]
     Encoding,
+    /// The object store, or what gives out its credentials.
+    #[error("the object store does not deliver")]
+    Store,
+    /// Its storage.
+    #[error("it cannot be read now")]
+    Read,
     /// A success without a body.
     #[error("empty body")]
     EmptyBody,
@@ -177,16 +235,19 @@ impl FetchError {
     /// What the caller is told.
     pub fn kind(&self) -> ItemErrorKind {
         match self {
-            Self::Empty => ItemErrorKind::EmptyImage,
+            Self::Empty | Self::NoBytes { .. } => ItemErrorKind::EmptyImage,
             Self::DataUri | Self::Base64(_) => ItemErrorKind::InvalidBase64,
-            Self::Url(_) | Self::UrlLength | Self::Scheme | Self::Credentials { .. } => {
+            Self::Url(_) | Self::UrlLength | Self::Scheme | Self::Credentials { .. } | Self::ObjectUrl => {
                 ItemErrorKind::InvalidUrl
             }
-            Self::Blocked { .. } | Self::ClosedHost { .. } | Self::Downgrade { .. } => {
-                ItemErrorKind::BlockedAddress
-            }
-            Self::NotFound { .. } => ItemErrorKind::NotFound,
-            Self::Refused { .. } => ItemErrorKind::Forbidden,
+            Self::Blocked { .. }
+            | Self::ClosedHost { .. }
+            | Self::Downgrade { .. }
+            | Self::FilesOff
+            | Self::Outside
+            | Self::Bucket { .. } => ItemErrorKind::BlockedAddress,
+            Self::NotFound { .. } | Self::NoFile { .. } => ItemErrorKind::NotFound,
+            Self::Refused { .. } | Self::FileRefused { .. } => ItemErrorKind::Forbidden,
             Self::TooLarge { .. } => ItemErrorKind::TooLarge,
             Self::ConnectTimeout { .. }
             | Self::FirstByteTimeout { .. }
@@ -208,6 +269,8 @@ impl FetchError {
             | HostFailure::Location
             | HostFailure::Encoding
             | HostFailure::EmptyBody => false,
+            // The client of the object store has tried again by itself, and a disk that fails takes longer.
+            HostFailure::Store | HostFailure::Read => false,
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant as Moment};
 
+use futures_util::future::BoxFuture;
 use reqwest::dns::Resolve;
 use tokio::time::{Instant, sleep, timeout_at};
 use url::Url;
@@ -20,7 +21,7 @@ use super::hosts::Hosts;
 use super::memory::{Known, Memory, UrlKey};
 use super::places::Places;
 use super::resolve::{GuardedNames, SystemNames};
-use super::{FetchError, FetchSetupError, Fetched};
+use super::{FetchError, FetchSetupError, Fetched, Source};
 use crate::config::FetchConfig;
 use crate::domain::{ContentDigest, Fault};
 use crate::telemetry::Metrics;
@@ -88,19 +89,12 @@ impl Downloads {
         Ok(Self { inner: Arc::new(inner), flights: Flights::new() })
     }
 
-    /// The digest of the file that `text`, a URL, last led to.
-    pub(super) fn recall(&self, text: &str) -> Option<ContentDigest> {
-        let url = self.inner.parse(text).ok()?;
-        let known = self.inner.memory.recall(&UrlKey::of(&url), Moment::now()).ok().flatten();
-        known.map(|known| known.digest)
-    }
-
     /// What is behind `text`, an http(s) URL, after at most `max_redirects` redirects; nothing is brought that is
     /// `held` already.
     ///
     /// # Cancel safety
     /// Others who ask for the same at that moment still get it.
-    pub(super) async fn get(&self, text: &str, held: Option<ContentDigest>) -> Result<Fetched, FetchError> {
+    async fn get(&self, text: &str, held: Option<ContentDigest>) -> Result<Fetched, FetchError> {
         let url = self.inner.parse(text)?;
         let (key, now) = (UrlKey::of(&url), Moment::now());
         let known = match self.inner.memory.recall(&key, now) {
@@ -123,6 +117,22 @@ impl Downloads {
             self.inner.count("joined");
         }
         result
+    }
+}
+
+impl Source for Downloads {
+    fn fetch<'a>(
+        &'a self,
+        address: &'a str,
+        held: Option<ContentDigest>,
+    ) -> BoxFuture<'a, Result<Fetched, FetchError>> {
+        Box::pin(self.get(address, held))
+    }
+
+    fn recall(&self, address: &str) -> Option<ContentDigest> {
+        let url = self.inner.parse(address).ok()?;
+        let known = self.inner.memory.recall(&UrlKey::of(&url), Moment::now()).ok().flatten();
+        known.map(|known| known.digest)
     }
 }
 

@@ -1,12 +1,16 @@
-//! From where a picture is to its encoded bytes: passed through, decoded from text, or downloaded.
+//! From where a picture is to its encoded bytes: passed through, decoded from text, or fetched.
 //!
-//! `data_url` reads data URIs and base64, `http` downloads, `hop` and `hosts` decide which hosts a download may ask, and
-//! `guard` which addresses it may reach. Whether the bytes are a picture is for `imaging` to find out.
+//! `data_url` reads data URIs and base64. What is elsewhere has an address, and the scheme table says whose it is:
+//! `http` downloads, `files` reads below one directory, `buckets` from object stores. `hop` and `hosts` decide which
+//! hosts a download may ask, and `guard` which addresses it may reach. Whether the bytes are a picture is for `imaging`
+//! to find out.
 
 mod body;
+mod buckets;
 mod client;
 mod data_url;
 mod error;
+mod files;
 mod flights;
 mod freshness;
 mod guard;
@@ -22,14 +26,32 @@ mod test_server;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use url::{ParseError, Url};
 
 pub use error::{FetchError, FetchSetupError, HostFailure};
 pub use guard::{Guard, is_global};
 
-use self::http::Downloads;
+use self::{buckets::Buckets, files::Files, http::Downloads};
 use crate::config::FetchConfig;
 use crate::domain::{ContentDigest, ImageSource};
 use crate::telemetry::Metrics;
+
+/// Where pictures are fetched from. Each source bounds how much it does at once, and how long.
+trait Source: Send + Sync {
+    /// The file at `address`, which begins with a scheme of this source or with none; nothing is brought that the caller
+    /// says to hold, by the digest that [`recall`](Self::recall) gave.
+    fn fetch<'a>(
+        &'a self,
+        address: &'a str,
+        held: Option<ContentDigest>,
+    ) -> BoxFuture<'a, Result<Fetched, FetchError>>;
+
+    /// The digest of the file that `address` last led to, if this source remembers.
+    fn recall(&self, _address: &str) -> Option<ContentDigest> {
+        None
+    }
+}
 
 /// What became of an [`ImageSource`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,46 +67,70 @@ pub enum Fetched {
     Unchanged,
 }
 
+impl From<Bytes> for Fetched {
+    fn from(bytes: Bytes) -> Self {
+        Self::File { bytes, digest: None }
+    }
+}
+
 /// Turns an [`ImageSource`] into the encoded file (JPEG, PNG, ...). Cheap to clone; clones share
-/// their connections and the bound on downloads at once.
+/// their connections and the bounds on what is fetched at once.
 #[derive(Clone)]
 pub struct Fetcher {
     max_bytes: usize,
-    downloads: Downloads,
+    /// The scheme table: who reads the addresses that begin so.
+    schemes: Arc<[(&'static str, Arc<dyn Source>)]>,
+    /// Who reads paths without a scheme.
+    relative: Arc<dyn Source>,
 }
 
 impl Fetcher {
-    /// Prepares the HTTP client; reaches no host yet.
+    /// Prepares the sources; reaches no host yet.
     ///
     /// # Errors
-    /// [`FetchSetupError`] when the TLS settings or the client cannot be built.
+    /// [`FetchSetupError`] when the settings of a source cannot be used.
     pub fn new(config: &FetchConfig, metrics: Arc<Metrics>) -> Result<Self, FetchSetupError> {
-        Ok(Self { max_bytes: config.max_bytes, downloads: Downloads::new(config, metrics)? })
+        let downloads = Arc::new(Downloads::new(config, metrics)?);
+        let buckets = Arc::new(Buckets::new(config)?);
+        let files = Arc::new(Files::new(config)?);
+        let relative: Arc<dyn Source> = if files.are_on() { files.clone() } else { downloads.clone() };
+        Ok(Self {
+            max_bytes: config.max_bytes,
+            schemes: Arc::new([
+                ("http", downloads.clone()),
+                ("https", downloads),
+                ("s3", buckets.clone()),
+                ("gs", buckets.clone()),
+                ("az", buckets),
+                ("file", files),
+            ]),
+            relative,
+        })
     }
 
     /// The digest of the file that `source` last led to, if it is an address that is remembered. Whether it still does is
     /// for [`fetch_unless_held`](Self::fetch_unless_held) to say.
     pub fn recall(&self, source: &ImageSource) -> Option<ContentDigest> {
-        match source {
-            ImageSource::Url(text) => self.downloads.recall(text.trim()),
-            ImageSource::Encoded(text) if is_http(text.trim_ascii_start()) => {
-                self.downloads.recall(&String::from_utf8_lossy(text.trim_ascii()))
-            }
-            ImageSource::Encoded(_) | ImageSource::Bytes(_) => None,
-        }
+        let (text, is_url) = match source {
+            ImageSource::Url(text) => (text.trim().as_bytes(), true),
+            ImageSource::Encoded(text) => (text.trim_ascii(), false),
+            ImageSource::Bytes(_) => return None,
+        };
+        let place = self.place(text, is_url).ok()??;
+        place.recall(&String::from_utf8_lossy(text))
     }
 
     /// The encoded bytes behind `source`: at least one, at most `fetch.max_bytes`.
     ///
     /// Goes by what the text is rather than by what its variant promises, since callers put
     /// addresses and data URIs into the same field. A wait for one of the `fetch.max_concurrent`
-    /// downloads does not count against `fetch.timeout_ms`.
+    /// places does not count against `fetch.timeout_ms`.
     ///
     /// # Errors
     /// [`FetchError`], whose [`kind`](FetchError::kind) says what to tell the caller.
     ///
     /// # Cancel safety
-    /// Dropping the future closes the connection and frees its place among the downloads.
+    /// Dropping the future closes the connection and frees its place; a file is read to its end.
     pub async fn fetch(&self, source: ImageSource) -> Result<Bytes, FetchError> {
         match self.fetch_unless_held(source, None).await? {
             Fetched::File { bytes, .. } => Ok(bytes),
@@ -112,32 +158,38 @@ impl Fetcher {
         };
         text.truncate(text.trim_ascii_end().len());
         text.advance(text.len() - text.trim_ascii_start().len());
-        if has_scheme(&text, "data:") {
+        if has_scheme(&text, "data") {
             text.advance("data:".len());
             data_url::decode_data_uri(text, self.max_bytes).map(Fetched::from)
         } else if text.is_empty() {
             Err(FetchError::Empty)
-        } else if is_url || is_http(&text) {
-            self.downloads.get(&String::from_utf8_lossy(&text), held).await
+        } else if let Some(place) = self.place(&text, is_url)? {
+            place.fetch(&String::from_utf8_lossy(&text), held).await
         } else {
             data_url::decode_base64(text, self.max_bytes).map(Fetched::from)
         }
     }
-}
 
-impl From<Bytes> for Fetched {
-    fn from(bytes: Bytes) -> Self {
-        Self::File { bytes, digest: None }
+    /// Who reads `text` if it is an address: by its scheme, or as a path where an address is expected.
+    fn place(&self, text: &[u8], is_url: bool) -> Result<Option<&dyn Source>, FetchError> {
+        // Base64 has no colon, so a scheme is never mistaken.
+        if let Some((_, source)) = self.schemes.iter().find(|(scheme, _)| has_scheme(text, scheme)) {
+            return Ok(Some(&**source));
+        }
+
+        match is_url.then(|| Url::parse(&String::from_utf8_lossy(text))) {
+            None => Ok(None),
+            Some(Err(ParseError::RelativeUrlWithoutBase)) => Ok(Some(&*self.relative)),
+            Some(Err(error)) => Err(error.into()),
+            Some(Ok(_)) => Err(FetchError::Scheme),
+        }
     }
 }
 
-fn is_http(text: &[u8]) -> bool {
-    has_scheme(text, "http://") || has_scheme(text, "https://")
-}
-
-/// Whether `text` begins with `scheme`, in whatever case.
+/// Whether `text` begins with `scheme`, in whatever case, and a colon.
 fn has_scheme(text: &[u8], scheme: &str) -> bool {
     text.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme.as_bytes()))
+        && text.get(scheme.len()) == Some(&b':')
 }
 
 #[cfg(test)]
@@ -174,6 +226,8 @@ mod tests {
             ("ftp://example.com/a.png", Err(InvalidBase64), Err(InvalidUrl)),
             ("http://", Err(InvalidUrl), Err(InvalidUrl)),
             ("http://10.0.0.1/a.png", Err(BlockedAddress), Err(BlockedAddress)),
+            ("file:///etc/hostname", Err(BlockedAddress), Err(BlockedAddress)),
+            ("pictures/a.png", Err(InvalidBase64), Err(InvalidUrl)),
             ("é", Err(InvalidBase64), Err(InvalidUrl)),
         ] {
             assert_eq!(fetched(ImageSource::Encoded(text.into())).await, as_encoded, "encoded {text:?}");

@@ -34,6 +34,7 @@ const KEPT_IN: &[(&str, &[&str])] = &[
     ("tch", &["model", "runtime"]),
     ("reqwest", &["fetch", "hub", "load", "cli"]),
     ("hf_hub", &["hub"]),
+    ("object_store", &["fetch"]),
     ("mozjpeg", &["imaging"]),
     ("tokenizers", &["text"]),
     ("moka", &["cache"]),
