@@ -348,7 +348,7 @@ async fn relative_paths_are_below_the_base() {
     assert_eq!(get_with(based.clone(), "/b.png").await, Ok(Bytes::from_static(b"other")));
     assert_eq!(get_with(based.clone(), &server.url("/b.png")).await, Ok(Bytes::from_static(b"other")));
     assert_eq!(kind(get_with(based.clone(), "//10.0.0.1/a.png").await), BlockedAddress);
-    assert_eq!(kind(get_with(based, "file:///etc/passwd").await), InvalidUrl);
+    assert_eq!(kind(get_with(based, "file:///etc/passwd").await), BlockedAddress);
     assert_eq!(kind(get("a.png").await), InvalidUrl);
 }
 
