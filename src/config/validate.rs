@@ -50,6 +50,8 @@ impl Config {
             return Err(out_of_range("hub.endpoint", endpoint, "must be an http(s) address".into()));
         }
         at_least("image.max_pixels", image.max_pixels, 1)?;
+        at_least("image.max_memory_bytes", image.max_memory_bytes, 1 << 20)?;
+        at_least("image.timeout_ms", image.timeout_ms, 1)?;
         at_most("image.threads", image.threads, MAX_THREADS)?;
 
         at_least("fetch.connect_timeout_ms", fetch.connect_timeout_ms, 1)?;
