@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use sidelens::{
     cache::{CacheKey, CachedVector, VectorCache},
     config::CacheConfig,
-    domain::{Background, ContentDigest, Decode},
+    domain::{Background, ContentDigest, Decode, Icc},
     telemetry::Metrics,
 };
 use tokio::{runtime, task::yield_now};
@@ -32,7 +32,7 @@ pub fn bench(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let file = ContentDigest::of(black_box(&encoded));
-                CacheKey::image("model", Decode::Fast, Background::WHITE, &file)
+                CacheKey::image("model", Decode::Fast, Background::WHITE, Icc::Ignore, &file)
             });
         });
     }

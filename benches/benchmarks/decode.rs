@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput};
 use image::{Rgb, RgbImage};
 use sidelens::{
-    domain::{Background, Decode, Filter, ImageSpec, Resize},
+    domain::{Decode, Filter, ImageSpec, Resize},
     imaging::{ImagingOptions, prepare},
 };
 
@@ -61,7 +61,7 @@ pub fn bench(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     for (name, encoded) in pictures {
         for decode in [Decode::Fast, Decode::Exact] {
-            let options = ImagingOptions { decode, background: Background::WHITE, max_pixels: 50_000_000 };
+            let options = ImagingOptions { decode, ..ImagingOptions::REFERENCE };
             group.bench_function(format!("{name}, {}", decode.as_str()), |bencher| {
                 bencher.iter(|| prepare(black_box(encoded), &spec, &options).expect("a readable picture"));
             });

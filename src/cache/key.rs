@@ -1,6 +1,6 @@
 //! What makes two inputs the same.
 
-use crate::domain::{Background, ContentDigest, Decode, Modality};
+use crate::domain::{Background, ContentDigest, Decode, Icc, Modality};
 
 /// A digest over the model, the preprocessing and the content of one input. Equal keys mean equal vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,9 +16,16 @@ impl CacheKey {
     }
 
     /// The key of an encoded picture.
-    pub fn image(fingerprint: &str, decode: Decode, background: Background, file: &ContentDigest) -> Self {
+    pub fn image(
+        fingerprint: &str,
+        decode: Decode,
+        background: Background,
+        icc: Icc,
+        file: &ContentDigest,
+    ) -> Self {
         let background = String::from(background);
-        let circumstances = [fingerprint, Modality::Image.as_str(), decode.as_str(), &background];
+        let circumstances =
+            [fingerprint, Modality::Image.as_str(), decode.as_str(), &background, icc.as_str()];
         Self::digest(&circumstances.map(str::as_bytes), file.as_bytes())
     }
 
@@ -38,8 +45,11 @@ mod tests {
 
     #[test]
     fn everything_that_changes_the_vector_changes_the_key() {
-        let image = |fingerprint, decode, background, file: &[u8]| {
-            CacheKey::image(fingerprint, decode, background, &ContentDigest::of(file))
+        let profiled = |fingerprint, decode, background, icc, file: &[u8]| {
+            CacheKey::image(fingerprint, decode, background, icc, &ContentDigest::of(file))
+        };
+        let image = |fingerprint, decode, background, file| {
+            profiled(fingerprint, decode, background, Icc::Ignore, file)
         };
         let keys = [
             CacheKey::text("a", "bc"),
@@ -48,6 +58,7 @@ mod tests {
             image("a", Decode::Exact, Background::WHITE, b"bc"),
             image("a", Decode::Fast, Background::None, b"bc"),
             image("a", Decode::Fast, Background::WHITE, b"bd"),
+            profiled("a", Decode::Fast, Background::WHITE, Icc::Srgb, b"bc"),
         ];
         let distinct: std::collections::HashSet<_> = keys.iter().collect();
         assert_eq!(distinct.len(), keys.len());

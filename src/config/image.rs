@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Background, Decode};
+use crate::domain::{Background, Decode, Icc};
 
 /// How pictures are decoded, and how large they may be.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -12,8 +12,14 @@ pub struct ImageConfig {
     pub decode: Decode,
     /// What shows through transparent pixels.
     pub background: Background,
+    /// What happens to embedded colour profiles.
+    pub icc: Icc,
     /// Most pixels of a picture, checked in its header.
     pub max_pixels: u64,
+    /// Most bytes of memory that decoding one picture may take, reckoned from its header.
+    pub max_memory_bytes: u64,
+    /// Milliseconds of CPU time that decoding one picture may take.
+    pub timeout_ms: u64,
     /// Pictures decoded and texts tokenised at once; 0 means one per core.
     pub threads: usize,
 }

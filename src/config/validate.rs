@@ -47,6 +47,8 @@ impl Config {
         }
         http_or_empty("hub.endpoint", &hub.endpoint)?;
         at_least("image.max_pixels", image.max_pixels, 1)?;
+        at_least("image.max_memory_bytes", image.max_memory_bytes, 1 << 20)?;
+        at_least("image.timeout_ms", image.timeout_ms, 1)?;
         at_most("image.threads", image.threads, MAX_THREADS)?;
 
         fetch.validate()?;

@@ -19,6 +19,6 @@ pub use input::{Content, EmbedInput, EmbedRequest, EmbedResponse, ImageSource, I
 pub use lane::{Lane, Lanes};
 pub use prepared::{Modality, Pixels, Prepared, Tokens};
 pub use spec::{
-    Background, CleanUp, Decode, Filter, ImageSpec, ModelSpec, Pooling, Poolings, Prompts, Resize, TextSpec,
-    TokenizerFile,
+    Background, CleanUp, Decode, Filter, Icc, ImageSpec, ModelSpec, Pooling, Poolings, Prompts, Resize,
+    TextSpec, TokenizerFile,
 };

@@ -194,6 +194,26 @@ impl Decode {
     }
 }
 
+/// What happens to the colour profile that a picture carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Icc {
+    /// It is passed over, as the Python reference does.
+    Ignore,
+    /// Colours are converted to sRGB by it.
+    Srgb,
+}
+
+impl Icc {
+    /// As it stands in the settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ignore => "ignore",
+            Self::Srgb => "srgb",
+        }
+    }
+}
+
 /// How a text becomes the text tower's input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextSpec {

@@ -77,12 +77,13 @@ impl Shared {
     /// # Errors
     /// [`EmbedderSetupError::Thread`].
     pub fn new(config: &Config, fetcher: Fetcher, metrics: Arc<Metrics>) -> Result<Self, EmbedderSetupError> {
-        let ImageConfig { decode, background, max_pixels, threads } = config.image;
+        let ImageConfig { decode, background, icc, max_pixels, max_memory_bytes, timeout_ms, threads } =
+            config.image;
         Ok(Self {
             fetcher,
             cache: VectorCache::new(&config.cache, metrics.clone()),
             pool: Arc::new(PreparePool::new(threads)?),
-            imaging: ImagingOptions { decode, background, max_pixels },
+            imaging: ImagingOptions { decode, background, icc, max_pixels, max_memory_bytes, timeout_ms },
             failures: Arc::new(Failures::new()),
             metrics,
         })

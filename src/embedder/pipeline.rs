@@ -213,8 +213,8 @@ impl Pipeline {
     }
 
     fn image_key(&self, file: &ContentDigest) -> CacheKey {
-        let ImagingOptions { decode, background, .. } = self.imaging;
-        CacheKey::image(&self.fingerprint, decode, background, file)
+        let ImagingOptions { decode, background, icc, .. } = self.imaging;
+        CacheKey::image(&self.fingerprint, decode, background, icc, file)
     }
 
     async fn decode(&self, encoded: Bytes, spec: &ImageSpec, lane: Lane) -> Result<Prepared, PartError> {

@@ -1,17 +1,17 @@
-//! Tells formats apart by their first bytes and decodes them to 8 bits per sample.
+//! Decodes to 8 bits per sample.
 //!
-//! JPEG goes to libjpeg (`jpeg.rs`), the rest to the `image` crate, which agrees with Pillow bit for bit. Where
-//! Pillow's reading of 16-bit samples is sound it is followed (colour: the high byte); where it turns almost
-//! everything white (gray) the samples are rounded to 8 bits instead.
-
-use std::io::Cursor;
+//! JPEG goes to libjpeg (`jpeg.rs`), AVIF to rav1d (`avif.rs`), the rest to the `image` crate, which agrees with
+//! Pillow bit for bit. Where Pillow's reading of 16-bit samples is sound it is followed (colour: the high byte); where
+//! it turns almost everything white (gray) the samples are rounded to 8 bits instead.
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, ImageReader};
 
 use super::crop::Size;
-use super::{ImagingError, jpeg};
-use crate::domain::Resize;
+use super::limits::{Limits, Paced};
+use super::sniff::{Format, sniff};
+use super::{ImagingError, avif, icc, jpeg};
+use crate::domain::{Icc, Resize};
 
 /// A picture's first frame, on its full canvas, not yet upright.
 pub(super) struct Decoded {
@@ -27,86 +27,84 @@ pub(super) struct Decoded {
 /// Decodes the first frame. With `reduce_for` it may come smaller, but in no side below what that resize asks for.
 ///
 /// # Errors
-/// Any [`ImagingError`] but `ResizedTooLarge`. The size is checked before pixels are allocated.
+/// Any [`ImagingError`] but `ResizedTooLarge`. Size and memory are checked before pixels are allocated.
 pub(super) fn decode(
     encoded: &[u8],
-    max_pixels: u64,
+    limits: Limits,
+    icc: Icc,
     reduce_for: Option<Resize>,
 ) -> Result<Decoded, ImagingError> {
     if encoded.is_empty() {
         return Err(ImagingError::Empty);
     }
-    let (format, name) = match image::guess_format(encoded) {
-        Ok(ImageFormat::Jpeg) => return jpeg::decode(encoded, max_pixels, reduce_for),
-        Ok(ImageFormat::Png) => (ImageFormat::Png, "PNG"),
-        Ok(ImageFormat::Gif) => (ImageFormat::Gif, "GIF"),
-        Ok(ImageFormat::Bmp) => (ImageFormat::Bmp, "BMP"),
-        Ok(ImageFormat::WebP) => (ImageFormat::WebP, "WebP"),
-        Ok(ImageFormat::Tiff) => (ImageFormat::Tiff, "TIFF"),
-        _ => return Err(ImagingError::UnknownFormat { found: name_of_other(encoded) }),
-    };
-    let failed = |error| failure(error, name, max_pixels);
-    let mut reader = ImageReader::with_format(Cursor::new(encoded), format);
-    let mut limits = Limits::no_limits();
-    // The widest pixel has 16 bytes (a float RGBA TIFF); the rest is for the decoders' own buffers.
-    limits.max_alloc = Some(max_pixels.saturating_mul(16).saturating_add(16 << 20));
-    reader.limits(limits);
+    match sniff(encoded) {
+        Ok(Format::Jpeg) => jpeg::decode(encoded, limits, icc, reduce_for),
+        Ok(Format::Avif) => avif::decode(encoded, limits, icc),
+        Ok(Format::Other(format, name)) => other(encoded, format, name, limits, icc),
+        Err(found) => Err(ImagingError::UnknownFormat { found }),
+    }
+}
+
+fn other(
+    encoded: &[u8],
+    format: ImageFormat,
+    name: &'static str,
+    limits: Limits,
+    icc: Icc,
+) -> Result<Decoded, ImagingError> {
+    let failed = |error| limits.check_time(name).err().unwrap_or_else(|| failure(error, name, &limits));
+    let mut reader = ImageReader::with_format(Paced::new(encoded, limits), format);
+    let mut own_limits = image::Limits::no_limits();
+    own_limits.max_alloc = Some(limits.max_memory_bytes);
+    reader.limits(own_limits.clone());
     let mut decoder = reader.into_decoder().map_err(failed)?;
     let (width, height) = decoder.dimensions();
-    check_size(name, width.into(), height.into(), max_pixels)?;
+    limits.check_size(name, width.into(), height.into())?;
+    let pixels = u64::from(width) * u64::from(height);
+    let frame = decoder.total_bytes();
+    limits.check_memory(
+        name,
+        frame.saturating_add(pixels.saturating_mul(beside_frame(format, encoded, frame / pixels))),
+    )?;
+    own_limits.max_alloc = Some(limits.max_memory_bytes - frame);
+    decoder.set_limits(own_limits).map_err(failed)?;
     // Unreadable metadata does not spoil readable pixels.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let image = DynamicImage::from_decoder(decoder).map_err(failed)?;
-    let full = Size { width: width as usize, height: height as usize };
-    Ok(Decoded { image: to_8_bit(image), orientation, full, step: 1 })
-}
-
-/// Refuses a size that a header claims.
-pub(super) fn check_size(
-    format: &'static str,
-    width: u64,
-    height: u64,
-    max_pixels: u64,
-) -> Result<(), ImagingError> {
-    match width.saturating_mul(height) {
-        0 => Err(ImagingError::Corrupt { format, detail: format!("its size is {width}x{height}") }),
-        pixels if pixels > max_pixels => {
-            Err(ImagingError::TooManyPixels { width, height, limit: max_pixels })
-        }
-        _ => Ok(()),
+    let profile = match icc {
+        Icc::Ignore => None,
+        Icc::Srgb => decoder.icc_profile().ok().flatten(),
+    };
+    let mut image = to_8_bit(DynamicImage::from_decoder(decoder).map_err(failed)?);
+    limits.check_time(name)?;
+    if let Some(profile) = profile {
+        image = icc::to_srgb(image, &profile);
     }
+    let full = Size { width: width as usize, height: height as usize };
+    Ok(Decoded { image, orientation, full, step: 1 })
 }
 
-fn failure(error: ImageError, format: &'static str, max_pixels: u64) -> ImagingError {
+/// Bytes per pixel beside the decoded frame, at the worst moment: a decoder's own, or what is made of the frame
+/// afterwards (8 bits, RGB, turned).
+fn beside_frame(format: ImageFormat, encoded: &[u8], bytes_per_pixel: u64) -> u64 {
+    const AFTERWARDS: u64 = 4;
+    let own = match format {
+        // The strips, as they are stored.
+        ImageFormat::Tiff => bytes_per_pixel,
+        // The canvas, a frame and its planes.
+        ImageFormat::WebP if encoded.get(20).is_some_and(|flags| flags & 2 != 0) => 10,
+        _ => 0,
+    };
+    own.max(AFTERWARDS)
+}
+
+fn failure(error: ImageError, format: &'static str, limits: &Limits) -> ImagingError {
     match error {
         ImageError::Unsupported(error) => ImagingError::Unsupported { format, detail: error.to_string() },
-        ImageError::Limits(_) => ImagingError::TooMuchMemory { format, limit: max_pixels },
+        ImageError::Limits(_) => {
+            let limit = limits.max_memory_bytes;
+            ImagingError::TooMuchMemory { format, needed: limit.saturating_add(1), limit }
+        }
         error => ImagingError::Corrupt { format, detail: error.to_string() },
-    }
-}
-
-/// What bytes that are no readable picture look like, so that the message helps.
-fn name_of_other(encoded: &[u8]) -> &'static str {
-    if let Some([b'f', b't', b'y', b'p', brand @ ..]) = encoded.get(4..12) {
-        return match brand {
-            b"avif" | b"avis" => "an AVIF picture",
-            b"heic" | b"heix" | b"hevc" | b"hevx" | b"heim" | b"heis" | b"mif1" | b"msf1" => "a HEIC picture",
-            _ => "a video or another ISO media file",
-        };
-    }
-    if encoded.starts_with(b"%PDF") {
-        return "a PDF document";
-    }
-    let head = String::from_utf8_lossy(&encoded[..encoded.len().min(1024)]).to_ascii_lowercase();
-    let head = head.trim_start_matches('\u{feff}').trim_start();
-    if head.starts_with('<') && head.contains("<svg") {
-        "an SVG drawing"
-    } else if head.starts_with("<!doctype html") || head.starts_with("<html") {
-        "an HTML page"
-    } else if head.chars().all(|c| c != '\u{fffd}' && (!c.is_control() || c.is_whitespace())) {
-        "text"
-    } else {
-        "not a picture, or one of an unknown format"
     }
 }
 

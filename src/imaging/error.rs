@@ -9,7 +9,7 @@ pub enum ImagingError {
     #[error("the picture is empty")]
     Empty,
     /// Not one of the formats read here, told by its first bytes.
-    #[error("this is {found}; JPEG, PNG, GIF, BMP, WebP and TIFF are read")]
+    #[error("this is {found}; JPEG, PNG, GIF, BMP, WebP, TIFF and AVIF are read")]
     UnknownFormat {
         /// What it looks like, with its article.
         found: &'static str,
@@ -42,15 +42,37 @@ pub enum ImagingError {
         /// `image.max_pixels`.
         limit: u64,
     },
-    /// Decoding needs more memory than a picture of the allowed size can.
+    /// Decoding needs more memory than allowed.
     #[error(
-        "decoding the {format} file needs more memory than `image.max_pixels` {limit} allows; send a smaller picture"
+        "decoding the {format} file takes {needed} bytes or more, above `image.max_memory_bytes` {limit}; \
+         raise it or send a smaller picture"
     )]
     TooMuchMemory {
         /// The format.
         format: &'static str,
-        /// `image.max_pixels`.
+        /// What its header asks for, or the least that is too much.
+        needed: u64,
+        /// `image.max_memory_bytes`.
         limit: u64,
+    },
+    /// Decoding takes more time than allowed.
+    #[error(
+        "decoding the {format} file takes more than `image.timeout_ms` {limit_ms} of CPU time; raise it or save the \
+         picture anew"
+    )]
+    TooSlow {
+        /// The format.
+        format: &'static str,
+        /// `image.timeout_ms`.
+        limit_ms: u64,
+    },
+    /// A JPEG of so many scans that it can only be meant to take time.
+    #[error("the JPEG file has {scans} scans, above the {limit} that are read; save it anew")]
+    TooManyScans {
+        /// Scans counted, at least.
+        scans: usize,
+        /// The most.
+        limit: usize,
     },
     /// The aspect ratio is so extreme that the model's resize, which does not crop, exceeds the limit.
     #[error(
@@ -72,7 +94,8 @@ impl ImagingError {
         match self {
             Self::Empty => ItemErrorKind::EmptyImage,
             Self::UnknownFormat { .. } | Self::Unsupported { .. } => ItemErrorKind::NotAnImage,
-            Self::Corrupt { .. } => ItemErrorKind::Corrupt,
+            // Final, unlike `timeout`: CPU time is the picture's own, so a second try takes as long.
+            Self::Corrupt { .. } | Self::TooSlow { .. } | Self::TooManyScans { .. } => ItemErrorKind::Corrupt,
             Self::TooManyPixels { .. } | Self::TooMuchMemory { .. } | Self::ResizedTooLarge { .. } => {
                 ItemErrorKind::TooManyPixels
             }

@@ -3,19 +3,20 @@
 //! Where a reduction is allowed, the inverse DCT gives 4x4, 2x2 or 1x1 samples for a block of 8x8, and all that
 //! follows has a quarter of the work or less.
 //!
-//! libjpeg reports errors by unwinding; they are caught here and become [`ImagingError`]s.
+//! The file is handed to libjpeg in pieces, so that it can be stopped. It reports errors by unwinding; they are caught here and become [`ImagingError`]s.
 
 use std::io::{self, BufRead, Read};
 use std::panic;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, RgbImage};
-use mozjpeg::{ColorSpace, DctMethod, Decompress, Marker};
+use mozjpeg::{ColorSpace, CompInfo, DctMethod, Decompress, Marker};
 
 use super::crop::Size;
-use super::decode::{Decoded, check_size};
-use super::{ImagingError, orient, resample};
-use crate::domain::Resize;
+use super::decode::Decoded;
+use super::limits::{Limits, Paced};
+use super::{ImagingError, icc, orient, resample, scans};
+use crate::domain::{Icc, Resize};
 
 const FORMAT: &str = "JPEG";
 
@@ -27,27 +28,39 @@ const UNWOUND: &str = "libjpeg fatal error: ";
 /// # Errors
 /// [`ImagingError::Corrupt`] also for a file without its end marker, which Pillow refuses too;
 /// [`ImagingError::Unsupported`] for 12-bit, arithmetic-coded or lossless files;
-/// [`ImagingError::TooManyPixels`] before anything of the picture's size is allocated.
+/// [`ImagingError::TooManyPixels`] and [`ImagingError::TooMuchMemory`] before anything of the picture's size is
+/// allocated; [`ImagingError::TooManyScans`]; [`ImagingError::TooSlow`].
 pub(super) fn decode(
     encoded: &[u8],
-    max_pixels: u64,
+    limits: Limits,
+    icc: Icc,
     reduce_for: Option<Resize>,
 ) -> Result<Decoded, ImagingError> {
-    panic::catch_unwind(|| read(encoded, max_pixels, reduce_for)).unwrap_or_else(|payload| {
+    let keeps_coefficients = scans::keeps_coefficients(encoded)?;
+    let reading = || read(encoded, limits, icc, keeps_coefficients, reduce_for);
+    panic::catch_unwind(reading).unwrap_or_else(|payload| {
         match payload.downcast_ref::<String>().and_then(|message| message.strip_prefix(UNWOUND)) {
-            Some(message) => Err(failure(message)),
+            Some(message) => Err(limits.check_time(FORMAT).err().unwrap_or_else(|| failure(message))),
             None => panic::resume_unwind(payload),
         }
     })
 }
 
-fn read(encoded: &[u8], max_pixels: u64, reduce_for: Option<Resize>) -> Result<Decoded, ImagingError> {
-    let failed = |error: io::Error| failure(&error.to_string());
-    let markers = [Marker::APP(1)];
-    let mut decoder =
-        Decompress::builder().with_markers(&markers).from_reader(Whole(encoded)).map_err(failed)?;
+fn read(
+    encoded: &[u8],
+    limits: Limits,
+    icc: Icc,
+    keeps_coefficients: bool,
+    reduce_for: Option<Resize>,
+) -> Result<Decoded, ImagingError> {
+    let failed =
+        |error: io::Error| limits.check_time(FORMAT).err().unwrap_or_else(|| failure(&error.to_string()));
+    let markers = [Marker::APP(1), Marker::APP(2)];
+    let markers = if icc == Icc::Ignore { &markers[..1] } else { &markers };
+    let whole = Whole(Paced::new(encoded, limits));
+    let mut decoder = Decompress::builder().with_markers(markers).from_reader(whole).map_err(failed)?;
     let (columns, rows) = decoder.size();
-    check_size(FORMAT, columns as u64, rows as u64, max_pixels)?;
+    limits.check_size(FORMAT, columns as u64, rows as u64)?;
     let full = Size { width: columns, height: rows };
     let orientation = decoder
         .markers()
@@ -63,16 +76,43 @@ fn read(encoded: &[u8], max_pixels: u64, reduce_for: Option<Resize>) -> Result<D
         4 => (ColorSpace::JCS_CMYK, 4),
         n => return Err(failure(&format!("Unsupported number of components {n}"))),
     };
+    let profile = match icc {
+        Icc::Ignore => None,
+        Icc::Srgb => icc::from_jpeg(decoder.markers().map(|marker| marker.data)),
+    };
+    let coefficients = if keeps_coefficients { coefficient_bytes(decoder.components()) } else { 0 };
+    let pixels = (columns.div_ceil(step) * rows.div_ceil(step)) as u64;
+    // What is made of the samples afterwards (RGB, turned, another profile's) is made without the coefficients.
+    limits.check_memory(FORMAT, pixels * components + coefficients.max(pixels * 4))?;
     let mut started = decoder.to_colorspace(space).map_err(failed)?;
     let (width, height) = (started.width() as u32, started.height() as u32);
     let samples = started.read_scanlines::<u8>().map_err(failed)?;
     started.finish().map_err(failed)?;
+    limits.check_time(FORMAT)?;
     let image = match components {
         1 => GrayImage::from_raw(width, height, samples).map(DynamicImage::from),
         3 => RgbImage::from_raw(width, height, samples).map(DynamicImage::from),
-        _ => RgbImage::from_raw(width, height, cmyk_to_rgb(&samples)).map(DynamicImage::from),
+        _ => {
+            let samples = cmyk_to_rgb(samples, profile.as_deref());
+            RgbImage::from_raw(width, height, samples).map(DynamicImage::from)
+        }
     };
-    Ok(Decoded { image: image.expect("libjpeg filled every row"), orientation, full, step })
+    let mut image = image.expect("libjpeg filled every row");
+    if let Some(profile) = profile.filter(|_| components != 4) {
+        image = icc::to_srgb(image, &profile);
+    }
+    Ok(Decoded { image, orientation, full, step })
+}
+
+/// What libjpeg keeps of a progressive picture: two bytes for each of a block's 64 coefficients. The last blocks of a
+/// row may be padding.
+fn coefficient_bytes(components: &[CompInfo]) -> u64 {
+    let blocks = |component: &CompInfo| {
+        let padded = |blocks: u32, factor: i32| u64::from(blocks) + factor.unsigned_abs() as u64;
+        padded(component.width_in_blocks, component.h_samp_factor)
+            * padded(component.height_in_blocks, component.v_samp_factor)
+    };
+    components.iter().map(blocks).sum::<u64>() * 64 * 2
 }
 
 /// How many times the resize's size a reduced picture must at least have. Chosen by the
@@ -105,8 +145,16 @@ fn failure(message: &str) -> ImagingError {
     }
 }
 
-/// Converts as Pillow does: samples are stored inverted (Adobe's habit, assumed always), no colour management.
-fn cmyk_to_rgb(inverted: &[u8]) -> Vec<u8> {
+/// By the profile, or as Pillow does without colour management. Samples are stored inverted (Adobe's habit, assumed
+/// always).
+fn cmyk_to_rgb(mut inverted: Vec<u8>, profile: Option<&[u8]>) -> Vec<u8> {
+    if let Some(profile) = profile {
+        inverted.iter_mut().for_each(|sample| *sample = !*sample);
+        if let Some(rgb) = icc::cmyk_to_srgb(&inverted, profile) {
+            return rgb;
+        }
+        inverted.iter_mut().for_each(|sample| *sample = !*sample);
+    }
     let ink = |stored: u8, light: u32| {
         let t = u32::from(255 - stored) * light + 128;
         light.saturating_sub(((t >> 8) + t) >> 8) as u8
@@ -122,15 +170,18 @@ fn cmyk_to_rgb(inverted: &[u8]) -> Vec<u8> {
 
 /// The file, whose end is an error: at a mere end of input libjpeg would invent an end marker and paint the
 /// missing part gray.
-struct Whole<'a>(&'a [u8]);
+struct Whole<'a>(Paced<'a>);
 
 impl BufRead for Whole<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.0.is_empty() { Err(io::Error::other("the file is over")) } else { Ok(self.0) }
+        match self.0.fill_buf()? {
+            [] => Err(io::Error::other("the file is over")),
+            piece => Ok(piece),
+        }
     }
 
     fn consume(&mut self, n: usize) {
-        self.0 = &self.0[n..];
+        self.0.consume(n);
     }
 }
 
@@ -143,6 +194,7 @@ impl Read for Whole<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::imaging::ImagingOptions;
 
     const PHOTO: &[u8] = include_bytes!("../../tests/fixtures/images/photo_422_odd.jpg");
 
@@ -154,14 +206,19 @@ mod tests {
     /// At full size, and at 1/8.
     const REDUCTIONS: [Option<Resize>; 2] = [None, Some(Resize::ShortestEdge(6))];
 
+    fn decode(file: &[u8], reduce_for: Option<Resize>) -> Result<Decoded, ImagingError> {
+        let options = ImagingOptions { max_pixels: 1 << 20, ..ImagingOptions::REFERENCE };
+        super::decode(file, Limits::begin(&options), Icc::Ignore, reduce_for)
+    }
+
     #[test]
     fn every_truncation_is_corrupt() {
         for reduce_for in REDUCTIONS {
             for length in [4, 20, 300, PHOTO.len() / 2, PHOTO.len() - 2, PHOTO.len() - 1] {
-                let error = decode(&PHOTO[..length], 1 << 20, reduce_for).err().unwrap();
+                let error = decode(&PHOTO[..length], reduce_for).err().unwrap();
                 assert!(matches!(error, ImagingError::Corrupt { .. }), "{length}: {error}");
             }
-            let whole = decode(PHOTO, 1 << 20, reduce_for).ok().unwrap();
+            let whole = decode(PHOTO, reduce_for).ok().unwrap();
             assert_eq!(whole.step, if reduce_for.is_some() { 8 } else { 1 });
             assert_eq!(whole.image.width() as usize, whole.full.width.div_ceil(whole.step));
             assert_eq!(whole.image.height() as usize, whole.full.height.div_ceil(whole.step));
@@ -191,7 +248,7 @@ mod tests {
     fn twelve_bits_are_refused_clearly() {
         let mut file = PHOTO.to_vec();
         file[frame_header()] = 12;
-        let error = decode(&file, 1 << 20, None).err().unwrap();
+        let error = decode(&file, None).err().unwrap();
         assert!(
             matches!(error, ImagingError::Unsupported { .. }) && error.to_string().contains("12"),
             "{error}"
@@ -203,7 +260,7 @@ mod tests {
         let mut file = PHOTO.to_vec();
         file[frame_header() + 1..frame_header() + 5].copy_from_slice(&[0xea, 0x60, 0xea, 0x60]);
         for reduce_for in REDUCTIONS {
-            let error = decode(&file, 1 << 20, reduce_for).err().unwrap();
+            let error = decode(&file, reduce_for).err().unwrap();
             assert_eq!(error, ImagingError::TooManyPixels { width: 60000, height: 60000, limit: 1 << 20 });
         }
     }

@@ -5,19 +5,29 @@
 //! normalisation are left to the device, fetching and base64 to the rooms before this one.
 //!
 //! libjpeg's errors unwind and are caught in `jpeg.rs`. A panic of another decoder is not: the caller runs
-//! this room behind its own `catch_unwind`.
+//! this room behind its own `catch_unwind`. Of rav1d none may come: see `avif.rs`.
 
 mod alpha;
+mod avif;
 mod crop;
 mod decode;
 mod error;
+#[cfg(test)]
+mod format_tests;
+mod icc;
 mod jpeg;
+mod limits;
 mod orient;
 mod resample;
+mod scans;
+mod sniff;
 #[cfg(test)]
 mod tests;
+mod yuv;
 
-use crate::domain::{Background, Decode, ImageSpec, Pixels};
+use crate::domain::{Background, Decode, Icc, ImageSpec, Pixels};
+
+use limits::Limits;
 
 pub use error::ImagingError;
 
@@ -28,14 +38,32 @@ pub struct ImagingOptions {
     pub decode: Decode,
     /// What shows through transparent pixels.
     pub background: Background,
+    /// What happens to embedded colour profiles.
+    pub icc: Icc,
     /// Most pixels (width times height) of a picture, checked in its header before anything is allocated.
     pub max_pixels: u64,
+    /// Most bytes that decoding a picture may take, reckoned from its header in the same way.
+    pub max_memory_bytes: u64,
+    /// Milliseconds of CPU time that decoding may take.
+    pub timeout_ms: u64,
 }
 
-/// Makes an encoded picture (JPEG, PNG, GIF, BMP, WebP or TIFF) ready for the image tower of `spec`.
+impl ImagingOptions {
+    /// To the pixel as the Python reference, within the limits of `config/default.toml`.
+    pub const REFERENCE: Self = Self {
+        decode: Decode::Exact,
+        background: Background::WHITE,
+        icc: Icc::Ignore,
+        max_pixels: 50_000_000,
+        max_memory_bytes: 512 << 20,
+        timeout_ms: 10_000,
+    };
+}
+
+/// Makes an encoded picture (JPEG, PNG, GIF, BMP, WebP, TIFF or AVIF) ready for the image tower of `spec`.
 ///
-/// Returns RGB8 `[height, width, 3]`, of the crop's size where `spec` has one, else of the resize's. Colour
-/// profiles are ignored; of an animation the first frame counts.
+/// Returns RGB8 `[height, width, 3]`, of the crop's size where `spec` has one, else of the resize's. Of an
+/// animation the first frame counts.
 ///
 /// # Errors
 /// [`ImagingError`], whose [`kind`](ImagingError::kind) says what the caller is told. All are the caller's fault.
@@ -44,7 +72,7 @@ pub fn prepare(encoded: &[u8], spec: &ImageSpec, options: &ImagingOptions) -> Re
         Decode::Fast => Some(spec.resize),
         Decode::Exact => None,
     };
-    let decoded = decode::decode(encoded, options.max_pixels, reduce_for)?;
+    let decoded = decode::decode(encoded, Limits::begin(options), options.icc, reduce_for)?;
     let (upright, grid) = orient::upright(decoded);
     let rgb = alpha::flatten(upright, options.background);
     let resized = resample::target_size(grid.full(), spec.resize);

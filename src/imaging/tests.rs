@@ -9,8 +9,7 @@ use serde::Deserialize;
 use super::*;
 use crate::domain::{Filter, ItemErrorKind, Resize};
 
-const OPTIONS: ImagingOptions =
-    ImagingOptions { decode: Decode::Exact, background: Background::WHITE, max_pixels: 50_000_000 };
+const OPTIONS: ImagingOptions = ImagingOptions::REFERENCE;
 
 const FAST: ImagingOptions = ImagingOptions { decode: Decode::Fast, ..OPTIONS };
 
@@ -134,8 +133,14 @@ fn bad_files_are_told_apart() {
 #[test]
 fn what_is_no_picture_is_named() {
     for (bytes, words) in [
-        (&b"\0\0\0\x20ftypavif\0\0\0\0"[..], "AVIF"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (
+            &b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"[..],
+            "HEIC picture, which patents keep from being read: convert",
+        ),
+        (b"\xff\x0a", "JPEG XL"),
+        (b"8BPS", "Photoshop"),
+        (b"\0\0\x01\0", "icon"),
+        (b"II*\0\x10\0\0\0CR\x02\0", "raw file"),
         (b"<?xml version=\"1.0\"?>\n<svg xmlns=\"x\"/>", "SVG"),
         (b"\xef\xbb\xbf hello", "text"),
         (b"%PDF-1.7", "PDF"),

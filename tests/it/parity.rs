@@ -198,8 +198,7 @@ fn tokens(model: &LoadedModel, texts: &[Text]) -> Vec<Prepared> {
 /// Every picture as the model eats it.
 fn pixels(model: &LoadedModel, checkpoint: &Path, images: &[Image]) -> Vec<Prepared> {
     let Some(spec) = &model.spec.image else { return Vec::new() };
-    let options =
-        ImagingOptions { decode: Decode::Exact, background: Background::WHITE, max_pixels: 50_000_000 };
+    let options = ImagingOptions::REFERENCE;
     let prepare = |image: &Image| {
         let encoded = fs::read(checkpoint.join(&image.file)).expect("readable");
         Prepared::Pixels(imaging::prepare(&encoded, spec, &options).expect("decodes"))
@@ -274,8 +273,7 @@ fn fast_vectors_stay_close_to_exact_ones() {
         for file in entries(&pictures).iter().filter(|file| file.extension().is_some_and(|e| e == "jpg")) {
             let encoded = fs::read(file).expect("readable");
             let both = [Decode::Exact, Decode::Fast].map(|decode| {
-                let options =
-                    ImagingOptions { decode, background: Background::WHITE, max_pixels: 50_000_000 };
+                let options = ImagingOptions { decode, ..ImagingOptions::REFERENCE };
                 Prepared::Pixels(imaging::prepare(&encoded, &spec, &options).expect("decodes"))
             });
             if both[0] == both[1] {
