@@ -1,11 +1,14 @@
 //! One test binary: libtorch links once, and every test shares the service in `support`.
 
+mod admin;
 mod batching;
 mod config;
+mod connections;
 #[cfg(feature = "torch")]
 mod demo;
 mod dialect;
 mod hub;
+mod keys;
 mod layering;
 mod limits;
 mod load;
@@ -14,8 +17,10 @@ mod memory;
 mod models;
 #[cfg(feature = "torch")]
 mod parity;
+mod secrets;
 #[cfg(feature = "torch")]
 mod sentence;
 mod settings;
 mod shutdown;
 mod support;
+mod tls;
