@@ -9,15 +9,8 @@
 //! Stop: the listener closes, requests under way are answered for up to `server.shutdown_timeout_s`,
 //! then the batcher and its device thread end.
 
-use std::{
-    future::Future,
-    io,
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use actix_web::dev::Server;
 use tokio::{net::TcpSocket, time::timeout};
 
 use crate::{
@@ -25,7 +18,7 @@ use crate::{
     domain::EmbedError,
     embedder::{EmbedderSetupError, Models, Shared},
     fetch::{FetchSetupError, Fetcher},
-    http::{HttpState, serve},
+    http::{FilesError, HttpState, Listeners, ServeError, Servers, serve},
     hub::{self, HubError},
     runtime::LoadedModel,
     telemetry::Metrics,
@@ -48,6 +41,9 @@ pub enum AppError {
     /// No signal handlers, no threads.
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
+    /// Keys or certificate cannot be used.
+    #[error(transparent)]
+    Files(#[from] FilesError),
     /// The model cannot be had by its name.
     #[error(transparent)]
     Hub(#[from] HubError),
@@ -79,42 +75,70 @@ impl AppError {
     }
 }
 
-/// An address that is ours, not yet open: connections are refused, and Meilisearch tries again at once.
+/// Addresses that are ours, not yet open: connections are refused, and Meilisearch tries again at once.
 pub struct Bound {
+    main: BoundSocket,
+    admin: Option<BoundSocket>,
+}
+
+struct BoundSocket {
     socket: TcpSocket,
     address: SocketAddr,
     backlog: u32,
 }
 
-/// Takes `server.listen`. Needs a tokio runtime around it.
+/// Takes `server.listen`, and `server.admin_listen` where there is one. Needs a tokio runtime around it.
 ///
 /// # Errors
 /// [`AppError::Listen`].
 pub fn bind(config: &ServerConfig) -> Result<Bound, AppError> {
-    let ServerConfig { listen: address, backlog, .. } = *config;
-    let bind = || {
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4(),
-            SocketAddr::V6(_) => TcpSocket::new_v6(),
-        }?;
-        // A restart must not wait for the old connections' minutes in TIME_WAIT.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        Ok(socket)
-    };
-    let socket = bind().map_err(|source| AppError::Listen { address, source })?;
-    Ok(Bound { socket, address, backlog })
+    let ServerConfig { listen, admin_listen, backlog, client_timeout_ms, .. } = *config;
+    let bind = |address| BoundSocket::new(address, backlog, client_timeout_ms);
+    Ok(Bound { main: bind(listen)?, admin: admin_listen.map(bind).transpose()? })
 }
 
-impl Bound {
-    /// Opens the address, with its backlog.
-    ///
-    /// # Errors
-    /// [`AppError::Listen`].
-    pub fn listen(self) -> Result<TcpListener, AppError> {
+impl BoundSocket {
+    fn new(address: SocketAddr, backlog: u32, client_timeout_ms: u64) -> Result<Self, AppError> {
+        let bind = || {
+            let socket = match address {
+                SocketAddr::V4(_) => TcpSocket::new_v4(),
+                SocketAddr::V6(_) => TcpSocket::new_v6(),
+            }?;
+            // A restart must not wait for the old connections' minutes in TIME_WAIT.
+            socket.set_reuseaddr(true)?;
+            drop_when_stuck(&socket, client_timeout_ms)?;
+            socket.bind(address)?;
+            Ok(socket)
+        };
+        let socket = bind().map_err(|source| AppError::Listen { address, source })?;
+        Ok(Self { socket, address, backlog })
+    }
+
+    fn listen(self) -> Result<std::net::TcpListener, AppError> {
         let Self { socket, address, backlog } = self;
         let listener = socket.listen(backlog).and_then(tokio::net::TcpListener::into_std);
         listener.map_err(|source| AppError::Listen { address, source })
+    }
+}
+
+/// Has the system end connections that this socket accepts once their callers take nothing for so long: the answer
+/// would be held for ever. Where the system cannot, nothing happens.
+fn drop_when_stuck(socket: &TcpSocket, timeout_ms: u64) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::net::sockopt::set_tcp_user_timeout(socket, u32::try_from(timeout_ms).unwrap_or(u32::MAX))?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = (socket, timeout_ms);
+    Ok(())
+}
+
+impl Bound {
+    /// Opens the addresses, each with its backlog.
+    ///
+    /// # Errors
+    /// [`AppError::Listen`].
+    pub fn listen(self) -> Result<Listeners, AppError> {
+        let admin = self.admin.map(BoundSocket::listen).transpose()?;
+        Ok(Listeners { main: self.main.listen()?, admin })
     }
 }
 
@@ -152,19 +176,23 @@ fn load_blocking(_config: &ModelConfig) -> Result<LoadedModel, AppError> {
 /// The rooms, joined and ready to serve.
 pub struct App {
     address: SocketAddr,
+    admin_address: Option<SocketAddr>,
+    scheme: &'static str,
     models: Models,
-    server: Server,
+    servers: Servers,
     stop_within: Duration,
 }
 
 impl App {
-    /// Joins the rooms around `models`, as [`load_models`] gave them for this `config`; `listener` is bound
-    /// already. Needs a tokio runtime around it.
+    /// Joins the rooms around `models`, as [`load_models`] gave them for this `config`; `listeners` are
+    /// open already. Needs a tokio runtime around it.
     ///
     /// # Errors
     /// [`AppError`] when a room cannot be set up.
-    pub fn build(config: Config, models: Vec<LoadedModel>, listener: TcpListener) -> Result<Self, AppError> {
-        let address = listener.local_addr()?;
+    pub fn build(config: Config, models: Vec<LoadedModel>, listeners: Listeners) -> Result<Self, AppError> {
+        let address = listeners.main.local_addr()?;
+        let admin_address = listeners.admin.as_ref().map(|admin| admin.local_addr()).transpose()?;
+        let scheme = if config.server.tls_cert.is_some() { "https" } else { "http" };
         let stop_within = Duration::from_secs(config.server.shutdown_timeout_s) + STOP_GRACE;
         models.iter().for_each(log_model);
         let metrics = Metrics::new();
@@ -173,8 +201,12 @@ impl App {
         let shared = Shared::new(&config, fetcher, metrics.clone()).map_err(wrong)?;
         let batches = config.served().into_iter().map(|served| served.batch);
         let models = Models::new(models.into_iter().zip(batches).collect(), &shared).map_err(wrong)?;
-        let state = HttpState::new(models.clone(), metrics, Arc::new(config));
-        Ok(Self { address, models, server: serve(listener, state)?, stop_within })
+        let state = HttpState::new(models.clone(), metrics, Arc::new(config))?;
+        let servers = serve(listeners, state).map_err(|error| match error {
+            ServeError::Socket(error) => AppError::Start(error),
+            ServeError::Files(error) => AppError::Files(error),
+        })?;
+        Ok(Self { address, admin_address, scheme, models, servers, stop_within })
     }
 
     /// Where it listens, with the port that was picked for port 0.
@@ -185,6 +217,16 @@ impl App {
     /// The port it listens on.
     pub fn port(&self) -> u16 {
         self.address.port()
+    }
+
+    /// Where `/metrics` and `/admin` are, if not there.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
+    /// The address as a URL.
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// The models behind the routes.
@@ -201,9 +243,10 @@ impl App {
     /// # Cancel safety
     /// Dropped half-way it leaves the server's threads to end with the runtime; let `stop` end instead.
     pub async fn run_until_stopped(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
-        let Self { models, server, stop_within, .. } = self;
-        let handle = server.handle();
-        let mut serving = tokio::spawn(server);
+        let Self { models, servers, stop_within, .. } = self;
+        let handle = servers.main.handle();
+        let mut serving = tokio::spawn(servers.main);
+        let admin = servers.admin.map(|admin| (admin.handle(), tokio::spawn(admin)));
         let outcome = tokio::select! {
             () = stop => Ok(()),
             cause = models.device_lost() => Err(AppError::DeviceLost(cause)),
@@ -218,6 +261,10 @@ impl App {
             handle.stop(true).await;
             // Only now: the requests that were just answered needed it.
             models.shut_down().await;
+            // Last, so that the stop can be watched.
+            if let Some((admin, _)) = admin {
+                admin.stop(false).await;
+            }
         };
         if timeout(stop_within, finish).await.is_err() {
             tracing::warn!("still busy after {} s, stopping anyway", stop_within.as_secs());

@@ -43,6 +43,7 @@
 //! | wire dialect | `dialect/<name>.rs` | `DIALECTS` |
 //! | model family | `model/<name>.rs` | `FAMILIES` |
 //! | image format or step | `imaging/<name>.rs` | the steps in `imaging/mod.rs` |
+//! | tool below `/admin` | a handler beside what it shows | `http/admin.rs` |
 //! | setting | a field in `config/<room>.rs` | `config/default.toml` |
 //! | metric | a field in `telemetry/metrics.rs` | none |
 

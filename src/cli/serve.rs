@@ -30,6 +30,9 @@ async fn serve(config: Config) -> Result<(), AppError> {
     };
     let app = App::build(config, models, bound.listen()?)?;
     // The one line on stdout: scripts read the port from it.
-    println!("listening on http://{}", app.address());
+    println!("listening on {}", app.url());
+    if let Some(address) = app.admin_address() {
+        tracing::info!(%address, "metrics and admin");
+    }
     app.run_until_stopped(stop).await
 }

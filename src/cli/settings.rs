@@ -58,7 +58,7 @@ pub struct SettingsArgs {
     /// The embedder's name in the index.
     #[arg(long, value_name = "NAME", default_value = "sidelens")]
     embedder: String,
-    /// A key of `auth.api_keys`, for Meilisearch to send.
+    /// A key of `[auth]`, for Meilisearch to send.
     #[arg(long, value_name = "KEY")]
     api_key: Option<String>,
     /// Where the model is found when the service does not answer.
@@ -153,7 +153,7 @@ pub(super) fn run(args: &SettingsArgs) -> Result<(), CliError> {
         );
     }
     eprintln!("{}", describe_networks(&endpoint));
-    if args.api_key.is_none() && !config.auth.api_keys.is_empty() {
+    if args.api_key.is_none() && config.auth.asks_for_key() {
         eprintln!("# This configuration asks for a key: add --api-key, or Meilisearch is answered 401.");
     }
     Ok(())

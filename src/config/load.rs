@@ -231,18 +231,19 @@ fn invalid(error: Error) -> ConfigError {
     let origin = error.metadata.as_ref().map_or_else(|| "settings".into(), |m| m.name.to_string());
     let key = error.path.join(".");
     let message = match &error.kind {
-        // figment quotes what it found, and here that may be a key.
-        Kind::InvalidType(..) if key.starts_with("auth") => "expected a list of strings".into(),
-        Kind::InvalidType(..) if ["hub.token", "fetch.proxy"].contains(&&*key) => "expected a string".into(),
-        Kind::InvalidType(..) if key.starts_with("fetch.hosts") => {
-            "expected a list of tables, each with `host` and `headers`, a table of strings".into()
-        }
-        Kind::InvalidType(..) if key.starts_with("fetch.buckets") => {
-            "expected a list of tables of strings".into()
+        // figment quotes what it found, and here that may be a secret.
+        Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) if holds_secrets(&key) => {
+            format!("expected {expected}")
         }
         kind => kind.to_string(),
     };
     ConfigError::Invalid { origin, key, message }
+}
+
+fn holds_secrets(key: &str) -> bool {
+    ["auth.api_keys", "auth.keys", "fetch.buckets", "fetch.hosts", "fetch.proxy", "hub.token"]
+        .iter()
+        .any(|secret| key.starts_with(secret))
 }
 
 #[cfg(test)]
@@ -392,7 +393,9 @@ mod tests {
                 let message = refusal(None, &[("fetch.hosts", hosts)]);
                 assert!(!message.contains("hunter2"), "{message}");
             }
-            for file in ["type.toml", "syntax.toml"] {
+            jail.create_file("keys.toml", "[[auth.keys]]\nname = \"a\"\nkey = [\"hunter2\"]").unwrap();
+            jail.create_file("list.toml", "[auth]\nkeys = [\"hunter2\"]").unwrap();
+            for file in ["type.toml", "syntax.toml", "keys.toml", "list.toml"] {
                 let error = load(Some(file), &[]).expect_err(file);
                 assert!(!error.to_string().contains("hunter2") && !format!("{error:?}").contains("hunter2"));
             }
@@ -408,6 +411,11 @@ mod tests {
             assert_eq!(config.auth.api_keys[0].expose(), "hunter2");
             let shown = toml::to_string(&config).unwrap();
             assert!(shown.contains("api_keys = [\"***\"]") && !shown.contains("hunter2"), "{shown}");
+            let config =
+                load(None, &[("auth.keys", r#"[{name = "a", key = "hunter2", admin = true}]"#)]).unwrap();
+            assert!(config.auth.keys[0].admin && config.auth.keys[0].key.expose() == "hunter2");
+            let shown = toml::to_string(&config).unwrap();
+            assert!(shown.contains("name = \"a\"\nkey = \"***\"") && !shown.contains("hunter2"), "{shown}");
         });
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, fmt::Display};
 
-use super::{BatchConfig, Config, ConfigError, ModelSource, ServedModel};
+use super::{
+    BatchConfig, Config, ConfigError, ModelSource, ServedModel,
+    keys::{KeyFault, check_keys},
+};
 
 /// Threads of any pool; more is a typing error.
 const MAX_THREADS: usize = 1024;
@@ -17,33 +20,24 @@ impl Config {
     /// # Errors
     /// [`ConfigError::OutOfRange`] with the first key that is outside its own.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let Self { server, auth, hub, image, fetch, cache, .. } = self;
+        let Self { server, hub, image, fetch, cache, .. } = self;
         at_least("server.max_body_bytes", server.max_body_bytes, 1024)?;
         at_least("server.max_inflight_body_bytes", server.max_inflight_body_bytes, server.max_body_bytes)?;
         at_most("server.workers", server.workers, MAX_THREADS)?;
         at_least("server.backlog", server.backlog, 1)?;
         at_most("server.shutdown_timeout_s", server.shutdown_timeout_s, 3600)?;
 
-        for (i, key) in auth.api_keys.iter().enumerate() {
-            let place = || format!("a list whose key number {} cannot be used", i + 1);
-            if key.expose().is_empty() || key.expose().contains(|c: char| !c.is_ascii_graphic()) {
-                return Err(out_of_range("auth.api_keys", place(), "a key needs visible ASCII only".into()));
-            }
-            // Printed settings used as a file would otherwise let everybody in.
-            if key.expose() == "***" {
-                return Err(out_of_range(
-                    "auth.api_keys",
-                    place(),
-                    "`***` only stands for a hidden key".into(),
-                ));
-            }
-        }
-
+        self.validate_edge()?;
         self.validate_models()?;
         let token = hub.token.expose();
         if token == "***" || token.contains(|c: char| !c.is_ascii_graphic()) {
             let limit = "a token is visible ASCII, and `***` only stands for a hidden one";
             return Err(out_of_range("hub.token", "not one", limit.into()));
+        }
+        if hub.endpoint.contains('@') {
+            // It is shown in messages and by `sidelens config`.
+            let limit = "must not hold a name or password: use `hub.token`".into();
+            return Err(out_of_range("hub.endpoint", "an address with an `@`", limit));
         }
         http_or_empty("hub.endpoint", &hub.endpoint)?;
         at_least("image.max_pixels", image.max_pixels, 1)?;
@@ -59,6 +53,30 @@ impl Config {
 }
 
 impl Config {
+    /// Listeners, connections and keys.
+    fn validate_edge(&self) -> Result<(), ConfigError> {
+        let Self { server, auth, .. } = self;
+        if server.tls_cert.is_some() != server.tls_key.is_some() {
+            let (key, limit) = ("server.tls_cert", "needs both".into());
+            return Err(out_of_range(key, "set without `server.tls_key`, or the reverse", limit));
+        }
+        if server.admin_listen == Some(server.listen) && server.listen.port() != 0 {
+            let limit = "must be another address than `server.listen`".into();
+            return Err(out_of_range("server.admin_listen", server.listen, limit));
+        }
+        at_least("server.max_connections", server.max_connections, 1)?;
+        at_least("server.client_timeout_ms", server.client_timeout_ms, 1)?;
+        at_most("server.keep_alive_s", server.keep_alive_s, 3600)?;
+        at_least("auth.max_inputs_burst", auth.max_inputs_burst, 1)?;
+        let wrong = |(i, fault): (usize, KeyFault)| {
+            let n_unnamed = auth.api_keys.len();
+            let (list, i) = if i < n_unnamed { ("auth.api_keys", i) } else { ("auth.keys", i - n_unnamed) };
+            let place = format!("a list whose key number {} cannot be used", i + 1);
+            out_of_range(list, place, fault.to_string())
+        };
+        check_keys(auth.listed()).map_err(wrong)
+    }
+
     /// What holds for each model that is served.
     fn validate_models(&self) -> Result<(), ConfigError> {
         let wrong = |key, value: &str, limit: &str| Err(out_of_range(key, value, limit.into()));
@@ -162,7 +180,7 @@ fn below(key: &'static str, value: u64, other: &str, limit: u64) -> Result<(), C
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{DEFAULT_TOML, ModelEntry};
+    use crate::config::{DEFAULT_TOML, ModelEntry, NamedKey};
 
     fn check(tweak: impl FnOnce(&mut Config), expected: &str) {
         let mut config: Config = toml::from_str(DEFAULT_TOML).unwrap();
@@ -207,6 +225,26 @@ mod tests {
         check(
             with("options = {bearer_token = \"***\"}"),
             "`fetch.buckets.options` is a table with `***`, but that only stands for a hidden value",
+        );
+    }
+
+    #[test]
+    fn listeners_and_names_are_told_apart() {
+        check(
+            |c| c.server.tls_cert = Some("c.pem".into()),
+            "`server.tls_cert` is set without `server.tls_key`, or the reverse, but needs both",
+        );
+        check(
+            |c| c.server.admin_listen = Some(c.server.listen),
+            "`server.admin_listen` is 127.0.0.1:7800, but must be another address than `server.listen`",
+        );
+        check(
+            |c| {
+                c.auth.api_keys = vec!["a".into()];
+                c.auth.keys =
+                    vec![NamedKey::new("x".into(), "b".into()), NamedKey::new("key-1".into(), "c".into())];
+            },
+            "`auth.keys` is a list whose key number 2 cannot be used, but its name is another key's",
         );
     }
 
@@ -258,6 +296,10 @@ mod tests {
             assert!(message.contains("key number 2"), "{message}");
             assert!(!message.contains("words") && !message.contains("schl"), "{message}");
         }
+        check(
+            |c| c.hub.endpoint = "https://me:hunter2@hub".into(),
+            "`hub.endpoint` is an address with an `@`, but must not hold a name or password: use `hub.token`",
+        );
         for token in ["two words", "***"] {
             let mut config: Config = toml::from_str(DEFAULT_TOML).unwrap();
             config.hub.token = token.into();

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use futures_util::StreamExt;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::HttpError;
@@ -43,6 +43,8 @@ pub(super) struct Bodies {
     units: u32,
     max_bytes: usize,
     deadline_ms: u64,
+    client_timeout_ms: u64,
+    min_bytes_per_s: usize,
 }
 
 /// A body, and the room that it takes until this is dropped: parsed pictures are parts of the body, so keep
@@ -63,6 +65,8 @@ impl Bodies {
             units,
             max_bytes: server.max_body_bytes,
             deadline_ms: batch.deadline_ms,
+            client_timeout_ms: server.client_timeout_ms,
+            min_bytes_per_s: server.min_body_bytes_per_s,
         }
     }
 
@@ -71,7 +75,7 @@ impl Bodies {
     /// # Errors
     /// [`HttpError::BodyTooLarge`], before reading where Content-Length tells; [`EmbedError::Deadline`] when
     /// room or body take too long; [`EmbedError::Unavailable`] when too many wait for room;
-    /// [`EmbedError::InvalidRequest`] when the body breaks off.
+    /// [`HttpError::SlowBody`] when the body stops or crawls; [`EmbedError::InvalidRequest`] when it breaks off.
     ///
     /// # Cancel safety
     /// Dropping the future gives the room back.
@@ -117,7 +121,17 @@ impl Bodies {
     async fn collect(&self, length: Option<usize>, mut payload: Payload) -> Result<BytesMut, HttpError> {
         // With Content-Length the buffer never grows; untouched pages cost nothing.
         let mut bytes = BytesMut::with_capacity(length.unwrap_or(FIRST_CHUNK).min(self.max_bytes));
-        while let Some(chunk) = payload.next().await {
+        // A caller that sends a byte now and then would hold the room of all it has announced.
+        let pause = Duration::from_millis(self.client_timeout_ms);
+        let started = Instant::now();
+        let mut due = started + pause;
+        loop {
+            let chunk = timeout_at(due, payload.next()).await.map_err(|_| HttpError::SlowBody {
+                received: bytes.len(),
+                client_timeout_ms: self.client_timeout_ms,
+                min_bytes_per_s: self.min_bytes_per_s,
+            })?;
+            let Some(chunk) = chunk else { break };
             let chunk = chunk.map_err(|_| {
                 EmbedError::InvalidRequest(format!("the body broke off after {} bytes", bytes.len()))
             })?;
@@ -125,6 +139,11 @@ impl Bodies {
                 return Err(HttpError::BodyTooLarge { limit: self.max_bytes });
             }
             bytes.extend_from_slice(&chunk);
+            due = Instant::now() + pause;
+            if self.min_bytes_per_s > 0 {
+                let earned = Duration::from_secs_f64(bytes.len() as f64 / self.min_bytes_per_s as f64);
+                due = due.min(started + pause + earned);
+            }
         }
         Ok(bytes)
     }

@@ -41,17 +41,20 @@ async fn answer(
     request: &HttpRequest,
     payload: web::Payload,
 ) -> Result<Vec<u8>, HttpError> {
-    state.keys.check(request.headers())?;
+    let caller = state.keys.get().identify(request)?;
     if !state.models.is_ready() {
         // At once, before the body: Meilisearch tries again, and its first call may block a worker of its own.
         let message = "the model is not ready: it is loading or its device is lost; try again";
         return Err(EmbedError::Unavailable(message.into()).into());
     }
+    // Who is above the limit already need not send the body.
+    caller.take(0, 1)?;
     let body = state.bodies.read(request, payload).await?;
     let _room = body.room;
     let types = request.headers().get_all(CONTENT_TYPE).filter_map(|value| value.to_str().ok());
     let call = parse(Reader::new(dialect, types), body.bytes).await?;
     let n_inputs = call.request.inputs.len();
+    caller.take(1, n_inputs)?;
     // The path is the clearer word: a body may carry the name that some template left in it.
     let embedder = match request.match_info().get("model") {
         Some(name) => state.models.named(&percent_decode_str(name).decode_utf8_lossy()),

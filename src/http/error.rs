@@ -1,5 +1,5 @@
 //! Status codes, chosen by what they make Meilisearch do: it gives up on a 4xx other than 429, and tries
-//! 429 and 5xx again. So nothing that may pass later is ever a 403, 404, 408, 413 or 422.
+//! 429 and 5xx again. So no vector that may come later is ever refused by a 403, 404, 408, 413 or 422.
 
 use actix_web::{
     HttpResponse,
@@ -18,8 +18,42 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum HttpError {
     /// No key, or a wrong one.
-    #[error("missing or unknown API key: set `apiKey` in the embedder's settings to one of `auth.api_keys`")]
+    #[error("missing or unknown API key: set `apiKey` in the embedder's settings to a key of `[auth]`")]
     Unauthorized,
+    /// A caller that may not use `/admin`.
+    #[error("{}", if *.has_key {
+        "this key does not open /admin; use one with `admin = true`"
+    } else {
+        "/admin is for this machine, for `server.admin_listen`, or for a key with `admin = true` in `[[auth.keys]]`"
+    })]
+    NotAdmin {
+        /// Whether there are keys at all.
+        has_key: bool,
+    },
+    /// A key asks for more than it may.
+    #[error(
+        "more than {per_s} inputs per second, after {burst} at once: try again later, or raise \
+         `auth.max_inputs_per_s` or the key's own"
+    )]
+    RateLimited {
+        /// Inputs per second.
+        per_s: u32,
+        /// Inputs at once after a pause.
+        burst: u32,
+    },
+    /// The body comes too slowly, or no more.
+    #[error(
+        "the body stopped or crawled after {received} bytes: `server.client_timeout_ms` is {client_timeout_ms}, \
+         `server.min_body_bytes_per_s` {min_bytes_per_s}"
+    )]
+    SlowBody {
+        /// Bytes that came.
+        received: usize,
+        /// Milliseconds that each part may take.
+        client_timeout_ms: u64,
+        /// Bytes per second that all parts together must come with.
+        min_bytes_per_s: usize,
+    },
     /// The body is larger than will ever be read.
     #[error(
         "the body is above `server.max_body_bytes` ({limit}); raise it, or send fewer or smaller pictures"
@@ -44,6 +78,10 @@ impl HttpError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::NotAdmin { .. } => StatusCode::FORBIDDEN,
+            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            // Not 408, which is final: a slow network may be quicker the next time.
+            Self::SlowBody { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
@@ -92,6 +130,8 @@ impl HttpError {
         match self {
             Self::Embed(error) => error.into(),
             Self::Unauthorized => Failure::new("unauthorized", self.to_string()),
+            Self::NotAdmin { .. } => Failure::new("forbidden", self.to_string()),
+            Self::RateLimited { .. } | Self::SlowBody { .. } => Failure::new("overloaded", self.to_string()),
             Self::BodyTooLarge { .. } | Self::NoRoute | Self::WrongMethod(_) => {
                 Failure::new("invalid_request", self.to_string())
             }
@@ -101,7 +141,10 @@ impl HttpError {
     fn log(&self, status: StatusCode) {
         let status = status.as_u16();
         match self {
-            Self::NoRoute | Self::WrongMethod(_) => tracing::debug!(status, "{self}"),
+            // A key above its limit would fill the log: Meilisearch tries again within milliseconds.
+            Self::NoRoute | Self::WrongMethod(_) | Self::RateLimited { .. } => {
+                tracing::debug!(status, "{self}")
+            }
             Self::Embed(error) if error.fault() == Fault::Bug => tracing::error!(status, "{self}"),
             _ => tracing::warn!(status, "{self}"),
         }
@@ -140,6 +183,9 @@ mod tests {
             (EmbedError::InvalidRequest("x".into()).into(), 400),
             (EmbedError::Internal("x".into()).into(), 500),
             (HttpError::Unauthorized, 401),
+            (HttpError::NotAdmin { has_key: true }, 403),
+            (HttpError::RateLimited { per_s: 1, burst: 1 }, 429),
+            (HttpError::SlowBody { received: 1, client_timeout_ms: 1, min_bytes_per_s: 1 }, 503),
         ] {
             assert_eq!(error.status().as_u16(), expected, "{error}");
         }

@@ -1,20 +1,26 @@
 //! The edge, home of actix-web: routes, bodies, keys, status codes. What a body means is the dialect
 //! room's, what becomes of it the embedder's.
 
+mod admin;
 mod auth;
 mod body;
 mod embed;
 mod error;
+mod limit;
+mod live;
 mod observe;
 mod ops;
 mod server;
+mod tls;
 
 use std::{cmp::Reverse, sync::Arc};
 
 use actix_web::web::{self, ServiceConfig};
 
 pub use error::HttpError;
-pub use server::serve;
+pub use live::FilesError;
+pub use server::{Listeners, ServeError, Servers, serve};
+pub use tls::CertificateError;
 
 use crate::{config::Config, dialect::DIALECTS, embedder::Models, telemetry::Metrics};
 
@@ -27,48 +33,68 @@ pub struct HttpState {
     pub metrics: Arc<Metrics>,
     /// The settings.
     pub config: Arc<Config>,
-    keys: Arc<auth::Keys>,
+    keys: Arc<live::Live<auth::Keys>>,
     bodies: body::Bodies,
 }
 
 impl HttpState {
-    /// Joins the edge to the rest of the house.
-    pub fn new(models: Models, metrics: Arc<Metrics>, config: Arc<Config>) -> Self {
-        let keys = Arc::new(auth::Keys::new(&config.auth));
+    /// Joins the edge to the rest of the house. Needs a tokio runtime around it.
+    ///
+    /// # Errors
+    /// [`FilesError`] when `auth.keys_file` cannot be used.
+    pub fn new(models: Models, metrics: Arc<Metrics>, config: Arc<Config>) -> Result<Self, FilesError> {
+        let keys = Arc::new(auth::Keys::live(&config.auth, &metrics)?);
         let bodies = body::Bodies::new(&config.server, &config.batch);
-        Self { models, metrics, config, keys, bodies }
+        Ok(Self { models, metrics, config, keys, bodies })
     }
 }
 
-/// Registers the ops routes, then each dialect's, by itself and below each model's path, with and without a
-/// trailing slash: Meilisearch follows a redirect as a GET without a body, so none is ever sent.
-pub fn configure(state: HttpState) -> impl FnOnce(&mut ServiceConfig) {
+/// Which of the listeners a route is answered on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Listener {
+    /// There is one, for everything.
+    Only,
+    /// The first of two: everything but `/metrics` and `/admin`.
+    Main,
+    /// `server.admin_listen`: these two, and the probes.
+    Admin,
+}
+
+/// Registers what a listener answers: the ops routes, `/admin`, then each dialect's, by itself and below each model's
+/// path, with and without a trailing slash: Meilisearch follows a redirect as a GET without a body, so none is ever sent.
+fn configure(state: HttpState, listener: Listener) -> impl FnOnce(&mut ServiceConfig) {
     move |app| {
-        app.app_data(web::Data::new(state));
-        ops::configure(app);
-        let mut routes: Vec<_> = DIALECTS
-            .iter()
-            .flat_map(|&dialect| dialect.routes().iter().map(move |r| (dialect, *r)))
-            .collect();
-        // A model's name may have slashes, so that `/models/{name}/embed` also fits `/models/a/tei/embed`:
-        // the longer route is asked first.
-        routes.sort_by_key(|(_, route)| Reverse(route.len()));
-        for (dialect, route) in routes {
-            let mut paths = with_slash(route);
-            if route != "/" {
-                paths.extend(with_slash(&format!("/models/{{model:.+}}{route}")));
-            }
-            app.service(
-                web::resource(paths)
-                    .route(
-                        web::post().to(move |state, request, payload| {
-                            embed::embed(dialect, state, request, payload)
-                        }),
-                    )
-                    .default_service(web::to(|| async { HttpError::WrongMethod("POST").response() })),
-            );
+        app.app_data(web::Data::new(state)).app_data(listener);
+        ops::configure(app, listener);
+        if listener != Listener::Main {
+            admin::configure(app);
+        }
+        if listener != Listener::Admin {
+            configure_dialects(app);
         }
         app.default_service(web::to(|| async { HttpError::NoRoute.response() }));
+    }
+}
+
+fn configure_dialects(app: &mut ServiceConfig) {
+    let mut routes: Vec<_> =
+        DIALECTS.iter().flat_map(|&dialect| dialect.routes().iter().map(move |r| (dialect, *r))).collect();
+    // A model's name may have slashes, so that `/models/{name}/embed` also fits `/models/a/tei/embed`:
+    // the longer route is asked first.
+    routes.sort_by_key(|(_, route)| Reverse(route.len()));
+    for (dialect, route) in routes {
+        let mut paths = with_slash(route);
+        if route != "/" {
+            paths.extend(with_slash(&format!("/models/{{model:.+}}{route}")));
+        }
+        app.service(
+            web::resource(paths)
+                .route(
+                    web::post()
+                        .to(move |state, request, payload| embed::embed(dialect, state, request, payload)),
+                )
+                .default_service(web::to(|| async { HttpError::WrongMethod("POST").response() })),
+        );
     }
 }
 

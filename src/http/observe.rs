@@ -1,6 +1,6 @@
 //! What every request leaves behind: a span with its id, the id in the answer, and three metrics.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use actix_web::{
     Error, HttpMessage,
@@ -17,7 +17,7 @@ use prometheus::IntGauge;
 use tracing::{Span, field::Empty};
 use tracing_actix_web::{RequestId, RootSpanBuilder};
 
-use super::HttpState;
+use super::{HttpState, auth::Caller};
 use crate::{dialect::DIALECTS, telemetry::metrics::STATUSES};
 
 /// The header that carries the request's id back.
@@ -42,6 +42,11 @@ pub(super) async fn observe(
     if let Some(state) = state {
         let status = status_label(response.status());
         state.metrics.requests.with_label_values(&[route, status]).inc();
+        if let Some(caller) = response.request().extensions().get::<Arc<Caller>>()
+            && let Some(key) = &caller.key
+        {
+            state.metrics.key_requests.with_label_values(&[key, status]).inc();
+        }
         state.metrics.request_seconds.with_label_values(&[route]).observe(started.elapsed().as_secs_f64());
     }
     Ok(response)
@@ -74,6 +79,7 @@ fn route_label(path: &str) -> &'static str {
         "/ready" => "ready",
         "/info" | "/v1/models" => "info",
         "/metrics" => "metrics",
+        path if path == "/admin" || path.starts_with("/admin/") => "admin",
         path if is_route(path) => "embed",
         path if path.starts_with("/models/") && path.ends_with("/info") => "info",
         path if path.starts_with("/models/") && is_below_model(path) => "embed",
@@ -112,6 +118,7 @@ impl RootSpanBuilder for RequestSpan {
             method = %request.method(),
             // Without the query: nobody knows what is in there.
             path = request.path(),
+            key = Empty,
             status = Empty,
         )
     }
@@ -143,6 +150,8 @@ mod tests {
             ("/v1/models", "info"),
             ("/health/", "health"),
             ("/metrics", "metrics"),
+            ("/admin/keys/", "admin"),
+            ("/administrator", "other"),
             ("/embed/more", "other"),
             ("/.env", "other"),
         ] {

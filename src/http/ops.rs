@@ -1,4 +1,4 @@
-//! `/health`, `/ready`, `/info`, `/v1/models` and `/metrics`: open to everybody, and quick.
+//! `/health`, `/ready`, `/info`, `/v1/models` and `/metrics`: no key, and quick.
 
 use actix_web::{
     HttpResponse,
@@ -6,23 +6,27 @@ use actix_web::{
 };
 use serde_json::{Value, json};
 
-use super::{HttpError, HttpState, with_slash};
+use super::{HttpError, HttpState, Listener, with_slash};
 use crate::{
     dialect::MAX_INPUTS,
     domain::{ImageSpec, Modality, ModelSpec},
     embedder::Embedder,
 };
 
-/// Registers the routes.
-pub(super) fn configure(app: &mut ServiceConfig) {
+/// Registers those of a listener.
+pub(super) fn configure(app: &mut ServiceConfig, listener: Listener) {
     let wrong_method = || web::to(|| async { HttpError::WrongMethod("GET").response() });
     let resource = |path| web::resource(with_slash(path)).default_service(wrong_method());
     app.service(resource("/health").route(web::get().to(health)))
-        .service(resource("/ready").route(web::get().to(ready)))
-        .service(resource("/info").route(web::get().to(info)))
-        .service(resource("/models/{model:.+}/info").route(web::get().to(model_info)))
-        .service(resource("/v1/models").route(web::get().to(list_models)))
-        .service(resource("/metrics").route(web::get().to(metrics)));
+        .service(resource("/ready").route(web::get().to(ready)));
+    if listener != Listener::Main {
+        app.service(resource("/metrics").route(web::get().to(metrics)));
+    }
+    if listener != Listener::Admin {
+        app.service(resource("/info").route(web::get().to(info)))
+            .service(resource("/models/{model:.+}/info").route(web::get().to(model_info)))
+            .service(resource("/v1/models").route(web::get().to(list_models)));
+    }
 }
 
 /// The process lives.

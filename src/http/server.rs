@@ -1,52 +1,100 @@
-//! Listener, workers, timeouts.
+//! Listeners, workers, timeouts.
 
-use std::{io, net::TcpListener, time::Duration};
+use std::{io, net::TcpListener, num::NonZeroUsize, thread, time::Duration};
 
-use actix_web::{App, HttpServer, dev::Server, middleware::from_fn};
+use actix_web::{App, HttpServer, dev::Server, http::KeepAlive, middleware::from_fn};
 use tracing_actix_web::TracingLogger;
 
 use super::{
-    HttpState, configure,
+    FilesError, HttpState, Listener, configure,
     observe::{RequestSpan, observe},
+    tls::tls_config,
 };
 
-/// Connections that one worker holds; far above the 40 of Meilisearch, far below usual descriptor limits.
-const MAX_CONNECTIONS: usize = 4096;
-/// For a request's head. Bodies are bounded by the deadline of requests.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// For an idle connection; Meilisearch uses each for one request only.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// For a caller that still sends after it was refused: closing at once would hide the answer behind a
 /// connection reset, which Meilisearch takes for an outage and tries again for minutes.
 const LINGER: Duration = Duration::from_secs(10);
+/// Connections of the second listener; a probe and a scraper need two.
+const ADMIN_CONNECTIONS: usize = 64;
 
-/// Serves on a listener that is bound already (its backlog is the binder's matter), until the returned
-/// server is stopped through its handle. Signals are left to the caller.
+/// Open sockets, the backlog of each the binder's matter.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For `server.listen`.
+    pub main: TcpListener,
+    /// For `server.admin_listen`.
+    pub admin: Option<TcpListener>,
+}
+
+/// Running servers, each until it is stopped through its handle.
+pub struct Servers {
+    /// Answers callers.
+    pub main: Server,
+    /// Answers `/metrics` and `/admin`; without it they are on the first.
+    pub admin: Option<Server>,
+}
+
+/// Why nothing is served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A socket cannot be used.
+    #[error(transparent)]
+    Socket(#[from] io::Error),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+}
+
+/// Serves on listeners that are open already. Signals are left to the caller. Needs a tokio runtime around it.
 ///
 /// A stop accepts nothing more, and lets requests finish for `server.shutdown_timeout_s` seconds.
 ///
 /// # Errors
-/// When the listener cannot be used.
-pub fn serve(listener: TcpListener, state: HttpState) -> io::Result<Server> {
-    let config = state.config.server.clone();
-    let mut server = HttpServer::new(move || {
-        App::new()
-            .configure(configure(state.clone()))
-            .wrap(from_fn(observe))
-            // Outermost, as it makes the id that `observe` sends back.
-            .wrap(TracingLogger::<RequestSpan>::new())
+/// [`ServeError`].
+pub fn serve(listeners: Listeners, state: HttpState) -> Result<Servers, ServeError> {
+    let Listeners { main, admin } = listeners;
+    let config = &state.config.server;
+    let tls = tls_config(config, &state.metrics)?;
+    let cores = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let workers = if config.workers == 0 { cores() } else { config.workers };
+    let per_worker = config.max_connections.div_ceil(workers);
+
+    let keep_alive = match config.keep_alive_s {
+        // actix times the first head of a connection only.
+        0 => KeepAlive::Disabled,
+        seconds => KeepAlive::Timeout(Duration::from_secs(seconds)),
+    };
+
+    let start = |socket: TcpListener, listener: Listener, workers: usize, per_worker: usize| {
+        let client_timeout = Duration::from_millis(config.client_timeout_ms);
+        let state = state.clone();
+        let server = HttpServer::new(move || {
+            App::new()
+                .configure(configure(state.clone(), listener))
+                .wrap(from_fn(observe))
+                // Outermost, as it makes the id that `observe` sends back.
+                .wrap(TracingLogger::<RequestSpan>::new())
+        })
+        .workers(workers)
+        .max_connections(per_worker)
+        .client_request_timeout(client_timeout)
+        .tls_handshake_timeout(client_timeout)
+        .client_disconnect_timeout(LINGER)
+        .keep_alive(keep_alive)
+        .tcp_nodelay(true)
+        // A caller that hangs up has its request dropped, so that its inputs leave the queue.
+        .h1_allow_half_closed(false)
+        .shutdown_timeout(config.shutdown_timeout_s)
+        .disable_signals();
+        let server = match tls.clone() {
+            Some(tls) => server.listen_rustls_0_23(socket, tls)?,
+            None => server.listen(socket)?,
+        };
+        Ok::<_, io::Error>(server.run())
+    };
+    let role = if admin.is_some() { Listener::Main } else { Listener::Only };
+    Ok(Servers {
+        main: start(main, role, workers, per_worker)?,
+        admin: admin.map(|socket| start(socket, Listener::Admin, 1, ADMIN_CONNECTIONS)).transpose()?,
     })
-    .max_connections(MAX_CONNECTIONS)
-    .client_request_timeout(HEAD_TIMEOUT)
-    .client_disconnect_timeout(LINGER)
-    .keep_alive(KEEP_ALIVE)
-    .tcp_nodelay(true)
-    // A caller that hangs up has its request dropped, so that its inputs leave the queue.
-    .h1_allow_half_closed(false)
-    .shutdown_timeout(config.shutdown_timeout_s)
-    .disable_signals();
-    if config.workers > 0 {
-        server = server.workers(config.workers);
-    }
-    Ok(server.listen(listener)?.run())
 }

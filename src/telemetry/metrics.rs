@@ -12,10 +12,12 @@ use prometheus::{
 use crate::domain::{ItemErrorKind, Modality};
 
 /// The value of the label `route` for each route that is counted.
-pub const ROUTES: [&str; 6] = ["embed", "health", "ready", "info", "metrics", "other"];
+pub const ROUTES: [&str; 7] = ["embed", "health", "ready", "info", "metrics", "admin", "other"];
 /// The values of the label `status`.
-pub const STATUSES: [&str; 11] =
-    ["200", "400", "401", "404", "405", "413", "429", "500", "502", "503", "504"];
+pub const STATUSES: [&str; 12] =
+    ["200", "400", "401", "403", "404", "405", "413", "429", "500", "502", "503", "504"];
+/// The values of the label `files`: what is read again when it changes.
+pub const FILES: [&str; 2] = ["keys", "certificate"];
 /// The values of the label `lane`.
 pub const LANES: [&str; 2] = ["search", "bulk"];
 /// The values of the label `outcome` of fetches: downloaded, confirmed by a 304, known and fresh, shared with a download
@@ -37,6 +39,10 @@ pub struct Metrics {
     pub requests: IntCounterVec,
     /// Seconds from a request's head to its answer, by `route`.
     pub request_seconds: HistogramVec,
+    /// Requests answered that came with a known key, by its name (`key`) and `status`.
+    pub key_requests: IntCounterVec,
+    /// Changes on disk by `files` and `outcome`: `ok`, or `failed` where what held before still holds.
+    pub reloads: IntCounterVec,
     /// Requests being answered.
     pub requests_in_flight: IntGauge,
     /// Items by `modality` (text, image) and `outcome` (`ok`, or the kind of the fault).
@@ -88,6 +94,18 @@ impl Metrics {
                 "Seconds to answer a request.",
                 &["route"],
                 &SECONDS,
+            ),
+            key_requests: counters(
+                r,
+                "key_requests_total",
+                "Requests answered, by the name of their key.",
+                &["key", "status"],
+            ),
+            reloads: counters(
+                r,
+                "reloads_total",
+                "Changed files of keys and certificates, taken or refused.",
+                &["files", "outcome"],
             ),
             requests_in_flight: gauge(r, "requests_in_flight", "Requests being answered."),
             items: counters(r, "items_total", "Items answered, by outcome.", &["modality", "outcome"]),
@@ -145,6 +163,9 @@ impl Metrics {
                 self.requests.with_label_values(&[route, status]);
             }
         }
+        for (files, outcome) in FILES.into_iter().flat_map(|files| [(files, "ok"), (files, "failed")]) {
+            self.reloads.with_label_values(&[files, outcome]);
+        }
         for modality in Modality::ALL {
             let modality = modality.as_str();
             self.batch_size.with_label_values(&[modality]);
@@ -159,6 +180,13 @@ impl Metrics {
         }
         for lane in LANES {
             self.queue_wait_seconds.with_label_values(&[lane]);
+        }
+    }
+
+    /// Makes the series of a key that is known from now on.
+    pub fn touch_key(&self, name: &str) {
+        for status in STATUSES {
+            self.key_requests.with_label_values(&[name, status]);
         }
     }
 

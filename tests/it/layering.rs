@@ -38,6 +38,7 @@ const KEPT_IN: &[(&str, &[&str])] = &[
     ("mozjpeg", &["imaging"]),
     ("tokenizers", &["text"]),
     ("moka", &["cache"]),
+    ("governor", &["http"]),
 ];
 
 fn rust_files(dir: &Path) -> Vec<PathBuf> {

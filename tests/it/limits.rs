@@ -7,7 +7,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use sidelens::{
     domain::{ItemErrorKind, OnItemError},
-    telemetry::metrics::{FETCH_OUTCOMES, LANES, ROUTES, STATUSES},
+    telemetry::metrics::{FETCH_OUTCOMES, FILES, LANES, ROUTES, STATUSES},
 };
 
 use crate::support::{PictureServer, STUB_DIMENSIONS, TestApp, answer, slow_model};
@@ -218,6 +218,7 @@ async fn every_series_is_there_from_the_start() {
         "sidelens_queue_depth",
         "sidelens_queue_wait_seconds",
         "sidelens_ready",
+        "sidelens_reloads_total",
         "sidelens_request_seconds",
         "sidelens_requests_in_flight",
         "sidelens_requests_total",
@@ -240,6 +241,7 @@ async fn every_series_is_there_from_the_start() {
         series.push(format!("batch_size_count{{modality=\"{modality}\"}}"));
         series.push(format!("batch_size_cap{{modality=\"{modality}\"}}"));
     }
+    series.extend(FILES.map(|files| format!("reloads_total{{files=\"{files}\",outcome=\"failed\"}}")));
     series.extend(LANES.map(|lane| format!("queue_wait_seconds_count{{lane=\"{lane}\"}}")));
     series.extend(FETCH_OUTCOMES.map(|outcome| format!("fetches_total{{outcome=\"{outcome}\"}}")));
     for series in series {

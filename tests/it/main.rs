@@ -1,12 +1,15 @@
 //! One test binary: libtorch links once, and every test shares the service in `support`.
 
 mod addresses;
+mod admin;
 mod batching;
 mod config;
+mod connections;
 #[cfg(feature = "torch")]
 mod demo;
 mod dialect;
 mod hub;
+mod keys;
 mod layering;
 mod limits;
 mod load;
@@ -15,8 +18,10 @@ mod memory;
 mod models;
 #[cfg(feature = "torch")]
 mod parity;
+mod secrets;
 #[cfg(feature = "torch")]
 mod sentence;
 mod settings;
 mod shutdown;
 mod support;
+mod tls;

@@ -9,6 +9,7 @@ mod slow;
 use std::{net::SocketAddr, thread, time::Duration};
 
 use reqwest::{Client, header::CONTENT_TYPE};
+use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 use sidelens::{
     app::{self, App, AppError},
@@ -29,6 +30,8 @@ pub const STUB_DIMENSIONS: usize = 8;
 /// A service of its own on a free port, with its own threads; stops when dropped.
 pub struct TestApp {
     address: SocketAddr,
+    admin_address: Option<SocketAddr>,
+    url: String,
     /// Opens a new connection for each request, as Meilisearch does.
     pub client: Client,
     stop: Option<oneshot::Sender<()>>,
@@ -48,6 +51,15 @@ impl TestApp {
 
     /// Several models, the default first; `tweak` lists as many in `models`.
     pub async fn spawn_many(models: Vec<LoadedModel>, tweak: impl FnOnce(&mut Config)) -> Self {
+        Self::spawn_for(client(), models, tweak).await
+    }
+
+    /// The stub model behind TLS, asked by a client that trusts `root`.
+    pub async fn spawn_tls(root: CertificateDer<'static>, tweak: impl FnOnce(&mut Config)) -> Self {
+        Self::spawn_for(client_trusting(Some(root)), vec![stub_model(STUB_DIMENSIONS)], tweak).await
+    }
+
+    async fn spawn_for(client: Client, models: Vec<LoadedModel>, tweak: impl FnOnce(&mut Config)) -> Self {
         let mut config: Config = toml::from_str(DEFAULT_TOML).expect("the defaults are valid");
         config.server.listen = "127.0.0.1:0".parse().expect("an address");
         config.server.workers = 2;
@@ -63,21 +75,26 @@ impl TestApp {
                 let listener = app::bind(&config.server)?.listen()?;
                 let app = App::build(config, models, listener)?;
                 // Whoever asked is gone: then the other channel is closed as well.
-                let _gone = started.send(app.address());
+                let _gone = started.send((app.address(), app.admin_address(), app.url()));
                 app.run_until_stopped(async { _ = stopped.await }).await
             });
             runtime.shutdown_background();
             outcome
         });
-        let address = start.await.expect("the app is built");
-        let app = Self { address, client: client(), stop: Some(stop), thread: Some(thread) };
+        let (address, admin_address, url) = start.await.expect("the app is built");
+        let app = Self { address, admin_address, url, client, stop: Some(stop), thread: Some(thread) };
         app.wait_until("it is ready", async || app.get("/ready").await.0 == 200).await;
         app
     }
 
     /// The address of a route of this service.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("{}{path}", self.url)
+    }
+
+    /// The address of a route of its second listener.
+    pub fn admin_url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.admin_address.expect("`server.admin_listen` is set"))
     }
 
     /// Where it listens.
@@ -132,14 +149,25 @@ impl TestApp {
 
 /// A client with a new connection for each request.
 pub fn client() -> Client {
+    client_trusting(None)
+}
+
+/// A client with a new connection for each request, for HTTPS too if there is a root to trust.
+fn client_trusting(root: Option<CertificateDer<'static>>) -> Client {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(root);
     // reqwest asks for a provider even where only plain HTTP is spoken.
-    let tls = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
-        .with_safe_default_protocol_versions()
-        .expect("ring speaks TLS 1.2 and 1.3")
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
+    let mut tls =
+        rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .expect("ring speaks TLS 1.2 and 1.3")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+    // Each connection is to show the certificate anew.
+    tls.resumption = rustls::client::Resumption::disabled();
     Client::builder()
         .tls_backend_preconfigured(tls)
+        .tls_info(true)
         .no_proxy()
         .pool_max_idle_per_host(0)
         .timeout(Duration::from_secs(60))

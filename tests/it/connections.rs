@@ -1,0 +1,219 @@
+//! Connections that misbehave: each is ended or made to wait, and nobody else notices.
+
+use std::{io::ErrorKind, time::Duration};
+
+use serde_json::json;
+use sidelens::runtime::stub::stub_model;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    time::{Instant, sleep, timeout},
+};
+
+use crate::support::TestApp;
+
+/// What the service may take to end a connection in these tests.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+async fn connect(app: &TestApp) -> TcpStream {
+    TcpStream::connect(app.address()).await.expect("accepted")
+}
+
+/// Everything that the service sends until it ends the connection.
+async fn rest(connection: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let ended = timeout(PATIENCE, connection.read_to_end(&mut answer)).await.expect("the service ends it");
+    // A reset ends it as well.
+    let _reset = ended;
+    String::from_utf8(answer).expect("UTF-8")
+}
+
+/// Reads one answer's head and what came with it.
+async fn head(connection: &mut TcpStream) -> String {
+    let mut buffer = [0; 4096];
+    let n = timeout(PATIENCE, connection.read(&mut buffer)).await.expect("in time").expect("an answer");
+    String::from_utf8_lossy(&buffer[..n]).into_owned()
+}
+
+#[tokio::test]
+async fn a_slow_head_is_cut() {
+    let app = TestApp::spawn(|config| config.server.client_timeout_ms = 1500).await;
+    let mut connection = connect(&app).await;
+    let begin = Instant::now();
+    let (mut reading, mut writing) = connection.split();
+    let drip = async {
+        // Each part in time, the whole never.
+        for part in
+            ["GET /health HTTP/1.1\r\n", "Host: x\r\n"].into_iter().chain(std::iter::repeat("X-More: 1\r\n"))
+        {
+            if writing.write_all(part.as_bytes()).await.is_err() {
+                break;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let mut answer = Vec::new();
+    tokio::select! {
+        ended = timeout(PATIENCE, reading.read_to_end(&mut answer)) => { _ = ended.expect("it is ended"); }
+        () = drip => {}
+    }
+    // The server's clock is up to half a second late.
+    assert!(begin.elapsed() >= Duration::from_millis(900), "{:?}", begin.elapsed());
+    assert!(!String::from_utf8_lossy(&answer).contains(" 200 "));
+    assert_eq!(app.get("/health").await.0, 200);
+}
+
+#[tokio::test]
+async fn there_is_no_second_head_to_be_slow_with() {
+    let app = TestApp::spawn(|_| {}).await;
+    let mut connection = connect(&app).await;
+    connection.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /health HT").await.expect("sent");
+    let answer = rest(&mut connection).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_kept_for_a_while_if_wanted() {
+    let app = TestApp::spawn(|config| config.server.keep_alive_s = 1).await;
+    let mut connection = connect(&app).await;
+    for _ in 0..2 {
+        connection.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
+        assert!(head(&mut connection).await.starts_with("HTTP/1.1 200"));
+    }
+    assert_eq!(rest(&mut connection).await, "");
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_takes_is_dropped() {
+    let app = TestApp::spawn_with(stub_model(1024), |config| config.server.client_timeout_ms = 2000).await;
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("set");
+    let mut connection = socket.connect(app.address()).await.expect("accepted");
+    // 6 MB of answer, more than the system keeps for one connection.
+    let body = json!({ "input": vec!["red"; 512] }).to_string();
+    let head = format!("POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    connection.write_all(head.as_bytes()).await.expect("sent");
+    let answered = "sidelens_requests_total{route=\"embed\",status=\"200\"}";
+    app.wait_until("it is answered", async || app.metric(answered).await == 1.0).await;
+    // A connection that is alive would be closed as it should be, after all of its answer.
+    sleep(Duration::from_secs(6)).await;
+    let end = timeout(PATIENCE, connection.read_to_end(&mut Vec::new())).await.expect("it has an end");
+    assert_eq!(end.expect_err("cut").kind(), ErrorKind::ConnectionReset);
+}
+
+async fn announce(app: &TestApp, bytes: usize) -> TcpStream {
+    let mut connection = connect(app).await;
+    let head = format!("POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: {bytes}\r\n\r\n{{");
+    connection.write_all(head.as_bytes()).await.expect("sent");
+    connection
+}
+
+#[tokio::test]
+async fn a_body_that_stops_is_cut_and_gives_its_room_back() {
+    let app = TestApp::spawn(|config| {
+        config.server.client_timeout_ms = 500;
+        config.server.max_body_bytes = 1 << 20;
+        config.server.max_inflight_body_bytes = 1 << 20;
+    })
+    .await;
+    let mut stopped = announce(&app, 1 << 20).await;
+    app.wait_until("it is read", async || app.metric("sidelens_requests_in_flight").await == 2.0).await;
+    // A search passes at once; bulk waits for the room, and has it as soon as the other is cut.
+    assert_eq!(app.post("/embed", r#"{"input": "red"}"#).await.0, 200);
+    let bulk = format!("{{\"input\": \"red\", \"x\": \"{}\"}}", "a".repeat(500_000));
+    assert_eq!(app.post("/embed", bulk).await.0, 200);
+    let answer = head(&mut stopped).await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("after 1 bytes"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_that_crawls_is_cut() {
+    let app = TestApp::spawn(|config| {
+        config.server.client_timeout_ms = 400;
+        config.server.min_body_bytes_per_s = 1000;
+    })
+    .await;
+    let mut connection = announce(&app, 1 << 20).await;
+    let (mut reading, mut writing) = connection.split();
+    let drip = async {
+        // 100 bytes a second, without a pause.
+        while writing.write_all(b" ").await.is_ok() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let mut buffer = [0; 4096];
+    let n = tokio::select! {
+        read = timeout(PATIENCE, reading.read(&mut buffer)) => read.expect("in time").expect("an answer"),
+        () = drip => panic!("closed without an answer"),
+    };
+    let answer = String::from_utf8_lossy(&buffer[..n]);
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("min_body_bytes_per_s"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_in_steady_parts_is_read() {
+    let app = TestApp::spawn(|config| {
+        config.server.client_timeout_ms = 500;
+        config.server.min_body_bytes_per_s = 100;
+    })
+    .await;
+    let body = format!("{{\"input\": \"red\"{}}}", " ".repeat(2000));
+    let mut connection = connect(&app).await;
+    let head_bytes = format!("POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    connection.write_all(head_bytes.as_bytes()).await.expect("sent");
+    // Longer than client_timeout_ms on the whole.
+    for part in body.as_bytes().chunks(300) {
+        connection.write_all(part).await.expect("sent");
+        sleep(Duration::from_millis(150)).await;
+    }
+    assert!(head(&mut connection).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_huge_head_is_refused_and_never_held() {
+    let app = TestApp::spawn(|_| {}).await;
+    let line = format!("X-Filler: {}\r\n", "a".repeat(8000));
+    let many = "X-More: 1\r\n".repeat(97);
+    for (what, fill, n) in [("bytes", &line, 100), ("headers", &many, 1)] {
+        let mut connection = connect(&app).await;
+        connection.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n").await.expect("sent");
+        for _ in 0..n {
+            // Ends early where the service closes before all is sent.
+            if connection.write_all(fill.as_bytes()).await.is_err() {
+                break;
+            }
+        }
+        let _closed = connection.write_all(b"\r\n").await;
+        let answer = rest(&mut connection).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{what}: {answer}");
+    }
+    // A head within the limits is none.
+    let large = app.client.get(app.url("/health")).header("X-Filler", "a".repeat(60_000));
+    assert_eq!(crate::support::answer(large).await.0, 200);
+    assert_eq!(app.get("/health").await.0, 200);
+}
+
+#[tokio::test]
+async fn above_the_cap_connections_wait_their_turn() {
+    let app = TestApp::spawn(|config| {
+        config.server.workers = 1;
+        config.server.max_connections = 4;
+        config.server.client_timeout_ms = 1000;
+        config.server.admin_listen = Some("127.0.0.1:0".parse().expect("an address"));
+    })
+    .await;
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        silent.push(connect(&app).await);
+    }
+    // Those who look after the service are not in this queue.
+    let probe = app.client.get(app.admin_url("/health"));
+    assert_eq!(
+        timeout(Duration::from_millis(700), crate::support::answer(probe)).await.expect("at once").0,
+        200
+    );
+    // The silent ones are cut after a second each, four at a time; then it is the caller's turn.
+    let begin = Instant::now();
+    assert_eq!(app.post("/embed", r#"{"input": "red"}"#).await.0, 200);
+    assert!(begin.elapsed() > Duration::from_millis(700), "nobody waited: {:?}", begin.elapsed());
+}

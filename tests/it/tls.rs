@@ -1,0 +1,102 @@
+//! HTTPS, and certificates replaced while the service runs.
+
+use std::{fs, path::Path};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::CertificateDer;
+use tempfile::TempDir;
+
+use crate::support::TestApp;
+
+/// An authority, and where it puts what it issues.
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    dir: TempDir,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(vec![]).expect("parameters");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let issuer = CertifiedIssuer::self_signed(params, key).expect("an authority");
+        Self { issuer, dir: tempfile::tempdir().expect("a directory") }
+    }
+
+    fn root(&self) -> CertificateDer<'static> {
+        self.issuer.der().clone()
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Issues a certificate for this machine, as `name`, into the files of the settings; gives what is sent in
+    /// the handshake.
+    fn issue(&self) -> CertificateDer<'static> {
+        let key = KeyPair::generate().expect("a key");
+        let params =
+            CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()]).expect("parameters");
+        let cert = params.signed_by(&key, &self.issuer).expect("a certificate");
+        replace(&self.path("cert.pem"), &cert.pem());
+        replace(&self.path("key.pem"), &key.serialize_pem());
+        cert.der().clone()
+    }
+
+    async fn spawn(&self) -> TestApp {
+        TestApp::spawn_tls(self.root(), |config| {
+            config.server.tls_cert = Some(self.path("cert.pem"));
+            config.server.tls_key = Some(self.path("key.pem"));
+        })
+        .await
+    }
+}
+
+fn replace(path: &Path, contents: &str) {
+    fs::write(path, contents).expect("written");
+}
+
+/// The certificate that a new connection is shown.
+async fn shown(app: &TestApp) -> CertificateDer<'static> {
+    let response = app.client.get(app.url("/health")).send().await.expect("a trusted handshake");
+    let info = response.extensions().get::<reqwest::tls::TlsInfo>().expect("asked for");
+    info.peer_certificate().expect("a certificate").to_vec().into()
+}
+
+#[tokio::test]
+async fn speaks_https_and_takes_new_certificates_for_new_connections() {
+    let authority = Authority::new();
+    let first = authority.issue();
+    let app = authority.spawn().await;
+    assert!(app.url("").starts_with("https://"));
+    assert_eq!(app.post("/embed", r#"{"input": "red"}"#).await.0, 200);
+    assert_eq!(shown(&app).await, first);
+
+    let second = authority.issue();
+    app.wait_until("the second is shown", async || shown(&app).await == second).await;
+
+    let failures = || app.metric("sidelens_reloads_total{files=\"certificate\",outcome=\"failed\"}");
+    let before = failures().await;
+    // A key that is no pair with the certificate, no key, no certificate.
+    let stranger = KeyPair::generate().expect("a key").serialize_pem();
+    for (i, (file, contents)) in
+        [("key.pem", &*stranger), ("key.pem", "hunter2"), ("cert.pem", "")].into_iter().enumerate()
+    {
+        replace(&authority.path(file), contents);
+        app.wait_until("it was refused", async || failures().await == before + (i + 1) as f64).await;
+        assert_eq!(shown(&app).await, second);
+    }
+    let third = authority.issue();
+    app.wait_until("the third is shown", async || shown(&app).await == third).await;
+}
+
+#[tokio::test]
+async fn speaks_nothing_else_then() {
+    let authority = Authority::new();
+    authority.issue();
+    let app = authority.spawn().await;
+    let plain = crate::support::client().get(app.url("/health").replace("https", "http")).send().await;
+    assert!(plain.is_err(), "{plain:?}");
+    // Nor to whom does not trust it: an empty store is no store.
+    assert!(crate::support::client().get(app.url("/health")).send().await.is_err());
+}
