@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use auth::{ApiKey, AuthConfig};
 pub use batch::BatchConfig;
-pub use cache::CacheConfig;
+pub use cache::{CacheConfig, RedisConfig};
 pub use cores::CoreList;
 pub use fetch::FetchConfig;
 pub use hub::{HubConfig, HubModel};

@@ -10,6 +10,7 @@ mod pipeline;
 mod placeholder;
 mod prepare;
 mod registry;
+mod vectors;
 mod warm_up;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,11 +22,11 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use crate::batch::{BatchPolicy, Batcher};
-use crate::cache::VectorCache;
+use crate::cache::{CacheSetupError, VectorCache};
 use crate::config::{BatchConfig, Config, ImageConfig};
 use crate::domain::{
-    EmbedError, EmbedInput, EmbedRequest, EmbedResponse, Embedding, ItemError, Lane, ModelSpec, OnItemError,
-    Usage,
+    EmbedError, EmbedInput, EmbedRequest, EmbedResponse, Embedding, Fingerprint, ItemError, Lane, ModelSpec,
+    OnItemError, Usage,
 };
 use crate::fetch::Fetcher;
 use crate::imaging::ImagingOptions;
@@ -36,6 +37,7 @@ use admission::Admission;
 use pipeline::{ItemVector, Pipeline, Turn};
 use prepare::PreparePool;
 pub use registry::Models;
+use vectors::{Store, VectorFile};
 
 /// Batches of decoded bulk pictures per engine, beside those being decoded: one runs, one is ready, one
 /// fills up. More would wait as pixels, three times as large as they came.
@@ -62,7 +64,7 @@ struct Inner {
 #[derive(Clone)]
 pub struct Shared {
     fetcher: Fetcher,
-    cache: VectorCache,
+    store: Store,
     pool: Arc<PreparePool>,
     imaging: ImagingOptions,
     metrics: Arc<Metrics>,
@@ -72,12 +74,15 @@ impl Shared {
     /// One cache, whose keys tell the models apart, and one pool for decoding and tokenising.
     ///
     /// # Errors
-    /// [`EmbedderSetupError::Thread`].
+    /// [`EmbedderSetupError::Thread`], [`EmbedderSetupError::Cache`].
     pub fn new(config: &Config, fetcher: Fetcher, metrics: Arc<Metrics>) -> Result<Self, EmbedderSetupError> {
         let ImageConfig { decode, background, max_pixels, threads } = config.image;
         Ok(Self {
             fetcher,
-            cache: VectorCache::new(&config.cache, metrics.clone()),
+            store: Store {
+                cache: VectorCache::new(&config.cache, metrics.clone())?,
+                file: VectorFile::new(&config.cache.file, config.cache.file_max_bytes),
+            },
             pool: Arc::new(PreparePool::new(threads)?),
             imaging: ImagingOptions { decode, background, max_pixels },
             metrics,
@@ -90,8 +95,8 @@ impl Shared {
 pub struct ModelInfo {
     /// The model's facts.
     pub spec: ModelSpec,
-    /// The model's digest, in hex.
-    pub fingerprint: String,
+    /// What tells its vectors from those of others.
+    pub fingerprint: Fingerprint,
     /// Where it runs: `cpu`, `cuda:0`, ...
     pub device: String,
     /// What it computes in: `fp32`, `bf16`.
@@ -124,6 +129,9 @@ pub enum EmbedderSetupError {
     /// No model at all.
     #[error("there is no model to serve")]
     NoModel,
+    /// The cache's settings cannot be used.
+    #[error(transparent)]
+    Cache(#[from] CacheSetupError),
     /// The operating system gave no thread.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -136,7 +144,7 @@ impl Embedder {
     /// # Errors
     /// [`EmbedderSetupError`].
     pub fn new(model: LoadedModel, batch: &BatchConfig, shared: &Shared) -> Result<Self, EmbedderSetupError> {
-        let Shared { fetcher, cache, pool, imaging, metrics } = shared.clone();
+        let Shared { fetcher, store: Store { cache, .. }, pool, imaging, metrics } = shared.clone();
         let LoadedModel { spec, fingerprint, tokenizer, device, dtype, is_demo, engines } = model;
         let tokenizer = match (&spec.text, tokenizer) {
             (None, _) => None,
@@ -155,7 +163,7 @@ impl Embedder {
         let policy = BatchPolicy::new(batch, &device);
         let pipeline = Pipeline {
             spec: spec.clone(),
-            fingerprint: fingerprint.clone(),
+            fingerprint,
             imaging,
             tokenizer,
             fetcher,

@@ -11,10 +11,10 @@ use tokio::time::Instant;
 
 use super::prepare::{Panicked, PreparePool};
 use crate::batch::{BatchError, Batcher};
-use crate::cache::{CacheKey, CachedVector, VectorCache};
+use crate::cache::{CacheKey, CachedVector, Source, VectorCache};
 use crate::domain::{
-    Content, ContentDigest, EmbedError, EmbedInput, Embedding, ImageSource, ImageSpec, InputType, ItemError,
-    ItemErrorKind, Lane, Modality, ModelSpec, Part, Prepared, Tokens, Usage,
+    Content, ContentDigest, EmbedError, EmbedInput, Embedding, Fingerprint, ImageSource, ImageSpec,
+    InputType, ItemError, ItemErrorKind, Lane, Modality, ModelSpec, Part, Prepared, Tokens, Usage,
 };
 use crate::fetch::{FetchError, Fetcher};
 use crate::imaging::{self, ImagingOptions};
@@ -30,7 +30,7 @@ const INLINE_DIGEST_BYTES: usize = 512 << 10;
 /// Everything that an item passes through.
 pub(super) struct Pipeline {
     pub spec: ModelSpec,
-    pub fingerprint: String,
+    pub fingerprint: Fingerprint,
     pub imaging: ImagingOptions,
     pub tokenizer: Option<Arc<Tokenizer>>,
     pub fetcher: Fetcher,
@@ -107,12 +107,12 @@ impl Pipeline {
             prompt => Cow::Owned(format!("{prompt}{text}")),
         };
         let text = prompted.as_ref();
-        let key = CacheKey::text(&self.fingerprint, text);
+        let key = CacheKey::text(self.fingerprint, text);
         self.cached(key, turn, || async {
             let tokens = self.tokenize(tokenizer, text, turn.lane).await?;
             let (text_tokens, truncated) = (tokens.n_tokens as u32, tokens.truncated);
             let embedding = self.submit(Prepared::Tokens(tokens), turn).await?;
-            Ok(CachedVector { embedding, text_tokens, truncated })
+            Ok(CachedVector::of_text(embedding, text_tokens, truncated))
         })
         .await
     }
@@ -134,6 +134,10 @@ impl Pipeline {
 
     async fn image(&self, source: ImageSource, turn: Turn) -> Result<CachedVector, PartError> {
         let spec = self.spec.image.as_ref().ok_or_else(|| self.no_tower(Modality::Image))?;
+        let address = match &source {
+            ImageSource::Url(address) => Some(address.clone()),
+            ImageSource::Encoded(_) | ImageSource::Bytes(_) => None,
+        };
         let encoded = self.bytes(source, turn.lane).await?;
         let key = self.image_key(&self.digest(&encoded, turn.lane).await?);
         // Taken by the computation, so that nothing holds the file once it is pixels.
@@ -147,7 +151,8 @@ impl Pipeline {
             let encoded = encoded.expect("an input that was computed is not computed again");
             let pixels = self.decode(encoded, spec, turn.lane).await?;
             let embedding = self.submit(pixels, turn).await?;
-            Ok(CachedVector { embedding, text_tokens: 0, truncated: false })
+            let source = address.as_deref().map_or(Source::Image, Source::of_address);
+            Ok(CachedVector::of_image(embedding, source))
         })
         .await
     }
@@ -178,7 +183,7 @@ impl Pipeline {
 
     fn image_key(&self, file: &ContentDigest) -> CacheKey {
         let ImagingOptions { decode, background, .. } = self.imaging;
-        CacheKey::image(&self.fingerprint, decode, background, file)
+        CacheKey::image(self.fingerprint, decode, background, file)
     }
 
     async fn decode(&self, encoded: Bytes, spec: &ImageSpec, lane: Lane) -> Result<Prepared, PartError> {
@@ -278,7 +283,7 @@ mod tests {
 
     fn part(values: [f32; 2], weight: f32) -> PartVector {
         let embedding = Embedding::normalized(values.to_vec()).unwrap();
-        let vector = CachedVector { embedding, text_tokens: 3, truncated: false };
+        let vector = CachedVector::of_text(embedding, 3, false);
         PartVector { vector, weight, is_image: false }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::{join_all, select_all};
 
-use super::{Embedder, EmbedderSetupError, Shared};
+use super::{Embedder, EmbedderSetupError, Shared, vectors::Store};
 use crate::config::BatchConfig;
 use crate::domain::EmbedError;
 use crate::runtime::LoadedModel;
@@ -14,6 +14,7 @@ use crate::telemetry::Metrics;
 #[derive(Clone)]
 pub struct Models {
     embedders: Arc<[Embedder]>,
+    pub(super) store: Store,
     metrics: Arc<Metrics>,
 }
 
@@ -35,7 +36,7 @@ impl Models {
         if embedders.is_empty() {
             return Err(EmbedderSetupError::NoModel);
         }
-        Ok(Self { embedders: embedders.into(), metrics: shared.metrics.clone() })
+        Ok(Self { embedders: embedders.into(), store: shared.store.clone(), metrics: shared.metrics.clone() })
     }
 
     /// The model for requests that name none.

@@ -18,6 +18,12 @@ pub const STATUSES: [&str; 11] =
     ["200", "400", "401", "404", "405", "413", "429", "500", "502", "503", "504"];
 /// The values of the label `lane`.
 pub const LANES: [&str; 2] = ["search", "bulk"];
+/// The values of the label `tier`, the nearest first.
+pub const TIERS: [&str; 2] = ["memory", "redis"];
+/// The values of the label `kind` of what went wrong with Redis.
+pub const REDIS_ERRORS: [&str; 5] = ["timeout", "connection", "answer", "corrupt", "dropped"];
+/// The values of the label `operation`.
+pub const REDIS_OPERATIONS: [&str; 2] = ["get", "set"];
 
 /// From 0.5 ms (a cached text) to the 30 s that Meilisearch waits.
 const SECONDS: [f64; 16] =
@@ -53,12 +59,19 @@ pub struct Metrics {
     pub decode_seconds: Histogram,
     /// Seconds to fetch one picture, failed ones included.
     pub fetch_seconds: Histogram,
-    /// Inputs found in the cache, or joined to one in flight.
-    pub cache_hits: IntCounter,
+    /// Inputs found in the cache by `tier`; those joined to one in flight count as found in memory.
+    pub cache_hits: IntCounterVec,
     /// Inputs computed.
     pub cache_misses: IntCounter,
-    /// Bytes held by the cache.
+    /// Bytes held by the cache in memory.
     pub cache_bytes: IntGauge,
+    /// What went wrong with Redis, by `kind`: no answer in time, no connection, an answer that is an error, a value
+    /// that cannot be used, a lookup or a value for which there was no room in the queue.
+    pub redis_errors: IntCounterVec,
+    /// Seconds of one MGET (`get`) or of one pipeline of SET (`set`), by `operation`.
+    pub redis_seconds: HistogramVec,
+    /// 1 while Redis is not asked, since it is not there or too slow, else 0.
+    pub redis_breaker_open: IntGauge,
     /// Texts that lost their end to the model's context length.
     pub truncated_texts: IntCounter,
     /// Items answered by the placeholder vector.
@@ -108,13 +121,23 @@ impl Metrics {
             ),
             decode_seconds: histogram(r, "decode_seconds", "Seconds to decode, resize and crop one picture."),
             fetch_seconds: histogram(r, "fetch_seconds", "Seconds to fetch one picture."),
-            cache_hits: counter(
+            cache_hits: counters(
                 r,
                 "cache_hits_total",
                 "Inputs answered from the cache or joined to one in flight.",
+                &["tier"],
             ),
             cache_misses: counter(r, "cache_misses_total", "Inputs that had to be computed."),
-            cache_bytes: gauge(r, "cache_bytes", "Bytes held by the cache."),
+            cache_bytes: gauge(r, "cache_bytes", "Bytes held by the cache in memory."),
+            redis_errors: counters(r, "redis_errors_total", "What went wrong with Redis.", &["kind"]),
+            redis_seconds: histograms(
+                r,
+                "redis_seconds",
+                "Seconds of one exchange with Redis.",
+                &["operation"],
+                &SECONDS,
+            ),
+            redis_breaker_open: gauge(r, "redis_breaker_open", "1 while Redis is not asked."),
             truncated_texts: counter(r, "truncated_texts_total", "Texts cut to the model's context length."),
             placeholder_vectors: counter(
                 r,
@@ -144,6 +167,9 @@ impl Metrics {
                 self.items.with_label_values(&[modality, outcome]);
             }
         }
+        TIERS.iter().for_each(|tier| _ = self.cache_hits.with_label_values(&[tier]));
+        REDIS_ERRORS.iter().for_each(|kind| _ = self.redis_errors.with_label_values(&[kind]));
+        REDIS_OPERATIONS.iter().for_each(|operation| _ = self.redis_seconds.with_label_values(&[operation]));
         for lane in LANES {
             self.queue_wait_seconds.with_label_values(&[lane]);
         }

@@ -7,7 +7,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use sidelens::{
     domain::{ItemErrorKind, OnItemError},
-    telemetry::metrics::{LANES, ROUTES, STATUSES},
+    telemetry::metrics::{LANES, REDIS_ERRORS, ROUTES, STATUSES, TIERS},
 };
 
 use crate::support::{PictureServer, STUB_DIMENSIONS, TestApp, answer, slow_model};
@@ -216,6 +216,9 @@ async fn every_series_is_there_from_the_start() {
         "sidelens_queue_depth",
         "sidelens_queue_wait_seconds",
         "sidelens_ready",
+        "sidelens_redis_breaker_open",
+        "sidelens_redis_errors_total",
+        "sidelens_redis_seconds",
         "sidelens_request_seconds",
         "sidelens_requests_in_flight",
         "sidelens_requests_total",
@@ -238,6 +241,8 @@ async fn every_series_is_there_from_the_start() {
         series.push(format!("batch_size_count{{modality=\"{modality}\"}}"));
         series.push(format!("batch_size_cap{{modality=\"{modality}\"}}"));
     }
+    series.extend(TIERS.map(|tier| format!("cache_hits_total{{tier=\"{tier}\"}}")));
+    series.extend(REDIS_ERRORS.map(|kind| format!("redis_errors_total{{kind=\"{kind}\"}}")));
     series.extend(LANES.map(|lane| format!("queue_wait_seconds_count{{lane=\"{lane}\"}}")));
     for series in series {
         assert!(text.contains(&format!("\nsidelens_{series} ")), "no series {series}");
