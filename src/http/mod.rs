@@ -1,6 +1,7 @@
 //! The edge, home of actix-web: routes, bodies, keys, status codes. What a body means is the dialect
 //! room's, what becomes of it the embedder's.
 
+mod admin_cache;
 mod auth;
 mod body;
 mod embed;
@@ -46,6 +47,7 @@ pub fn configure(state: HttpState) -> impl FnOnce(&mut ServiceConfig) {
     move |app| {
         app.app_data(web::Data::new(state));
         ops::configure(app);
+        admin_cache::configure(app);
         let mut routes: Vec<_> = DIALECTS
             .iter()
             .flat_map(|&dialect| dialect.routes().iter().map(move |r| (dialect, *r)))

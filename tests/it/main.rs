@@ -1,6 +1,7 @@
 //! One test binary: libtorch links once, and every test shares the service in `support`.
 
 mod batching;
+mod cache;
 mod config;
 #[cfg(feature = "torch")]
 mod demo;
