@@ -7,7 +7,7 @@
 //! reading the weights.
 //!
 //! Stop: the listener closes, requests under way are answered for up to `server.shutdown_timeout_s`,
-//! then the batcher and its device thread end.
+//! then the batcher and its device thread end, and `cache.file` is written.
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -269,12 +269,15 @@ impl App {
         if timeout(stop_within, finish).await.is_err() {
             tracing::warn!("still busy after {} s, stopping anyway", stop_within.as_secs());
         }
+        // Whatever else went wrong; cut off, it leaves the file as it was.
+        models.save_cache().await;
         outcome
     }
 }
 
 /// Ends only if the warm-up fails.
 async fn failed_warm_up(models: &Models) -> AppError {
+    models.warm_cache().await;
     match models.warm_up().await {
         Ok(()) => {
             tracing::info!("ready");

@@ -11,7 +11,7 @@
 //! 2. [`dialect`] turns bytes into an [`EmbedRequest`](domain::EmbedRequest): one file per wire format.
 //! 3. [`embedder`] finds the model, admits the whole request or refuses it, then takes each part of each input through:
 //! 4. [`fetch`] (remote pictures and base64, closed to private addresses), [`cache`] (by content, with
-//!    single flight), [`imaging`] (to the pixel as the Python reference does it) or [`text`] (to token ids),
+//!    single flight, in memory and behind it in Redis), [`imaging`] (to the pixel as the Python reference does it) or [`text`] (to token ids),
 //! 5. [`batch`], where inputs of all connections meet, searches ahead of bulk work,
 //! 6. [`runtime`], where one OS thread owns one device and its [`model`].
 //! 7. The vectors come back in order; the dialect renders them, `http` chooses the status by consequence.
@@ -43,6 +43,7 @@
 //! | wire dialect | `dialect/<name>.rs` | `DIALECTS` |
 //! | model family | `model/<name>.rs` | `FAMILIES` |
 //! | image format or step | `imaging/<name>.rs` | the steps in `imaging/mod.rs` |
+//! | cache tier | `cache/<name>.rs` | `further_tiers` in `cache/mod.rs` |
 //! | tool below `/admin` | a handler beside what it shows | `http/admin.rs` |
 //! | setting | a field in `config/<room>.rs` | `config/default.toml` |
 //! | metric | a field in `telemetry/metrics.rs` | none |

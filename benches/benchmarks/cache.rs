@@ -11,8 +11,8 @@ use criterion::{Criterion, Throughput};
 use futures_util::future::join_all;
 use sidelens::{
     cache::{CacheKey, CachedVector, VectorCache},
-    config::CacheConfig,
-    domain::{Background, ContentDigest, Decode, Icc},
+    config::{Config, DEFAULT_TOML},
+    domain::{Background, ContentDigest, Decode, Fingerprint, Icc},
     telemetry::Metrics,
 };
 use tokio::{runtime, task::yield_now};
@@ -25,6 +25,7 @@ const PICTURES: &[(&str, usize)] = &[("key of 55 KB", 55_000), ("key of 5 MB", 5
 const JOINED: usize = 40;
 
 pub fn bench(criterion: &mut Criterion) {
+    let model = Fingerprint::of(&[b"model"]);
     let mut group = criterion.benchmark_group("cache");
     for &(name, n_bytes) in PICTURES {
         let encoded = vec![7; n_bytes];
@@ -32,22 +33,23 @@ pub fn bench(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let file = ContentDigest::of(black_box(&encoded));
-                CacheKey::image("model", Decode::Fast, Background::WHITE, Icc::Ignore, &file)
+                CacheKey::image(model, Decode::Fast, Background::WHITE, Icc::Ignore, &file)
             });
         });
     }
 
+    let config: Config = toml::from_str(DEFAULT_TOML).expect("the defaults are valid");
     let runtime = runtime::Builder::new_current_thread().build().expect("a runtime");
-    let cache = VectorCache::new(&CacheConfig { max_bytes: 1 << 28, ttl_s: 86_400 }, Metrics::new());
+    let cache = VectorCache::new(&config.cache, Metrics::new()).expect("only memory");
     let embedding = vectors(1, 512).remove(0);
-    let value = || CachedVector { embedding: embedding.clone(), text_tokens: 3, truncated: false };
+    let value = || CachedVector::of_text(embedding.clone(), 3, false);
     let compute = || ready(Ok::<_, Infallible>(value()));
     // Keys that were not there before.
     let counter = AtomicUsize::new(0);
-    let fresh = || CacheKey::text("model", &counter.fetch_add(1, Ordering::Relaxed).to_string());
+    let fresh = || CacheKey::text(model, &counter.fetch_add(1, Ordering::Relaxed).to_string());
 
     group.throughput(Throughput::Elements(1));
-    let known = CacheKey::text("model", "known");
+    let known = CacheKey::text(model, "known");
     group.bench_function("hit", |bencher| {
         bencher.iter(|| runtime.block_on(cache.get_or_compute(known, compute())));
     });

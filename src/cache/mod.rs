@@ -1,40 +1,68 @@
-//! Vectors by content: a map weighed in bytes whose entries expire, and single flight: inputs that are equal
-//! and in flight at once are computed once.
+//! Vectors by content: memory in front, with single flight (inputs that are equal and in flight at once are looked for
+//! once), then whatever tiers are further away, then the computation. What is found or computed fills every tier that is
+//! nearer.
+//!
+//! [`CacheKey`] holds the model's fingerprint, so no tier can give a vector of another model. A vector leaves the house
+//! and comes back as a table (`table/`), by hand or through [`VectorCache::save`] and [`VectorCache::warm`].
 
+mod file;
 mod key;
+mod memory;
+mod redis;
+mod table;
+mod tier;
+mod value;
 
-use std::future::Future;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{future::Future, sync::Arc};
 
-use moka::future::Cache;
+use prometheus::IntCounter;
 
+pub use file::replace_file;
 pub use key::CacheKey;
+pub use table::TableError;
+pub use value::{CachedVector, Source};
 
-use crate::config::CacheConfig;
-use crate::domain::Embedding;
-use crate::telemetry::Metrics;
+use self::{memory::Memory, tier::Tier};
+use crate::{config::CacheConfig, telemetry::Metrics};
 
-/// What an entry costs beside its vector and its key: moka's nodes and counters, roughly.
-const OVERHEAD_BYTES: usize = 200;
-
-/// A vector, and what its input counts for in [`crate::domain::Usage`].
-#[derive(Debug, Clone, PartialEq)]
-pub struct CachedVector {
-    /// The vector.
-    pub embedding: Embedding,
-    /// Tokens of a text, after truncation; 0 for a picture.
-    pub text_tokens: u32,
-    /// Whether a text lost its end.
-    pub truncated: bool,
+/// The tiers behind memory, nearest first.
+fn further_tiers(
+    config: &CacheConfig,
+    metrics: &Arc<Metrics>,
+) -> Result<Vec<Box<dyn Tier>>, CacheSetupError> {
+    let tiers = [
+        redis::tier(&config.redis, metrics)?, //
+    ];
+    Ok(tiers.into_iter().flatten().collect())
 }
 
 /// The cache. Cheap to clone.
 #[derive(Clone)]
 pub struct VectorCache {
-    map: Cache<CacheKey, CachedVector>,
-    is_storing: bool,
+    memory: Memory,
+    memory_hits: IntCounter,
+    further: Arc<[Box<dyn Tier>]>,
     metrics: Arc<Metrics>,
+}
+
+/// Why there is no cache.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheSetupError {
+    /// The address of the Redis server is none. It is not shown, as it may hold a password.
+    #[error(
+        "`cache.redis.url` cannot be used ({0}); write it as redis://:password@host:port/db, or rediss:// for TLS"
+    )]
+    RedisUrl(String),
+    /// The certificates cannot be used.
+    #[error(
+        "`cache.redis.ca_file` {file} cannot be used: {cause}; it needs certificates in PEM, and a rediss:// address"
+    )]
+    CaFile {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        cause: String,
+    },
 }
 
 /// Why a lookup has no vector.
@@ -47,22 +75,20 @@ pub struct LookupError<E> {
 }
 
 impl VectorCache {
-    /// An empty cache. With `max_bytes` 0 nothing is stored, but equal inputs in flight are still joined.
-    pub fn new(config: &CacheConfig, metrics: Arc<Metrics>) -> Self {
-        let gauge = metrics.cache_bytes.clone();
-        let map = Cache::builder()
-            .max_capacity(config.max_bytes)
-            .weigher(|_, value| weight(value))
-            .time_to_live(Duration::from_secs(config.ttl_s))
-            // Counted here rather than asked of moka, whose own sum lags behind its maintenance.
-            .eviction_listener(move |_, value, _| gauge.sub(i64::from(weight(&value))))
-            .build();
-        Self { map, is_storing: config.max_bytes > 0, metrics }
+    /// An empty cache. With `max_bytes` 0 nothing is stored in memory, but equal inputs in flight are still joined.
+    /// Needs a tokio runtime around it if there are further tiers.
+    ///
+    /// # Errors
+    /// [`CacheSetupError`] when a setting cannot be used. A tier that is not there is none.
+    pub fn new(config: &CacheConfig, metrics: Arc<Metrics>) -> Result<Self, CacheSetupError> {
+        let memory = Memory::new(config, &metrics);
+        let memory_hits = metrics.cache_hits.with_label_values(&[memory.name()]);
+        Ok(Self { memory_hits, memory, further: further_tiers(config, &metrics)?.into(), metrics })
     }
 
-    /// The vector of `key`, if it is stored. Neither waits nor counts.
+    /// The vector of `key`, if memory has it. Neither waits nor counts.
     pub async fn peek(&self, key: &CacheKey) -> Option<CachedVector> {
-        self.map.get(key).await
+        self.memory.get(*key).await
     }
 
     /// The vector of `key`: stored, or from an equal computation in flight, or from `compute`.
@@ -77,125 +103,48 @@ impl VectorCache {
         key: CacheKey,
         compute: impl Future<Output = Result<CachedVector, E>>,
     ) -> Result<CachedVector, LookupError<E>> {
-        let mut was_computed = false;
-        let result = self
-            .map
-            .try_get_with(key, async {
-                was_computed = true;
-                self.metrics.cache_misses.inc();
-                let value = compute.await?;
-                if self.is_storing {
-                    self.metrics.cache_bytes.add(i64::from(weight(&value)));
-                }
-                Ok(value)
-            })
-            .await;
-        if !was_computed {
-            self.metrics.cache_hits.inc();
+        let mut was_here = true;
+        let find = async {
+            was_here = false;
+            if let Some(found) = self.find_further(key).await {
+                return Ok(found);
+            }
+            self.metrics.cache_misses.inc();
+            let value = compute.await?;
+            for tier in self.further.iter() {
+                tier.put(key, value.clone()).await;
+            }
+            Ok(value)
+        };
+        let result = self.memory.get_or_find(key, find).await;
+        if was_here {
+            self.memory_hits.inc();
         }
-        result.map_err(|error| LookupError { error, was_joined: !was_computed })
+        result.map_err(|error| LookupError { error, was_joined: was_here })
     }
-}
 
-fn weight(value: &CachedVector) -> u32 {
-    let bytes = size_of_val(value.embedding.as_slice()) + CacheKey::BYTES + OVERHEAD_BYTES;
-    u32::try_from(bytes).unwrap_or(u32::MAX)
+    /// The vector of `key` from a tier behind memory. The tiers before that one keep it then.
+    async fn find_further(&self, key: CacheKey) -> Option<CachedVector> {
+        for (i, tier) in self.further.iter().enumerate() {
+            if let Some(value) = tier.get(key).await {
+                self.metrics.cache_hits.with_label_values(&[tier.name()]).inc();
+                for nearer in &self.further[..i] {
+                    nearer.put(key, value.clone()).await;
+                }
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    /// Keeps a vector in every tier.
+    async fn put(&self, key: CacheKey, value: CachedVector) {
+        for tier in self.further.iter() {
+            tier.put(key, value.clone()).await;
+        }
+        self.memory.put(key, value).await;
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use futures_util::future::join_all;
-    use tokio::sync::Notify;
-
-    use super::*;
-
-    fn cache(max_bytes: u64) -> VectorCache {
-        VectorCache::new(&CacheConfig { max_bytes, ttl_s: 60 }, Metrics::new())
-    }
-
-    fn key(name: &str) -> CacheKey {
-        CacheKey::text("model", name)
-    }
-
-    fn value() -> CachedVector {
-        let embedding = Embedding::normalized(vec![3.0, 4.0]).unwrap();
-        CachedVector { embedding, text_tokens: 3, truncated: false }
-    }
-
-    async fn computed(count: &AtomicUsize) -> Result<CachedVector, String> {
-        count.fetch_add(1, Ordering::SeqCst);
-        tokio::task::yield_now().await;
-        Ok(value())
-    }
-
-    #[tokio::test]
-    async fn equal_inputs_in_flight_are_computed_once() {
-        for (max_bytes, later) in [(1 << 20, 1), (0, 2)] {
-            let (cache, count) = (cache(max_bytes), AtomicUsize::new(0));
-            let lookups = (0..40).map(|_| cache.get_or_compute(key("a"), computed(&count)));
-            assert!(join_all(lookups).await.into_iter().all(|found| found.unwrap() == value()));
-            assert_eq!(count.load(Ordering::SeqCst), 1, "in flight, max_bytes {max_bytes}");
-            cache.get_or_compute(key("a"), computed(&count)).await.unwrap();
-            assert_eq!(count.load(Ordering::SeqCst), later, "afterwards, max_bytes {max_bytes}");
-            assert_eq!(cache.metrics.cache_misses.get(), later as u64);
-            assert_eq!(cache.metrics.cache_hits.get(), 41 - later as u64);
-        }
-    }
-
-    #[tokio::test]
-    async fn errors_are_shared_in_flight_but_not_stored() {
-        let cache = cache(1 << 20);
-        let fail = || async {
-            tokio::task::yield_now().await;
-            Err("broken")
-        };
-        let lookups = (0..3).map(|_| cache.get_or_compute(key("a"), fail()));
-        let joined: Vec<bool> =
-            join_all(lookups).await.into_iter().map(|found| found.unwrap_err().was_joined).collect();
-        assert_eq!(joined, [false, true, true]);
-        let count = AtomicUsize::new(0);
-        cache.get_or_compute(key("a"), computed(&count)).await.unwrap();
-        assert_eq!(count.load(Ordering::SeqCst), 1);
-    }
-
-    #[tokio::test]
-    async fn another_caller_takes_over_when_the_first_leaves() {
-        let (cache, count) = (cache(1 << 20), Arc::new(AtomicUsize::new(0)));
-        let begun = Arc::new(Notify::new());
-        let first = tokio::spawn({
-            let (cache, begun) = (cache.clone(), begun.clone());
-            async move {
-                let never = async {
-                    begun.notify_one();
-                    std::future::pending::<Result<CachedVector, String>>().await
-                };
-                cache.get_or_compute(key("a"), never).await
-            }
-        });
-        begun.notified().await;
-        let second = tokio::spawn({
-            let (cache, count) = (cache.clone(), count.clone());
-            async move { cache.get_or_compute(key("a"), computed(&count)).await }
-        });
-        tokio::task::yield_now().await;
-        assert_eq!(count.load(Ordering::SeqCst), 0, "the second waits for the first");
-        first.abort();
-        assert_eq!(second.await.unwrap().unwrap(), value());
-    }
-
-    #[tokio::test]
-    async fn the_gauge_follows_what_is_held() {
-        let room_for_ten = u64::from(weight(&value())) * 10;
-        let cache = cache(room_for_ten);
-        let count = AtomicUsize::new(0);
-        for i in 0..100 {
-            cache.get_or_compute(key(&i.to_string()), computed(&count)).await.unwrap();
-        }
-        cache.map.run_pending_tasks().await;
-        let held = cache.metrics.cache_bytes.get();
-        assert_eq!(held, cache.map.weighted_size() as i64);
-        assert!(held > 0 && held <= room_for_ten as i64, "{held}");
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod cache;
 mod config;
 mod download;
 mod meilisearch;
@@ -14,6 +15,7 @@ use clap::{Parser, Subcommand};
 
 pub use args::ConfigArgs;
 pub use bench::{BenchArgs, BenchError};
+pub use cache::{CacheArgs, CacheCommand, CacheError};
 pub use download::DownloadArgs;
 pub use settings::{SettingsArgs, SettingsError};
 pub use verify::{VerifyArgs, VerifyError};
@@ -47,6 +49,9 @@ enum Command {
     Download(DownloadArgs),
     /// Checks that a model on this machine is whole and can be served.
     Verify(VerifyArgs),
+    /// Moves vectors between a running service and a Parquet file.
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Measures an embedding server under a load like Meilisearch's.
     Bench(Box<BenchArgs>),
 }
@@ -72,6 +77,9 @@ pub enum CliError {
     /// The model cannot be served.
     #[error(transparent)]
     Verify(#[from] VerifyError),
+    /// No vectors were moved.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// Nothing was measured.
     #[error(transparent)]
     Bench(#[from] BenchError),
@@ -109,6 +117,7 @@ impl Cli {
             Command::Settings(args) => settings::run(&args),
             Command::Download(args) => download::run(args),
             Command::Verify(args) => verify::run(&args),
+            Command::Cache(command) => cache::run(&command),
             Command::Bench(args) => bench::run(&args),
         }
     }
@@ -127,7 +136,7 @@ mod tests {
             Command::Settings(args) => args.config.sets(),
             Command::Download(args) => args.config.sets(),
             Command::Verify(args) => args.config.sets(),
-            Command::Bench(_) => panic!("it has no settings"),
+            Command::Cache(_) | Command::Bench(_) => panic!("it has no settings"),
         }
     }
 

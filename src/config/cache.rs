@@ -2,12 +2,36 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How many vectors are kept, and for how long.
+use super::ApiKey;
+
+/// How many vectors are kept, where, and for how long.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct CacheConfig {
-    /// Memory for cached vectors in bytes; 0 turns the cache off.
+    /// Memory for cached vectors in bytes; 0 keeps none in memory.
     pub max_bytes: u64,
-    /// Seconds that a cached vector lives.
+    /// Seconds that a cached vector lives in memory.
     pub ttl_s: u64,
+    /// Seconds after which a vector that nobody asked for leaves memory; 0 for never.
+    pub idle_s: u64,
+    /// A Parquet file that is read at the start and written at the stop; empty for none.
+    pub file: String,
+    /// Bytes of vectors that the file holds at most, the newest ones.
+    pub file_max_bytes: u64,
+    /// A cache that replicas share.
+    pub redis: RedisConfig,
+}
+
+/// A Redis server behind the memory of every replica.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedisConfig {
+    /// Its address, `redis://` or, with TLS, `rediss://`; empty for none. A secret, as it may hold a password.
+    pub url: ApiKey,
+    /// A PEM file with the certificates that sign the server's; empty for Mozilla's.
+    pub ca_file: String,
+    /// Seconds that a vector lives there.
+    pub ttl_s: u64,
+    /// Milliseconds that a lookup may take.
+    pub timeout_ms: u64,
 }

@@ -241,9 +241,17 @@ fn invalid(error: Error) -> ConfigError {
 }
 
 fn holds_secrets(key: &str) -> bool {
-    ["auth.api_keys", "auth.keys", "fetch.buckets", "fetch.hosts", "fetch.proxy", "hub.token"]
-        .iter()
-        .any(|secret| key.starts_with(secret))
+    [
+        "auth.api_keys",
+        "auth.keys",
+        "cache.redis.url",
+        "fetch.buckets",
+        "fetch.hosts",
+        "fetch.proxy",
+        "hub.token",
+    ]
+    .iter()
+    .any(|secret| key.starts_with(secret))
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use auth::{ApiKey, AuthConfig};
 pub use batch::BatchConfig;
 pub use buckets::{BucketConfig, ObjectService, ObjectUrl};
-pub use cache::CacheConfig;
+pub use cache::{CacheConfig, RedisConfig};
 pub use cores::CoreList;
 pub use fetch::{FetchConfig, FetchHost};
 pub use host_pattern::HostPattern;

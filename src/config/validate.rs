@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt::Display};
 
 use super::{
-    BatchConfig, Config, ConfigError, ModelSource, ServedModel,
+    BatchConfig, CacheConfig, Config, ConfigError, ModelSource, ServedModel,
     keys::{KeyFault, check_keys},
 };
 
@@ -20,7 +20,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::OutOfRange`] with the first key that is outside its own.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let Self { server, hub, image, fetch, cache, .. } = self;
+        let Self { server, hub, image, fetch, .. } = self;
         at_least("server.max_body_bytes", server.max_body_bytes, 1024)?;
         at_least("server.max_inflight_body_bytes", server.max_inflight_body_bytes, server.max_body_bytes)?;
         at_most("server.workers", server.workers, MAX_THREADS)?;
@@ -47,8 +47,25 @@ impl Config {
 
         fetch.validate()?;
 
-        at_least("cache.ttl_s", cache.ttl_s, 1)?;
-        at_most("cache.ttl_s", cache.ttl_s, MAX_TTL_S)
+        self.validate_cache()
+    }
+
+    fn validate_cache(&self) -> Result<(), ConfigError> {
+        let CacheConfig { ttl_s, idle_s, redis, .. } = &self.cache;
+        at_least("cache.ttl_s", *ttl_s, 1)?;
+        at_most("cache.ttl_s", *ttl_s, MAX_TTL_S)?;
+        at_most("cache.idle_s", *idle_s, MAX_TTL_S)?;
+        at_least("cache.redis.ttl_s", redis.ttl_s, 1)?;
+        at_most("cache.redis.ttl_s", redis.ttl_s, MAX_TTL_S)?;
+        at_least("cache.redis.timeout_ms", redis.timeout_ms, 1)?;
+        at_most("cache.redis.timeout_ms", redis.timeout_ms, 1000)?;
+        let url = redis.url.expose();
+        if !url.is_empty() && !["redis://", "rediss://"].iter().any(|scheme| url.starts_with(scheme)) {
+            // Not shown: it may hold a password all the same.
+            let limit = "must be redis://host:port/db, or rediss:// for TLS";
+            return Err(out_of_range("cache.redis.url", "not one", limit.into()));
+        }
+        Ok(())
     }
 }
 
@@ -285,6 +302,14 @@ mod tests {
             },
             "`batch.deadline_ms` is 40000, but must be 30000 or less",
         );
+    }
+
+    #[test]
+    fn the_address_of_redis_is_not_shown() {
+        for url in ["***", "http://:hunter2@host", ":hunter2@host:6379"] {
+            let limit = "must be redis://host:port/db, or rediss:// for TLS";
+            check(|c| c.cache.redis.url = url.into(), &format!("`cache.redis.url` is not one, but {limit}"));
+        }
     }
 
     #[test]

@@ -15,6 +15,9 @@ pub enum EmbeddingError {
     /// The vector has no direction.
     #[error("the vector is zero, so it has no direction")]
     Zero,
+    /// It should be of length one, and is not.
+    #[error("the vector is not of length one")]
+    NotUnit,
 }
 
 impl Embedding {
@@ -29,12 +32,25 @@ impl Embedding {
         if let Some(i) = values.iter().position(|x| !x.is_finite()) {
             return Err(EmbeddingError::NotFinite(i));
         }
-        // In f64 neither the squares of large components overflow nor those of small ones vanish.
-        let norm = values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+        let norm = norm(&values);
         if norm == 0.0 {
             return Err(EmbeddingError::Zero);
         }
         Ok(Self(values.iter().map(|&x| (f64::from(x) / norm) as f32).collect()))
+    }
+
+    /// Takes what [`Self::as_slice`] once gave, to the bit.
+    ///
+    /// # Errors
+    /// [`EmbeddingError`] when a component is not finite, or the length is further from one than rounding puts it.
+    pub fn restored(values: Arc<[f32]>) -> Result<Self, EmbeddingError> {
+        if let Some(i) = values.iter().position(|x| !x.is_finite()) {
+            return Err(EmbeddingError::NotFinite(i));
+        }
+        if (norm(&values) - 1.0).abs() > 1e-3 {
+            return Err(EmbeddingError::NotUnit);
+        }
+        Ok(Self(values))
     }
 
     /// The normalised weighted mean of unit vectors of one length.
@@ -68,6 +84,11 @@ impl Embedding {
     }
 }
 
+/// In f64 neither the squares of large components overflow nor those of small ones vanish.
+fn norm(values: &[f32]) -> f64 {
+    values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
+}
+
 impl std::fmt::Debug for Embedding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Embedding({} dimensions)", self.0.len())
@@ -92,6 +113,15 @@ mod tests {
         assert_eq!(Embedding::normalized(vec![]), Err(EmbeddingError::Zero));
         assert_eq!(Embedding::normalized(vec![1.0, f32::NAN]), Err(EmbeddingError::NotFinite(1)));
         assert_eq!(Embedding::normalized(vec![f32::INFINITY]), Err(EmbeddingError::NotFinite(0)));
+    }
+
+    #[test]
+    fn restores_to_the_bit_what_is_a_unit_vector() {
+        let e = Embedding::normalized(vec![0.1, 0.2, 0.3]).unwrap();
+        assert_eq!(Embedding::restored(e.as_slice().into()), Ok(e));
+        assert_eq!(Embedding::restored([3.0, 4.0].into()), Err(EmbeddingError::NotUnit));
+        assert_eq!(Embedding::restored([].into()), Err(EmbeddingError::NotUnit));
+        assert_eq!(Embedding::restored([1.0, f32::NAN].into()), Err(EmbeddingError::NotFinite(1)));
     }
 
     #[test]

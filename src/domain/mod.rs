@@ -7,6 +7,7 @@
 mod digest;
 mod embedding;
 mod error;
+mod fingerprint;
 mod input;
 mod lane;
 mod prepared;
@@ -15,6 +16,7 @@ mod spec;
 pub use digest::ContentDigest;
 pub use embedding::{Embedding, EmbeddingError};
 pub use error::{EmbedError, Fault, ItemError, ItemErrorKind, OnItemError};
+pub use fingerprint::{Fingerprint, NoFingerprint};
 pub use input::{Content, EmbedInput, EmbedRequest, EmbedResponse, ImageSource, InputType, Part, Usage};
 pub use lane::{Lane, Lanes};
 pub use prepared::{Modality, Pixels, Prepared, Tokens};

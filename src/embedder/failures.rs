@@ -7,18 +7,16 @@ use std::time::SystemTime;
 
 use lru::LruCache;
 use serde::{Serialize, Serializer};
-use url::Url;
 
-use crate::domain::{Content, ImageSource, ItemErrorKind};
+use crate::cache::Source;
+use crate::domain::ItemErrorKind;
 
-/// Sources that are remembered; half a kilobyte each.
+/// Sources that are remembered; a kilobyte each at most.
 const CAPACITY: NonZeroUsize = NonZeroUsize::new(1000).expect("not zero");
-/// Longest source in bytes; what is longer loses its end.
-const MAX_SOURCE: usize = 512;
 
 /// What failed lately: the last thousand sources, the latest first.
 pub struct Failures {
-    entries: Mutex<LruCache<(String, ItemErrorKind), Entry>>,
+    entries: Mutex<LruCache<(Source, ItemErrorKind), Entry>>,
 }
 
 struct Entry {
@@ -32,8 +30,8 @@ struct Entry {
 /// A source that failed in one way, once or often.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FailedSource {
-    /// The picture's address without credentials, query and fragment; `inline picture` or `text` for what came in
-    /// the request itself.
+    /// The picture's address without credentials, query and fragment; `image` or `text` for what came in the request
+    /// itself.
     pub source: String,
     /// What kind of failure.
     pub kind: ItemErrorKind,
@@ -62,7 +60,7 @@ impl Failures {
     /// Remembers a failure of `model` at `now`.
     pub(super) fn record(
         &self,
-        source: String,
+        source: Source,
         kind: ItemErrorKind,
         message: &str,
         model: &str,
@@ -82,7 +80,7 @@ impl Failures {
     pub fn latest(&self, limit: usize) -> Vec<FailedSource> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let listed = entries.iter().take(limit).map(|((source, kind), entry)| FailedSource {
-            source: source.clone(),
+            source: source.as_str().to_owned(),
             kind: *kind,
             is_transient: kind.is_transient(),
             message: entry.message.clone(),
@@ -92,34 +90,6 @@ impl Failures {
             last_at: entry.last_at,
         });
         listed.collect()
-    }
-}
-
-/// What may be shown of where a part came from: enough to find its document, nothing that opens a door.
-pub(super) fn shown_source(content: &Content) -> String {
-    let mut source = match content {
-        Content::Text(_) => "text".to_owned(),
-        Content::Image(ImageSource::Url(address)) => shown_address(address.trim()),
-        Content::Image(ImageSource::Encoded(_) | ImageSource::Bytes(_)) => INLINE.to_owned(),
-    };
-    source.truncate(source.floor_char_boundary(MAX_SOURCE));
-    source
-}
-
-const INLINE: &str = "inline picture";
-
-fn shown_address(address: &str) -> String {
-    match Url::parse(address) {
-        Ok(url) if url.scheme() == "data" => INLINE.to_owned(),
-        Ok(mut url) => {
-            url.set_query(None);
-            url.set_fragment(None);
-            // Refused only by addresses without a host, which have neither.
-            let _ = (url.set_username(""), url.set_password(None));
-            url.into()
-        }
-        // A path, or an address that is none.
-        Err(_) => address.split(['?', '#']).next().unwrap_or_default().to_owned(),
     }
 }
 
@@ -138,7 +108,7 @@ mod tests {
         let failures = Failures::new();
         let at = |s| SystemTime::UNIX_EPOCH + Duration::from_secs(s);
         let record = |source: &str, kind, message, s| {
-            failures.record(source.into(), kind, message, "clip", at(s));
+            failures.record(Source::Url(source.into()), kind, message, "clip", at(s));
         };
         record("a", ItemErrorKind::NotFound, "gone", 1);
         record("b", ItemErrorKind::Timeout, "slow", 2);
@@ -159,28 +129,16 @@ mod tests {
     fn the_oldest_are_forgotten() {
         let failures = Failures::new();
         for i in 0..=CAPACITY.get() {
-            failures.record(i.to_string(), ItemErrorKind::Corrupt, "", "clip", SystemTime::now());
+            failures.record(
+                Source::Url(i.to_string().into()),
+                ItemErrorKind::Corrupt,
+                "",
+                "clip",
+                SystemTime::now(),
+            );
         }
         let listed = failures.latest(usize::MAX);
         assert_eq!(listed.len(), CAPACITY.get());
         assert!(listed.iter().all(|failed| failed.source != "0"));
-    }
-
-    #[test]
-    fn sources_are_shown_without_secrets() {
-        let url = |address: &str| Content::Image(ImageSource::Url(address.into()));
-        for (content, expected) in [
-            (url("https://u:p@cdn.example/a/b.jpg?sig=s3cret#x"), "https://cdn.example/a/b.jpg"),
-            (url(" http://cdn.example:8080/a.jpg "), "http://cdn.example:8080/a.jpg"),
-            (url("s3://photos/2024/a.jpg?versionId=1"), "s3://photos/2024/a.jpg"),
-            (url("img/a.jpg?sig=s3cret"), "img/a.jpg"),
-            (url("DATA:image/png;base64,AAAA"), "inline picture"),
-            (url(""), ""),
-            (Content::Image(ImageSource::Encoded("AAAA".into())), "inline picture"),
-            (Content::Text("private words".into()), "text"),
-        ] {
-            assert_eq!(shown_source(&content), expected);
-        }
-        assert_eq!(shown_source(&url(&"é".repeat(1000))).len(), MAX_SOURCE);
     }
 }

@@ -11,6 +11,7 @@ mod pipeline;
 mod placeholder;
 mod prepare;
 mod registry;
+mod vectors;
 mod warm_up;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,11 +23,11 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use crate::batch::{BatchPolicy, Batcher};
-use crate::cache::VectorCache;
+use crate::cache::{CacheSetupError, VectorCache};
 use crate::config::{BatchConfig, Config, ImageConfig};
 use crate::domain::{
-    EmbedError, EmbedInput, EmbedRequest, EmbedResponse, Embedding, ItemError, Lane, ModelSpec, OnItemError,
-    Usage,
+    EmbedError, EmbedInput, EmbedRequest, EmbedResponse, Embedding, Fingerprint, ItemError, Lane, ModelSpec,
+    OnItemError, Usage,
 };
 use crate::fetch::Fetcher;
 use crate::imaging::ImagingOptions;
@@ -38,6 +39,7 @@ pub use failures::{FailedSource, Failures};
 use pipeline::{ItemVector, Pipeline, Turn};
 use prepare::PreparePool;
 pub use registry::Models;
+use vectors::{Store, VectorFile};
 
 /// Batches of decoded bulk pictures per engine, beside those being decoded: one runs, one is ready, one
 /// fills up. More would wait as pixels, three times as large as they came.
@@ -64,7 +66,7 @@ struct Inner {
 #[derive(Clone)]
 pub struct Shared {
     fetcher: Fetcher,
-    cache: VectorCache,
+    store: Store,
     pool: Arc<PreparePool>,
     imaging: ImagingOptions,
     failures: Arc<Failures>,
@@ -75,13 +77,16 @@ impl Shared {
     /// One cache, whose keys tell the models apart, and one pool for decoding and tokenising.
     ///
     /// # Errors
-    /// [`EmbedderSetupError::Thread`].
+    /// [`EmbedderSetupError::Thread`], [`EmbedderSetupError::Cache`].
     pub fn new(config: &Config, fetcher: Fetcher, metrics: Arc<Metrics>) -> Result<Self, EmbedderSetupError> {
         let ImageConfig { decode, background, icc, max_pixels, max_memory_bytes, timeout_ms, threads } =
             config.image;
         Ok(Self {
             fetcher,
-            cache: VectorCache::new(&config.cache, metrics.clone()),
+            store: Store {
+                cache: VectorCache::new(&config.cache, metrics.clone())?,
+                file: VectorFile::new(&config.cache.file, config.cache.file_max_bytes),
+            },
             pool: Arc::new(PreparePool::new(threads)?),
             imaging: ImagingOptions { decode, background, icc, max_pixels, max_memory_bytes, timeout_ms },
             failures: Arc::new(Failures::new()),
@@ -95,8 +100,8 @@ impl Shared {
 pub struct ModelInfo {
     /// The model's facts.
     pub spec: ModelSpec,
-    /// The model's digest, in hex.
-    pub fingerprint: String,
+    /// What tells its vectors from those of others.
+    pub fingerprint: Fingerprint,
     /// Where it runs: `cpu`, `cuda:0`, ...
     pub device: String,
     /// What it computes in: `fp32`, `bf16`.
@@ -129,6 +134,9 @@ pub enum EmbedderSetupError {
     /// No model at all.
     #[error("there is no model to serve")]
     NoModel,
+    /// The cache's settings cannot be used.
+    #[error(transparent)]
+    Cache(#[from] CacheSetupError),
     /// The operating system gave no thread.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -141,7 +149,7 @@ impl Embedder {
     /// # Errors
     /// [`EmbedderSetupError`].
     pub fn new(model: LoadedModel, batch: &BatchConfig, shared: &Shared) -> Result<Self, EmbedderSetupError> {
-        let Shared { fetcher, cache, pool, imaging, failures, metrics } = shared.clone();
+        let Shared { fetcher, store: Store { cache, .. }, pool, imaging, failures, metrics } = shared.clone();
         let LoadedModel { spec, fingerprint, tokenizer, device, dtype, is_demo, engines } = model;
         let tokenizer = match (&spec.text, tokenizer) {
             (None, _) => None,
@@ -160,7 +168,7 @@ impl Embedder {
         let policy = BatchPolicy::new(batch, &device);
         let pipeline = Pipeline {
             spec: spec.clone(),
-            fingerprint: fingerprint.clone(),
+            fingerprint,
             imaging,
             tokenizer,
             fetcher,

@@ -10,17 +10,17 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::failures::{Failures, shown_source};
+use super::failures::Failures;
 use super::prepare::{Panicked, PreparePool};
 use crate::batch::{BatchError, Batcher};
-use crate::cache::{CacheKey, CachedVector, VectorCache};
+use crate::cache::{CacheKey, CachedVector, Source, VectorCache};
 use crate::domain::{
-    Content, ContentDigest, EmbedError, EmbedInput, Embedding, ImageSource, ImageSpec, InputType, ItemError,
-    ItemErrorKind, Lane, Modality, ModelSpec, Part, Prepared, Tokens, Usage,
+    Content, ContentDigest, EmbedError, EmbedInput, Embedding, Fingerprint, ImageSource, ImageSpec,
+    InputType, ItemError, ItemErrorKind, Lane, Modality, ModelSpec, Part, Prepared, Tokens, Usage,
 };
 use crate::fetch::{FetchError, Fetched, Fetcher};
 use crate::imaging::{self, ImagingOptions};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, metrics::TIERS};
 use crate::text::Tokenizer;
 
 /// Texts below this many bytes are tokenised where they are: a hop to the pool costs more.
@@ -32,7 +32,7 @@ const INLINE_DIGEST_BYTES: usize = 512 << 10;
 /// Everything that an item passes through.
 pub(super) struct Pipeline {
     pub spec: ModelSpec,
-    pub fingerprint: String,
+    pub fingerprint: Fingerprint,
     pub imaging: ImagingOptions,
     pub tokenizer: Option<Arc<Tokenizer>>,
     pub fetcher: Fetcher,
@@ -94,12 +94,14 @@ impl Pipeline {
     }
 
     async fn part(&self, part: Part, turn: Turn) -> Result<PartVector, PartError> {
-        let is_image = matches!(part.content, Content::Image(_));
-        let source = shown_source(&part.content);
-        let vector = match part.content {
-            Content::Text(text) => self.text(&text, turn).await,
-            Content::Image(source) => self.image(source, turn).await,
+        let (vector, source) = match part.content {
+            Content::Text(text) => (self.text(&text, turn).await, Source::Text),
+            Content::Image(picture) => {
+                let source = Source::of_picture(&picture);
+                (self.image(picture, &source, turn).await, source)
+            }
         };
+        let is_image = source != Source::Text;
         if let Err(PartError::Item(kind, message)) = &vector {
             self.failures.record(source, *kind, message, &self.spec.name, SystemTime::now());
         }
@@ -116,12 +118,12 @@ impl Pipeline {
             prompt => Cow::Owned(format!("{prompt}{text}")),
         };
         let text = prompted.as_ref();
-        let key = CacheKey::text(&self.fingerprint, text);
+        let key = CacheKey::text(self.fingerprint, text);
         self.cached(key, turn, || async {
             let tokens = self.tokenize(tokenizer, text, turn.lane).await?;
             let (text_tokens, truncated) = (tokens.n_tokens as u32, tokens.truncated);
             let embedding = self.submit(Prepared::Tokens(tokens), turn).await?;
-            Ok(CachedVector { embedding, text_tokens, truncated })
+            Ok(CachedVector::of_text(embedding, text_tokens, truncated))
         })
         .await
     }
@@ -141,18 +143,23 @@ impl Pipeline {
         tokens.map_err(|error| PartError::Item(ItemErrorKind::Internal, error.to_string()))
     }
 
-    async fn image(&self, source: ImageSource, turn: Turn) -> Result<CachedVector, PartError> {
+    async fn image(
+        &self,
+        picture: ImageSource,
+        source: &Source,
+        turn: Turn,
+    ) -> Result<CachedVector, PartError> {
         let spec = self.spec.image.as_ref().ok_or_else(|| self.no_tower(Modality::Image))?;
-        let held = self.held(&source).await;
+        let held = self.held(&picture).await;
         let digest = held.as_ref().map(|(digest, _)| *digest);
-        let (encoded, digest) = match (self.fetched(source, digest, turn.lane).await?, held) {
+        let (encoded, digest) = match (self.fetched(picture, digest, turn.lane).await?, held) {
             (Fetched::File { bytes, digest: Some(digest) }, _) => (bytes, digest),
             (Fetched::File { bytes, digest: None }, _) => {
                 let digest = self.digest(&bytes, turn.lane).await?;
                 (bytes, digest)
             }
             (Fetched::Unchanged, held) => {
-                self.metrics.cache_hits.inc();
+                self.metrics.cache_hits.with_label_values(&[TIERS[0]]).inc();
                 return Ok(held.expect("only what is held can be unchanged").1);
             }
         };
@@ -168,7 +175,7 @@ impl Pipeline {
             let encoded = encoded.expect("an input that was computed is not computed again");
             let pixels = self.decode(encoded, spec, turn.lane).await?;
             let embedding = self.submit(pixels, turn).await?;
-            Ok(CachedVector { embedding, text_tokens: 0, truncated: false })
+            Ok(CachedVector::of_image(embedding, source.clone()))
         })
         .await
     }
@@ -214,7 +221,7 @@ impl Pipeline {
 
     fn image_key(&self, file: &ContentDigest) -> CacheKey {
         let ImagingOptions { decode, background, icc, .. } = self.imaging;
-        CacheKey::image(&self.fingerprint, decode, background, icc, file)
+        CacheKey::image(self.fingerprint, decode, background, icc, file)
     }
 
     async fn decode(&self, encoded: Bytes, spec: &ImageSpec, lane: Lane) -> Result<Prepared, PartError> {
@@ -314,7 +321,7 @@ mod tests {
 
     fn part(values: [f32; 2], weight: f32) -> PartVector {
         let embedding = Embedding::normalized(values.to_vec()).unwrap();
-        let vector = CachedVector { embedding, text_tokens: 3, truncated: false };
+        let vector = CachedVector::of_text(embedding, 3, false);
         PartVector { vector, weight, is_image: false }
     }
 

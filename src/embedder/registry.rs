@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::{join_all, select_all};
 
-use super::{Embedder, EmbedderSetupError, Failures, Shared};
+use super::{Embedder, EmbedderSetupError, Failures, Shared, vectors::Store};
 use crate::config::BatchConfig;
 use crate::domain::EmbedError;
 use crate::runtime::LoadedModel;
@@ -15,6 +15,7 @@ use crate::telemetry::Metrics;
 pub struct Models {
     embedders: Arc<[Embedder]>,
     failures: Arc<Failures>,
+    pub(super) store: Store,
     metrics: Arc<Metrics>,
 }
 
@@ -38,6 +39,7 @@ impl Models {
         }
         Ok(Self {
             embedders: embedders.into(),
+            store: shared.store.clone(),
             failures: shared.failures.clone(),
             metrics: shared.metrics.clone(),
         })

@@ -11,7 +11,10 @@ use actix_web::{
 };
 use serde_json::{Value, json};
 
-use super::{HttpError, HttpState, Listener, with_slash};
+use super::{HttpError, HttpState, Listener, admin_cache, with_slash};
+
+/// Failed sources that one answer lists: all that are remembered.
+const MAX_FAILURES: usize = 1000;
 
 /// Registers what is below `/admin`, behind the one rule of access. A new tool is one more resource here.
 pub(super) fn configure(app: &mut ServiceConfig) {
@@ -23,6 +26,12 @@ pub(super) fn configure(app: &mut ServiceConfig) {
                     .route(web::get().to(keys))
                     .default_service(web::to(|| async { HttpError::WrongMethod("GET").response() })),
             )
+            .service(admin_cache::resource())
+            .service(
+                web::resource(with_slash("/failures"))
+                    .route(web::get().to(failures))
+                    .default_service(web::to(|| async { HttpError::WrongMethod("GET").response() })),
+            )
             .default_service(web::to(|| async { HttpError::NoRoute.response() })),
     );
 }
@@ -32,6 +41,11 @@ async fn keys(state: web::Data<HttpState>) -> HttpResponse {
     let keys = state.keys.get();
     let keys = keys.names().into_iter().map(|(name, is_admin)| json!({"name": name, "admin": is_admin}));
     HttpResponse::Ok().json(json!({"keys": keys.collect::<Vec<Value>>()}))
+}
+
+/// What failed lately, the latest first: which documents need repair.
+async fn failures(state: web::Data<HttpState>) -> HttpResponse {
+    HttpResponse::Ok().json(json!({"failures": state.models.failures().latest(MAX_FAILURES)}))
 }
 
 async fn guard(

@@ -2,6 +2,7 @@
 //! room's, what becomes of it the embedder's.
 
 mod admin;
+mod admin_cache;
 mod auth;
 mod body;
 mod embed;

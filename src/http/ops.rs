@@ -96,7 +96,7 @@ fn describe(state: &HttpState, embedder: &Embedder) -> Value {
         "pooling": spec.pooling,
         "device": info.device,
         "dtype": info.dtype,
-        "fingerprint": info.fingerprint,
+        "fingerprint": info.fingerprint.to_string(),
         "ready": embedder.is_ready(),
         "on_item_error": config.on_item_error,
         "limits": {

@@ -2,6 +2,8 @@
 
 mod backend;
 mod device;
+#[cfg(any(feature = "torch", test))]
+mod fingerprint;
 mod memory;
 mod schedule;
 #[doc(hidden)]
@@ -19,15 +21,14 @@ pub use thread::DeviceThread;
 #[cfg(feature = "torch")]
 pub use torch::{LoadError, load};
 
-use crate::domain::{Lanes, ModelSpec, TokenizerFile};
+use crate::domain::{Fingerprint, Lanes, ModelSpec, TokenizerFile};
 
 /// A model that is ready to be given to the batch room.
 pub struct LoadedModel {
     /// Its facts.
     pub spec: ModelSpec,
-    /// Digest over weights, configuration, tokenizer, preprocessing, pooling and dtype, in hex: two models with
-    /// the same fingerprint give the same vectors.
-    pub fingerprint: String,
+    /// Over weights, configuration, tokenizer, preprocessing, pooling and dtype.
+    pub fingerprint: Fingerprint,
     /// For a model with a text tower.
     pub tokenizer: Option<TokenizerFile>,
     /// Where it runs: `cpu`, `cuda:0`, ...

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::{Backend, BackendError, Engine, LoadedModel};
 use crate::domain::{
-    Embedding, Filter, ImageSpec, Lanes, ModelSpec, Pixels, Pooling, Poolings, Prepared, Resize, TextSpec,
-    TokenizerFile, Tokens,
+    Embedding, Filter, Fingerprint, ImageSpec, Lanes, ModelSpec, Pixels, Pooling, Poolings, Prepared, Resize,
+    TextSpec, TokenizerFile, Tokens,
 };
 
 /// What a [`StubBackend`] does instead of answering.
@@ -154,7 +154,7 @@ pub fn stub_model_over(backend: StubBackend) -> LoadedModel {
             text: Some(TextSpec::new(16)),
             pooling: Poolings { image: Some(Pooling::None), text: Some(Pooling::None) },
         },
-        fingerprint: format!("stub-{}", backend.dimensions),
+        fingerprint: Fingerprint::of(&[b"stub", &backend.dimensions.to_le_bytes()]),
         tokenizer: Some(TokenizerFile::Json(tokenizer_json().into_bytes())),
         device: "cpu".into(),
         dtype: "fp32".into(),

@@ -7,11 +7,12 @@ use tch::{Device, Kind, TchError, Tensor};
 use super::{
     Backend, BackendError, Engine, LoadedModel,
     device::{DeviceError, cores, resolve_devices, resolve_dtype},
+    fingerprint::fingerprint,
     schedule::{self, BULK_NICENESS, Layout},
 };
 use crate::{
     config::{CoreList, ModelConfig, ModelParts, ModelSource},
-    domain::{Embedding, Lane, Lanes, ModelSpec, Pixels, Pooling, Poolings, Prepared},
+    domain::{Embedding, Lane, Lanes, ModelSpec, Pixels, Prepared},
     model::{Checkpoint, ModelError, Normalize, Placement, Towers},
 };
 
@@ -54,7 +55,8 @@ pub fn load(config: &ModelConfig) -> Result<LoadedModel, LoadError> {
         .collect::<Result<Vec<_>, _>>()?;
     let tokenizer = checkpoint.tokenizer(&spec)?;
     let dtype = if kind == Kind::BFloat16 { "bf16" } else { "fp32" };
-    let fingerprint = fingerprint(&checkpoint, &spec.pooling, dtype)?;
+    // Last, when every file that counts has been read.
+    let fingerprint = fingerprint(&checkpoint.digest()?, &spec.pooling, dtype);
     if let Some(name) = &config.name {
         spec.name.clone_from(name);
     }
@@ -101,18 +103,6 @@ fn engines(model: Model, layout: &Layout, cores: &CoreList) -> Vec<Engine> {
 
 fn set_threads(threads: usize) {
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
-}
-
-/// Everything that decides what a vector is: 128 bits of it in hex. To be called last, when every file that
-/// counts has been read.
-fn fingerprint(checkpoint: &Checkpoint, pooling: &Poolings, dtype: &str) -> Result<String, ModelError> {
-    let mut hasher = blake3::Hasher::new();
-    let chosen = [pooling.image, pooling.text].map(|pooling| pooling.map_or("", Pooling::as_str));
-    for part in [dtype, chosen[0], chosen[1]] {
-        hasher.update(part.as_bytes()).update(b"\n");
-    }
-    hasher.update(checkpoint.digest()?.as_bytes());
-    Ok(hasher.finalize().to_hex()[..32].to_owned())
 }
 
 /// A checkpoint on one device: what its engines share.
@@ -220,7 +210,47 @@ fn classify(error: &TchError) -> BackendError {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
     use super::*;
+    use crate::config::{Config, DEFAULT_TOML, DeviceChoice, DtypeChoice};
+
+    #[test]
+    fn each_change_of_the_model_changes_the_fingerprint() {
+        let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo-model");
+        let of = |change: &dyn Fn(&Path), dtype: DtypeChoice| {
+            let dir = tempfile::tempdir().unwrap();
+            for file in ["config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"] {
+                fs::copy(format!("{demo}/{file}"), dir.path().join(file)).unwrap();
+            }
+            change(dir.path());
+            let config: Config = toml::from_str(DEFAULT_TOML).unwrap();
+            let source = ModelSource::Directory(dir.path().into());
+            let device = DeviceChoice::Cpu;
+            load(&ModelConfig { source, device, dtype, ..config.model }).unwrap().fingerprint
+        };
+        let nothing = |_: &Path| {};
+        let weights = |dir: &Path| {
+            let file = dir.join("model.safetensors");
+            let mut bytes = fs::read(&file).unwrap();
+            *bytes.last_mut().unwrap() ^= 1;
+            fs::write(file, bytes).unwrap();
+        };
+        let mean = |dir: &Path| {
+            let file = dir.join("preprocessor_config.json");
+            let text = fs::read_to_string(&file).unwrap();
+            fs::write(file, text.replacen("0.5", "0.25", 1)).unwrap();
+        };
+        let fp32 = DtypeChoice::Fp32;
+        assert_eq!(of(&nothing, fp32), of(&nothing, fp32));
+        let distinct = BTreeSet::from([
+            of(&nothing, fp32),
+            of(&nothing, DtypeChoice::Bf16),
+            of(&weights, fp32),
+            of(&mean, fp32),
+        ]);
+        assert_eq!(distinct.len(), 4);
+    }
 
     #[test]
     fn a_sticky_cuda_error_loses_the_device() {

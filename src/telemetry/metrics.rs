@@ -24,6 +24,12 @@ pub const LANES: [&str; 2] = ["search", "bulk"];
 /// under way, dead when last asked, failed.
 pub const FETCH_OUTCOMES: [&str; 6] =
     ["ok", "not_modified", "fresh", "joined", "remembered_failure", "error"];
+/// The values of the label `tier`, the nearest first.
+pub const TIERS: [&str; 2] = ["memory", "redis"];
+/// The values of the label `kind` of what went wrong with Redis.
+pub const REDIS_ERRORS: [&str; 5] = ["timeout", "connection", "answer", "corrupt", "dropped"];
+/// The values of the label `operation`.
+pub const REDIS_OPERATIONS: [&str; 2] = ["get", "set"];
 
 /// From 0.5 ms (a cached text) to the 30 s that Meilisearch waits.
 const SECONDS: [f64; 16] =
@@ -67,12 +73,19 @@ pub struct Metrics {
     pub fetches: IntCounterVec,
     /// Second attempts after a fault that passes.
     pub fetch_retries: IntCounter,
-    /// Inputs found in the cache, or joined to one in flight.
-    pub cache_hits: IntCounter,
+    /// Inputs found in the cache by `tier`; those joined to one in flight count as found in memory.
+    pub cache_hits: IntCounterVec,
     /// Inputs computed.
     pub cache_misses: IntCounter,
-    /// Bytes held by the cache.
+    /// Bytes held by the cache in memory.
     pub cache_bytes: IntGauge,
+    /// What went wrong with Redis, by `kind`: no answer in time, no connection, an answer that is an error, a value
+    /// that cannot be used, a lookup or a value for which there was no room in the queue.
+    pub redis_errors: IntCounterVec,
+    /// Seconds of one MGET (`get`) or of one pipeline of SET (`set`), by `operation`.
+    pub redis_seconds: HistogramVec,
+    /// 1 while Redis is not asked, since it is not there or too slow, else 0.
+    pub redis_breaker_open: IntGauge,
     /// Texts that lost their end to the model's context length.
     pub truncated_texts: IntCounter,
     /// Items answered by the placeholder vector.
@@ -136,13 +149,23 @@ impl Metrics {
             fetch_seconds: histogram(r, "fetch_seconds", "Seconds to fetch one picture."),
             fetches: counters(r, "fetches_total", "Pictures asked for by http(s) address.", &["outcome"]),
             fetch_retries: counter(r, "fetch_retries_total", "Second attempts to download a picture."),
-            cache_hits: counter(
+            cache_hits: counters(
                 r,
                 "cache_hits_total",
                 "Inputs answered from the cache or joined to one in flight.",
+                &["tier"],
             ),
             cache_misses: counter(r, "cache_misses_total", "Inputs that had to be computed."),
-            cache_bytes: gauge(r, "cache_bytes", "Bytes held by the cache."),
+            cache_bytes: gauge(r, "cache_bytes", "Bytes held by the cache in memory."),
+            redis_errors: counters(r, "redis_errors_total", "What went wrong with Redis.", &["kind"]),
+            redis_seconds: histograms(
+                r,
+                "redis_seconds",
+                "Seconds of one exchange with Redis.",
+                &["operation"],
+                &SECONDS,
+            ),
+            redis_breaker_open: gauge(r, "redis_breaker_open", "1 while Redis is not asked."),
             truncated_texts: counter(r, "truncated_texts_total", "Texts cut to the model's context length."),
             placeholder_vectors: counter(
                 r,
@@ -178,6 +201,9 @@ impl Metrics {
         for outcome in FETCH_OUTCOMES {
             self.fetches.with_label_values(&[outcome]);
         }
+        TIERS.iter().for_each(|tier| _ = self.cache_hits.with_label_values(&[tier]));
+        REDIS_ERRORS.iter().for_each(|kind| _ = self.redis_errors.with_label_values(&[kind]));
+        REDIS_OPERATIONS.iter().for_each(|operation| _ = self.redis_seconds.with_label_values(&[operation]));
         for lane in LANES {
             self.queue_wait_seconds.with_label_values(&[lane]);
         }

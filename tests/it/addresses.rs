@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use sidelens::config::{Config, ModelEntry, ModelSource};
+use sidelens::domain::Fingerprint;
 use sidelens::runtime::stub::stub_model;
 
 use crate::support::{PictureServer, STUB_DIMENSIONS, TestApp};
@@ -43,7 +44,7 @@ async fn a_picture_without_a_vector_is_downloaded_however_fresh() {
 
         let mut models = [stub_model(STUB_DIMENSIONS), stub_model(STUB_DIMENSIONS)];
         models[1].spec.name = "other".into();
-        models[1].fingerprint = "other".into();
+        models[1].fingerprint = Fingerprint::of(&[b"other"]);
         let app = TestApp::spawn_many(models.into(), |config| {
             allow_loopback(config);
             let entry = ModelEntry { source: Some(ModelSource::Demo), ..ModelEntry::default() };

@@ -145,7 +145,7 @@ async fn equal_texts_in_flight_are_computed_once() {
         let responses = join_all((0..40).map(|_| service.embed(vec![text("blue fish")]))).await;
         assert!(responses.iter().all(|response| response.as_ref().unwrap().usage.text_tokens == 4));
         assert_eq!(record.n_inputs(), 1);
-        assert_eq!(service.metrics.cache_hits.get(), 39);
+        assert_eq!(service.metrics.cache_hits.with_label_values(&["memory"]).get(), 39);
     }
 }
 

@@ -25,7 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("app", &["config", "embedder", "fetch", "http", "hub", "runtime", "shutdown", "telemetry"]),
     ("shutdown", &[]),
     ("load", &[]),
-    ("cli", &["app", "config", "hub", "load", "model", "runtime", "shutdown", "telemetry"]),
+    ("cli", &["app", "cache", "config", "hub", "load", "model", "runtime", "shutdown", "telemetry"]),
 ];
 
 /// Crates that stay in one room: no other may name them.
@@ -39,6 +39,10 @@ const KEPT_IN: &[(&str, &[&str])] = &[
     ("tokenizers", &["text"]),
     ("moka", &["cache"]),
     ("governor", &["http"]),
+    ("redis", &["cache"]),
+    ("parquet", &["cache"]),
+    ("arrow_array", &["cache"]),
+    ("arrow_schema", &["cache"]),
 ];
 
 fn rust_files(dir: &Path) -> Vec<PathBuf> {

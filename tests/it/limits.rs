@@ -7,7 +7,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use sidelens::{
     domain::{ItemErrorKind, OnItemError},
-    telemetry::metrics::{FETCH_OUTCOMES, FILES, LANES, ROUTES, STATUSES},
+    telemetry::metrics::{FETCH_OUTCOMES, FILES, LANES, REDIS_ERRORS, ROUTES, STATUSES, TIERS},
 };
 
 use crate::support::{PictureServer, STUB_DIMENSIONS, TestApp, answer, slow_model};
@@ -218,6 +218,9 @@ async fn every_series_is_there_from_the_start() {
         "sidelens_queue_depth",
         "sidelens_queue_wait_seconds",
         "sidelens_ready",
+        "sidelens_redis_breaker_open",
+        "sidelens_redis_errors_total",
+        "sidelens_redis_seconds",
         "sidelens_reloads_total",
         "sidelens_request_seconds",
         "sidelens_requests_in_flight",
@@ -242,6 +245,8 @@ async fn every_series_is_there_from_the_start() {
         series.push(format!("batch_size_cap{{modality=\"{modality}\"}}"));
     }
     series.extend(FILES.map(|files| format!("reloads_total{{files=\"{files}\",outcome=\"failed\"}}")));
+    series.extend(TIERS.map(|tier| format!("cache_hits_total{{tier=\"{tier}\"}}")));
+    series.extend(REDIS_ERRORS.map(|kind| format!("redis_errors_total{{kind=\"{kind}\"}}")));
     series.extend(LANES.map(|lane| format!("queue_wait_seconds_count{{lane=\"{lane}\"}}")));
     series.extend(FETCH_OUTCOMES.map(|outcome| format!("fetches_total{{outcome=\"{outcome}\"}}")));
     for series in series {

@@ -39,7 +39,10 @@ async fn failures(args: &[&str]) -> Value {
 }
 
 async fn cached(app: &TestApp) -> (f64, f64) {
-    (app.metric("sidelens_cache_hits_total").await, app.metric("sidelens_cache_misses_total").await)
+    (
+        app.metric(r#"sidelens_cache_hits_total{tier="memory"}"#).await,
+        app.metric("sidelens_cache_misses_total").await,
+    )
 }
 
 #[tokio::test]

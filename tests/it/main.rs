@@ -3,6 +3,7 @@
 mod addresses;
 mod admin;
 mod batching;
+mod cache;
 mod config;
 mod connections;
 #[cfg(feature = "torch")]

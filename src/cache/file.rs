@@ -1,0 +1,181 @@
+//! Vectors out of the cache and back: as a table to anybody, and as the file that outlives the process.
+
+use std::{
+    cell::Cell,
+    collections::HashSet,
+    ffi::OsString,
+    fs::{self, File, Permissions},
+    io::{self, Read, Seek, Write},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+};
+
+use tokio::runtime::Handle;
+
+use super::{
+    CacheKey, TableError, VectorCache,
+    memory::weight,
+    table::{Row, Rows, TableWriter, fingerprints},
+    tier::Tier,
+};
+use crate::domain::Fingerprint;
+
+/// What was read from a table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Rows that the cache was given.
+    pub rows: u64,
+    /// Rows that were left out: of models that are not served.
+    pub of_others: u64,
+}
+
+impl VectorCache {
+    /// Writes what memory holds as a table, and gives the number of rows. Blocks while `out` does.
+    ///
+    /// # Errors
+    /// [`TableError::Io`] when `out` fails. What was written then is no table.
+    pub fn export(&self, out: impl Write + Send) -> Result<u64, TableError> {
+        let width = self.memory.rows().map(|(_, value)| value.embedding.dimensions()).max().unwrap_or(0);
+        let mut table = TableWriter::new(out, width)?;
+        // What a wider model has computed since is left for the next time.
+        self.memory
+            .rows()
+            .filter(|(_, value)| value.embedding.dimensions() <= width)
+            .try_for_each(|row| table.push(row))?;
+        table.finish()
+    }
+
+    /// Reads a table into every tier. To be called on a thread that may block, of a tokio runtime.
+    ///
+    /// # Errors
+    /// [`TableError`] when `source` is no table. One with a vector of a model that is not in `served` is refused
+    /// before a row is taken.
+    pub fn import(&self, mut source: impl Read, served: &[Fingerprint]) -> Result<Taken, TableError> {
+        // A table's end says where its beginning is.
+        let mut file = tempfile::tempfile()?;
+        io::copy(&mut source, &mut file)?;
+        let again = || -> io::Result<File> {
+            let mut file = file.try_clone()?;
+            file.rewind()?;
+            Ok(file)
+        };
+        let of_other = |text: &String| !served.iter().any(|fingerprint| fingerprint.to_string() == *text);
+        if let Some(found) = fingerprints(again()?)?.into_iter().find(of_other) {
+            let served = served.iter().map(Fingerprint::to_string).collect::<Vec<_>>().join(", ");
+            return Err(TableError::Fingerprint { found, served });
+        }
+        let (mut taken, runtime) = (Taken::default(), Handle::current());
+        for row in Rows::open(again()?)? {
+            let (key, value) = row?;
+            runtime.block_on(self.put(key, value));
+            taken.rows += 1;
+        }
+        Ok(taken)
+    }
+
+    /// Reads the file that [`Self::save`] wrote into memory, until that is full; rows of models that are not in
+    /// `served` are left out. To be called on a thread that may block, of a tokio runtime.
+    ///
+    /// # Errors
+    /// [`TableError`] when it is there and cannot be read to its end.
+    pub fn warm(&self, path: &Path, served: &[Fingerprint]) -> Result<Taken, TableError> {
+        let (mut taken, runtime) = (Taken::default(), Handle::current());
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(taken),
+            file => file?,
+        };
+        let mut room = self.memory.max_bytes();
+        for row in Rows::open(file)? {
+            let (key, value) = row?;
+            if !served.contains(&key.fingerprint()) {
+                taken.of_others += 1;
+                continue;
+            }
+            match room.checked_sub(weight(&value).into()) {
+                Some(left) => room = left,
+                None => break,
+            }
+            runtime.block_on(self.memory.put(key, value));
+            taken.rows += 1;
+        }
+        Ok(taken)
+    }
+
+    /// Writes what memory holds to the file at `path`, and behind it what that file held before, of whatever model,
+    /// up to `max_bytes` in all. Gives the number of rows; 0 if memory holds none, and the file stays as it is. Blocks.
+    ///
+    /// The file is replaced whole or not at all. One that cannot be read to its end is kept, its name with
+    /// `.unreadable` behind it.
+    ///
+    /// # Errors
+    /// [`TableError`] when it cannot be written.
+    pub fn save(&self, path: &Path, max_bytes: u64) -> Result<u64, TableError> {
+        let new: Vec<Row> = self.memory.rows().collect();
+        if new.is_empty() {
+            return Ok(0);
+        }
+        let unreadable = Cell::new(None);
+        let old = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            file => Rows::open(file?).map_err(|error| unreadable.set(Some(error))).ok(),
+        };
+        let widths = new.iter().map(|(_, value)| value.embedding.dimensions());
+        let width = widths.chain(old.as_ref().map(Rows::width)).max().unwrap_or(0);
+        let keys: HashSet<CacheKey> = new.iter().map(|(key, _)| *key).collect();
+        let old =
+            old.into_iter().flatten().map_while(|row| row.map_err(|error| unreadable.set(Some(error))).ok());
+        // Another program's file may have wider vectors further down; it costs those, not the file.
+        let is_kept = |(key, value): &Row| !keys.contains(key) && value.embedding.dimensions() <= width;
+        let rows = new.into_iter().chain(old.filter(is_kept));
+
+        replace_file(path, |file| {
+            let mut table = TableWriter::new(file, width)?;
+            let mut room = max_bytes;
+            for row in rows {
+                match room.checked_sub(weight(&row.1).into()) {
+                    Some(left) => room = left,
+                    None => break,
+                }
+                table.push(row)?;
+            }
+            let n_rows = table.finish()?;
+            if let Some(error) = unreadable.take() {
+                let mut aside = OsString::from(path);
+                aside.push(".unreadable");
+                tracing::warn!(%error, aside = ?aside, "the old file of vectors cannot be read to its end");
+                fs::rename(path, aside)?;
+            }
+            Ok(n_rows)
+        })
+    }
+}
+
+/// Replaces the file at `path` by what `write` writes, whole or not at all: it is written beside it, brought to the
+/// disk, and renamed.
+///
+/// # Errors
+/// What `write` failed with, or the file system; the old file is as it was then.
+pub fn replace_file<T, E: From<io::Error>>(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> Result<T, E>,
+) -> Result<T, E> {
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let mut part = tempfile::Builder::new()
+        .prefix(".sidelens-")
+        .suffix(".part")
+        // Like any new file, where temporary ones are for their owner alone.
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(dir)?;
+    let written = write(part.as_file_mut())?;
+    part.as_file().sync_all()?;
+    part.persist(path).map_err(|error| error.error)?;
+    // The new name, too.
+    File::open(dir)?.sync_all()?;
+    Ok(written)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! What goes out comes back; what is damaged, of another model or half written does no harm.
+
+use tempfile::TempDir;
+use tokio::task::spawn_blocking;
+
+use super::*;
+use crate::{
+    cache::{CachedVector, Source, memory::weight, tests::config},
+    domain::Embedding,
+    telemetry::Metrics,
+};
+
+const MAX: u64 = 1 << 30;
+
+fn model(name: &str) -> Fingerprint {
+    Fingerprint::of(&[name.as_bytes()])
+}
+
+fn row(model_name: &str, dimensions: usize, name: &str) -> Row {
+    let seed = blake3::hash(name.as_bytes());
+    let components = (0..dimensions).map(|i| f32::from(seed.as_bytes()[i % 32]) + 1.0).collect();
+    let embedding = Embedding::normalized(components).unwrap();
+    let value = match name.strip_prefix("https:") {
+        Some(_) => CachedVector::of_image(embedding, Source::Url(name.into())),
+        None => CachedVector::of_text(embedding, 7, true),
+    };
+    (CacheKey::text(model(model_name), name), value)
+}
+
+async fn cache(rows: &[Row]) -> VectorCache {
+    let cache = VectorCache::new(&config(1 << 24), Metrics::new()).unwrap();
+    for (key, value) in rows {
+        cache.put(*key, value.clone()).await;
+    }
+    cache
+}
+
+fn file() -> (TempDir, std::path::PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vectors.parquet");
+    (dir, path)
+}
+
+/// Reads the file into an empty cache.
+async fn warmed(path: &Path, served: &[&str]) -> (VectorCache, Result<Taken, TableError>) {
+    let (fresh, path) = (cache(&[]).await, path.to_owned());
+    let served: Vec<_> = served.iter().map(|name| model(name)).collect();
+    let taken = spawn_blocking({
+        let fresh = fresh.clone();
+        move || fresh.warm(&path, &served)
+    });
+    let taken = taken.await.unwrap();
+    (fresh, taken)
+}
+
+async fn holds(cache: &VectorCache, rows: &[Row]) {
+    for (key, value) in rows {
+        assert_eq!(cache.peek(key).await.as_ref(), Some(value));
+    }
+}
+
+fn names(dir: &TempDir) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn what_is_saved_warms_the_next_start() {
+    let (dir, path) = file();
+    let rows = [row("a", 8, "red"), row("a", 8, "https://host/a.jpg?token=x"), row("b", 12, "red")];
+    assert_eq!(cache(&rows).await.save(&path, MAX).unwrap(), 3);
+    let (fresh, taken) = warmed(&path, &["a", "b"]).await;
+    assert_eq!(taken.unwrap(), Taken { rows: 3, of_others: 0 });
+    holds(&fresh, &rows).await;
+    let (fresh, taken) = warmed(&path, &["a"]).await;
+    assert_eq!(taken.unwrap(), Taken { rows: 2, of_others: 1 });
+    holds(&fresh, &rows[..2]).await;
+    assert_eq!(fresh.peek(&rows[2].0).await, None);
+    assert_eq!(names(&dir), ["vectors.parquet"]);
+    assert_eq!(warmed(&dir.path().join("none"), &["a"]).await.1.unwrap(), Taken::default());
+}
+
+#[tokio::test]
+async fn old_rows_stay_and_newer_ones_of_the_same_key_win() {
+    let (_dir, path) = file();
+    let (old, kept) = (row("a", 8, "red"), row("other", 4, "blue"));
+    cache(&[old.clone(), kept.clone()]).await.save(&path, MAX).unwrap();
+    let new = (old.0, CachedVector { text_tokens: 9, ..old.1.clone() });
+    let rows = [new, row("a", 8, "green"), kept];
+    assert_eq!(cache(&rows[..2]).await.save(&path, MAX).unwrap(), 3);
+    let (fresh, taken) = warmed(&path, &["a", "other"]).await;
+    assert_eq!(taken.unwrap().rows, 3);
+    holds(&fresh, &rows).await;
+}
+
+#[tokio::test]
+async fn the_file_keeps_the_newest_within_its_limit_and_memory_takes_what_it_has_room_for() {
+    let (_dir, path) = file();
+    let old: Vec<_> = (0..20).map(|i| row("a", 8, &format!("old {i}"))).collect();
+    cache(&old).await.save(&path, MAX).unwrap();
+    let new = [row("a", 8, "new")];
+    let room_for_ten = u64::from(weight(&new[0].1)) * 10;
+    assert_eq!(cache(&new).await.save(&path, room_for_ten).unwrap(), 10);
+    holds(&warmed(&path, &["a"]).await.0, &new).await;
+
+    let small = VectorCache::new(&config(room_for_ten / 2), Metrics::new()).unwrap();
+    let taken = spawn_blocking(move || small.warm(&path, &[model("a")])).await.unwrap();
+    assert_eq!(taken.unwrap().rows, 5);
+}
+
+#[tokio::test]
+async fn a_write_that_fails_half_way_leaves_the_old_file() {
+    let (dir, path) = file();
+    let rows = [row("a", 8, "red")];
+    cache(&rows).await.save(&path, MAX).unwrap();
+    let failed = replace_file(&path, |file| {
+        let mut table = TableWriter::new(file, 8)?;
+        (0..5000).try_for_each(|i| table.push(row("a", 8, &i.to_string())))?;
+        Err::<(), TableError>(io::Error::other("no space left").into())
+    });
+    assert!(matches!(failed, Err(TableError::Io(_))));
+    assert_eq!(names(&dir), ["vectors.parquet"]);
+    let (fresh, taken) = warmed(&path, &["a"]).await;
+    assert_eq!(taken.unwrap().rows, 1);
+    holds(&fresh, &rows).await;
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_is_told_and_set_aside() {
+    let (dir, path) = file();
+    let rows: Vec<_> = (0..10_000).map(|i| row("a", 8, &i.to_string())).collect();
+    cache(&rows).await.save(&path, MAX).unwrap();
+    let whole = fs::read(&path).unwrap();
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 2..][..2000].fill(0xff);
+    for bytes in [&b"no table"[..], &whole[..whole.len() / 2], &[], &damaged] {
+        fs::write(&path, bytes).unwrap();
+        assert!(warmed(&path, &["a"]).await.1.is_err(), "{} bytes", bytes.len());
+        let new = [row("a", 8, "new")];
+        cache(&new).await.save(&path, MAX).unwrap();
+        assert_eq!(names(&dir), ["vectors.parquet", "vectors.parquet.unreadable"]);
+        assert_eq!(fs::read(dir.path().join("vectors.parquet.unreadable")).unwrap(), bytes);
+        let (fresh, taken) = warmed(&path, &["a"]).await;
+        assert!(taken.unwrap().rows >= 1);
+        holds(&fresh, &new).await;
+    }
+}
+
+#[tokio::test]
+async fn an_export_is_imported_where_its_models_are_served() {
+    let rows = [row("a", 8, "red"), row("b", 12, "red"), row("a", 8, "https://host/a.jpg")];
+    let mut table = Vec::new();
+    assert_eq!(cache(&rows).await.export(&mut table).unwrap(), 3);
+    let import = async |served: &'static [&str]| {
+        let (fresh, table) = (cache(&[]).await, table.clone());
+        let served: Vec<_> = served.iter().map(|name| model(name)).collect();
+        let importing = fresh.clone();
+        let taken = spawn_blocking(move || importing.import(&table[..], &served)).await.unwrap();
+        (fresh, taken)
+    };
+    let (fresh, taken) = import(&["b", "a", "c"]).await;
+    assert_eq!(taken.unwrap().rows, 3);
+    holds(&fresh, &rows).await;
+
+    let (fresh, taken) = import(&["a"]).await;
+    let message = taken.unwrap_err().to_string();
+    assert!(
+        message.contains(&model("b").to_string()) && message.contains(&model("a").to_string()),
+        "{message}"
+    );
+    assert_eq!(fresh.memory.rows().count(), 0, "refused whole");
+    let (_, taken) = import(&[]).await;
+    assert!(matches!(taken, Err(TableError::Fingerprint { .. })));
+}

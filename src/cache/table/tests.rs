@@ -1,0 +1,142 @@
+//! The table as others see it, and tables as others write them.
+
+use std::{fs::File, io::Seek};
+
+use arrow_array::{
+    Array, ArrayRef, Float32Array, LargeStringArray, ListArray, RecordBatch, StringArray,
+    TimestampMicrosecondArray, cast::AsArray, types::Float32Type,
+};
+use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
+
+use super::*;
+use crate::{
+    cache::Source,
+    domain::{Embedding, Fingerprint},
+};
+
+fn rows(n: usize) -> Vec<Row> {
+    let of = |i: usize| {
+        let embedding = Embedding::normalized(vec![i as f32, 1.0, -2.0]).unwrap();
+        let source = Source::Url(format!("https://host/{i}.jpg").into());
+        let value =
+            CachedVector { created_ms: 1_700_000_000_123, ..CachedVector::of_image(embedding, source) };
+        (CacheKey::text(Fingerprint::of(&[b"model"]), &i.to_string()), value)
+    };
+    (0..n).map(of).collect()
+}
+
+fn written(rows: &[Row], width: usize) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    let mut table = TableWriter::new(&mut file, width).unwrap();
+    rows.iter().for_each(|row| table.push(row.clone()).unwrap());
+    assert_eq!(table.finish().unwrap(), rows.len() as u64);
+    file.rewind().unwrap();
+    file
+}
+
+/// The only batch of a table, its columns by their Arrow types.
+fn batch(file: File) -> RecordBatch {
+    let batches: Vec<_> = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap().collect();
+    let [batch] = &batches[..] else { panic!("{} batches", batches.len()) };
+    batch.as_ref().unwrap().clone()
+}
+
+/// The table with the columns that `change` gives in place of its own.
+fn rewritten(batch: &RecordBatch, change: &[(&str, ArrayRef)]) -> File {
+    let schema = batch.schema();
+    let columns = schema.fields().iter().zip(batch.columns()).map(|(field, column)| {
+        let changed = change.iter().find(|(name, _)| name == field.name());
+        (field.name().clone(), changed.map_or(column, |(_, column)| column).clone())
+    });
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let mut file = tempfile::tempfile().unwrap();
+    let mut writer = ArrowWriter::try_new(&mut file, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    file.rewind().unwrap();
+    file
+}
+
+fn read(file: File) -> Result<Vec<Row>, TableError> {
+    Rows::open(file)?.collect()
+}
+
+#[test]
+fn the_schema_is_as_documented() {
+    let rows = rows(2);
+    let batch = batch(written(&rows, 3));
+    assert_eq!(*batch.schema(), schema(3));
+    let column = |name| batch.column_by_name(name).unwrap();
+    assert_eq!(column("key").as_string::<i32>().value(1), rows[1].0.digest_hex().as_ref());
+    assert_eq!(column("source").as_string::<i32>().value(1), "https://host/1.jpg");
+    let vector = column("vector").as_fixed_size_list().value(1);
+    assert_eq!(*vector.as_primitive::<Float32Type>().values(), *rows[1].1.embedding.as_slice());
+}
+
+#[test]
+fn every_row_comes_back_in_groups_of_bounded_size() {
+    for n in [0, 1, 4096, 10_000] {
+        let file = written(&rows(n), 3);
+        let groups = ParquetRecordBatchReaderBuilder::try_new(file.try_clone().unwrap()).unwrap();
+        assert!(groups.metadata().row_groups().iter().all(|group| group.num_rows() <= 4096));
+        assert_eq!(fingerprints(file.try_clone().unwrap()).unwrap().len(), n.min(1));
+        assert!(read(file).unwrap() == rows(n), "{n} rows");
+    }
+}
+
+#[test]
+fn a_narrow_vector_is_filled_up_and_comes_back_narrow() {
+    let file = written(&rows(2), 5);
+    assert_eq!(Rows::open(file.try_clone().unwrap()).unwrap().width(), 5);
+    assert!(read(file).unwrap() == rows(2));
+    let mut table = TableWriter::new(Vec::new(), 2).unwrap();
+    assert!(matches!(table.push(rows(1).remove(0)), Err(TableError::Row { row: 0, .. })));
+}
+
+#[test]
+fn what_other_programs_make_of_it_is_read() {
+    let rows = rows(3);
+    let original = batch(written(&rows, 3));
+    let as_lists = rows.iter().map(|(_, value)| Some(value.embedding.as_slice().iter().map(|x| Some(*x))));
+    let lists: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>(as_lists));
+    let sources = rows.iter().map(|(_, value)| value.source.as_str().to_owned());
+    let large: ArrayRef = Arc::new(LargeStringArray::from_iter_values(sources));
+    let micros = vec![1_700_000_000_123_000; 3];
+    let micros: ArrayRef = Arc::new(TimestampMicrosecondArray::from(micros));
+    let file = rewritten(&original, &[("vector", lists), ("source", large), ("created_at", micros)]);
+    assert!(read(file).unwrap() == rows);
+}
+
+#[test]
+fn what_cannot_be_is_refused_by_its_name() {
+    let original = batch(written(&rows(2), 3));
+    let check = |column: &str, changed: ArrayRef, expected: &str| {
+        let message = read(rewritten(&original, &[(column, changed)])).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    };
+    let strings = |text: &str| -> ArrayRef { Arc::new(StringArray::from(vec![text; 2])) };
+    check("key", strings("ab"), "row 0 cannot be used: `key` is not 64 hex digits");
+    check("model_fingerprint", strings("ab"), "`model_fingerprint`: a fingerprint is 32 hex digits");
+    check("dimensions", strings("3"), "column `dimensions` should be int32");
+    check(
+        "dimensions",
+        Arc::new(arrow_array::Int32Array::from(vec![3, 2])),
+        "row 1 cannot be used: `vector`",
+    );
+    check("dimensions", Arc::new(arrow_array::Int32Array::from(vec![3, -1])), "row 1 cannot be used: ");
+    check("dimensions", Arc::new(arrow_array::Int32Array::from(vec![3, 4])), "shorter than `dimensions`");
+    check("source", Arc::new(StringArray::from(vec![None, Some("text")])), "null in places");
+    let halved = |factor: f32| -> ArrayRef {
+        let vectors = original.column_by_name("vector").unwrap().as_fixed_size_list();
+        let components =
+            vectors.values().as_primitive::<Float32Type>().unary::<_, Float32Type>(|x| x * factor);
+        let DataType::FixedSizeList(item, width) = vectors.data_type() else { panic!("a list") };
+        let components: Float32Array = components;
+        Arc::new(arrow_array::FixedSizeListArray::new(item.clone(), *width, Arc::new(components), None))
+    };
+    check("vector", halved(0.5), "not of length one");
+    check("vector", halved(f32::NAN), "not finite");
+    let without_key = original.project(&[1, 2, 3, 4, 5, 6, 7]).unwrap();
+    let message = read(rewritten(&without_key, &[])).unwrap_err().to_string();
+    assert!(message.contains("column `key` should be a string, and is not there"), "{message}");
+}

@@ -1,0 +1,171 @@
+//! `sidelens cache`: the vectors of a running service out into a file and back.
+
+use std::{
+    error::Error,
+    fs::File,
+    io::{self, Read, Write},
+    path::PathBuf,
+};
+
+use clap::{Args, Subcommand};
+use futures_util::{StreamExt, stream};
+use reqwest::{Body, Client, RequestBuilder, Response};
+use serde::Deserialize;
+use url::Url;
+
+use super::{CliError, args::endpoint};
+use crate::{cache::replace_file, load::http_client};
+
+/// Bytes that are read at once.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Of a refusal's text.
+const MAX_REFUSAL: usize = 1000;
+
+/// What is to be done.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Writes the vectors that a running service holds in memory to a Parquet file.
+    Export(CacheArgs),
+    /// Gives the vectors of such a file to a running service that has the same model.
+    Import(CacheArgs),
+}
+
+/// The file, and the service.
+#[derive(Debug, Args)]
+pub struct CacheArgs {
+    /// The Parquet file; an existing one is replaced once the new one is whole.
+    #[arg(value_name = "FILE.parquet")]
+    file: PathBuf,
+    /// Where the service listens.
+    #[arg(long, default_value = "http://127.0.0.1:7800")]
+    url: Url,
+    /// A key of `auth.api_keys`.
+    #[arg(long, value_name = "KEY")]
+    api_key: Option<String>,
+}
+
+/// Why no vectors were moved.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// Not http(s), or without a host.
+    #[error("`--url` is `{0}`, which is not an http(s) address; write it as http://127.0.0.1:7800")]
+    Url(Url),
+    /// The disk.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The same, with the file's name.
+    #[error("{file}: {source}")]
+    File {
+        /// Its path.
+        file: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The service does not answer, or no longer.
+    #[error("no whole answer from {url}: {cause}")]
+    Connection {
+        /// Where it was asked.
+        url: Url,
+        /// What went wrong.
+        cause: String,
+    },
+    /// The service refused.
+    #[error("{url} answers {status}: {message}")]
+    Refused {
+        /// Where it was asked.
+        url: Url,
+        /// The status.
+        status: u16,
+        /// What it says.
+        message: String,
+    },
+}
+
+/// Moves them, and says how many.
+pub(super) fn run(command: &CacheCommand) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (CacheCommand::Export(args) | CacheCommand::Import(args)) = command;
+    let file = || args.file.display();
+    let moved = match command {
+        // The file comes first, so that a directory that cannot be written to is told at once.
+        CacheCommand::Export(_) => replace_file(&args.file, |file| runtime.block_on(export(args, file)))
+            .map(|n_bytes| format!("{n_bytes} bytes written to {}", file())),
+        CacheCommand::Import(_) => File::open(&args.file)
+            .map_err(CacheError::from)
+            .and_then(|table| runtime.block_on(import(args, table)))
+            .map(|n_vectors| format!("{n_vectors} vectors of {} imported", file())),
+    };
+    match moved {
+        Ok(moved) => eprintln!("# {moved}."),
+        Err(CacheError::Io(source)) => {
+            return Err(CacheError::File { file: file().to_string(), source }.into());
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// Writes the service's table, and gives its bytes.
+async fn export(args: &CacheArgs, out: &mut File) -> Result<u64, CacheError> {
+    let response = args.send(|client, url| client.get(url)).await?;
+    let (mut chunks, mut n_bytes) = (response.bytes_stream(), 0);
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| args.connection(&error))?;
+        out.write_all(&chunk)?;
+        n_bytes += chunk.len() as u64;
+    }
+    Ok(n_bytes)
+}
+
+/// Sends the table, and gives the number of its vectors.
+async fn import(args: &CacheArgs, table: File) -> Result<u64, CacheError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        imported: u64,
+    }
+    // Read where it is: nothing else runs on this thread.
+    let chunks = stream::try_unfold(table, |mut table| async {
+        let mut chunk = vec![0; CHUNK_BYTES];
+        let n_bytes = table.read(&mut chunk)?;
+        chunk.truncate(n_bytes);
+        Ok::<_, io::Error>((n_bytes > 0).then_some((chunk, table)))
+    });
+    let response = args.send(|client, url| client.post(url).body(Body::wrap_stream(chunks))).await?;
+    let answer: Answer = response
+        .bytes()
+        .await
+        .map_err(|error| args.connection(&error))
+        .and_then(|body| serde_json::from_slice(&body).map_err(|error| args.connection(&error)))?;
+    Ok(answer.imported)
+}
+
+impl CacheArgs {
+    async fn send(
+        &self,
+        request: impl FnOnce(&Client, Url) -> RequestBuilder,
+    ) -> Result<Response, CacheError> {
+        let url = endpoint(&self.url, "/admin/cache").ok_or_else(|| CacheError::Url(self.url.clone()))?;
+        let client = http_client().build().map_err(|error| self.connection(&error))?;
+        let mut request = request(&client, url);
+        if let Some(key) = &self.api_key {
+            request = request.bearer_auth(key);
+        }
+        let response = request.send().await.map_err(|error| self.connection(&error))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let message = response.text().await.unwrap_or_default();
+        let message = message.chars().take(MAX_REFUSAL).collect();
+        Err(CacheError::Refused { url: self.url.clone(), status: status.as_u16(), message })
+    }
+
+    /// The innermost cause; the sentences around it repeat the address.
+    fn connection(&self, error: &dyn Error) -> CacheError {
+        let mut cause = error;
+        while let Some(inner) = cause.source() {
+            cause = inner;
+        }
+        CacheError::Connection { url: self.url.clone(), cause: cause.to_string() }
+    }
+}
