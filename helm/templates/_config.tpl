@@ -32,7 +32,6 @@
 {{- end -}}
 {{- range $name, $table := $config -}}
 {{- if and (kindIs "map" $table) $table }}
-
 [{{ $name }}]
 {{- range $key, $value := $table -}}
 {{- if not (kindIs "invalid" $value) }}

@@ -50,7 +50,8 @@ exec:
 
 {{/* Environment of every container that runs Sidelens. */}}
 {{- define "sidelens.env" -}}
-- name: TMPDIR
+# Libraries that cache below the home directory find a place that can be written.
+- name: HOME
   value: /tmp
 {{- if .Values.secrets.hubToken.existingSecret }}
 - name: HF_TOKEN_PATH
