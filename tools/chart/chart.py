@@ -1,9 +1,16 @@
 """Where things are, and small helpers of the tests."""
 
+import functools
+import json
+import os
 import tomllib
+from importlib import resources
 from pathlib import Path
 
+import jsonschema
 import yaml
+from kubernetes_validate.utils import all_versions
+from referencing import Registry, Resource
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm"
@@ -13,6 +20,39 @@ KUBES = ["1.25", "1.31", "1.37"]
 DEFAULTS = tomllib.loads((ROOT / "config/default.toml").read_text())
 # Settings that the chart writes and that this version of Sidelens does not have yet.
 PENDING = {"auth.keys_file", "server.tls_cert", "server.tls_key", "cache.redis.url"}
+
+
+# An installed Sidelens, which the tests then ask.
+BINARY = os.environ.get("CHART_SIDELENS", "")
+
+
+@functools.cache
+def definitions(kube):
+    """The folder with the schemas of a version of Kubernetes, without unknown keys, and what they refer to."""
+    [version] = [version for version in all_versions() if version.rsplit(".", 1)[0] == kube]
+    folder = resources.files("kubernetes_validate") / "kubernetes-json-schema" / f"v{version}-local-strict"
+    shared = Resource.from_contents(json.loads((folder / "_definitions.json").read_text()))
+    return folder, (shared @ Registry()).crawl()
+
+
+@functools.cache
+def validator(api_version, kind, kube):
+    folder, registry = definitions(kube)
+    group, _, version = api_version.rpartition("/")
+    prefix = f"{group.partition('.')[0]}-" if group else ""
+    schema = json.loads((folder / f"{kind.lower()}-{prefix}{version}.json").read_text())
+    own = Resource.from_contents(schema)
+    return jsonschema.Draft202012Validator(schema, registry=own @ registry)
+
+
+def check(document, kube):
+    """Raises unless a Kubernetes object is valid. As kubernetes_validate does, which reads its schemas each time."""
+    validator(document["apiVersion"], document["kind"], kube).validate(document)
+
+
+def without_settings():
+    """The environment without settings of Sidelens."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SIDELENS_")}
 
 
 class Loader(yaml.CSafeLoader):

@@ -9,13 +9,13 @@ import sys
 import tomllib
 from pathlib import Path
 
-import kubernetes_validate
 import pytest
 import yaml
 
 import schema
 from chart import (
-    CHART, CI, DEFAULTS, KUBES, PENDING, ROOT, configuration, environment, leaves, objects, of_kind, pods, server,
+    BINARY, CHART, CI, DEFAULTS, KUBES, PENDING, ROOT, check, configuration, environment, leaves, objects, of_kind, pods,
+    server, without_settings,
 )
 from render import CUSTOM_KINDS, NAMESPACE
 
@@ -29,7 +29,7 @@ GOLDEN_NAMES = ["default", "gpu", "model-empty-dir", "settings", "secrets", "ked
 def test_every_object_fits_its_schema(name, kube, rendered):
     for document in objects(rendered(name, kube)):
         if document["apiVersion"] not in CUSTOM_KINDS:
-            kubernetes_validate.validate(document, kube, strict=True)
+            check(document, kube)
 
 
 def test_every_object_is_named_once_and_labelled(name, kube, rendered):
@@ -113,14 +113,15 @@ def test_every_setting_exists(name, rendered):
     assert used <= known
 
 
-@pytest.mark.skipif("SIDELENS_BIN" not in os.environ, reason="SIDELENS_BIN names no sidelens")
+@pytest.mark.skipif(not BINARY, reason="CHART_SIDELENS names no sidelens")
 def test_sidelens_takes_the_configuration(name, rendered, tmp_path):
     text = configuration(rendered(name))
     if any(path in PENDING for path, _ in leaves(tomllib.loads(text))):
         pytest.skip("it has a setting that is still to come")
     (tmp_path / "sidelens.toml").write_text(text)
-    command = [os.environ["SIDELENS_BIN"], "config", "--config", str(tmp_path / "sidelens.toml")]
-    assert subprocess.run(command, capture_output=True, text=True).stderr == ""
+    command = [BINARY, "config", "--config", str(tmp_path / "sidelens.toml")]
+    report = subprocess.run(command, capture_output=True, text=True, env=without_settings())
+    assert report.returncode == 0, report.stderr
 
 
 def test_the_service_finds_the_pods_and_no_others(name, rendered):
@@ -497,17 +498,17 @@ def test_the_notes_have_settings_that_meilisearch_takes(name_, render):
     assert '{"multimodal": true}' in notes
 
 
-@pytest.mark.skipif("SIDELENS_BIN" not in os.environ, reason="SIDELENS_BIN names no sidelens")
+@pytest.mark.skipif(not BINARY, reason="CHART_SIDELENS names no sidelens")
 @pytest.mark.parametrize("fields", [{}, {"textTemplate": "{{doc.title}}"}, {"imageField": "", "textTemplate": "{{doc.title}}"}])
 def test_the_notes_say_what_sidelens_says(fields, render):
     _, notes = render({"meilisearch": fields})
     settings = json.loads(re.search(r"<<'SETTINGS'\n(.*?)\nSETTINGS", notes, re.S)[1])
     # Nobody listens there, so that the facts are those of the demo model in the binary.
-    command = [os.environ["SIDELENS_BIN"], "settings", "--url", "http://127.0.0.1:1"]
+    command = [BINARY, "settings", "--url", "http://127.0.0.1:1"]
     wanted = {"imageField": "image", "textTemplate": ""} | fields
     command += ["--image-field", wanted["imageField"]] if wanted["imageField"] else []
     command += ["--text-template", wanted["textTemplate"]] if wanted["textTemplate"] else []
-    printed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    printed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=without_settings()).stdout)
     printed["embedders"]["sidelens"]["url"] = settings["embedders"]["sidelens"]["url"]
     assert settings == printed
 
@@ -538,7 +539,7 @@ def test_the_sidecar_is_a_valid_container(kube_):
     values = yaml.safe_load((CHART / "examples/meilisearch-sidecar-values.yaml").read_text())
     spec = {"containers": values["containers"], "volumes": values["volumes"]}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "meilisearch"}, "spec": spec}
-    kubernetes_validate.validate(pod, kube_, strict=True)
+    check(pod, kube_)
     [sidecar] = values["containers"]
     known = dict(leaves(DEFAULTS)).keys()
     for variable in environment(sidecar):
