@@ -91,9 +91,14 @@
 {{- ternary "https" "http" (ne (default "" $server.tls_cert) "") -}}
 {{- end -}}
 
-{{/* Where Meilisearch finds the service. */}}
-{{- define "sidelens.url" -}}
+{{/* Where the service is found inside the cluster. */}}
+{{- define "sidelens.serviceUrl" -}}
 {{- printf "%s://%s.%s.svc:%d" (include "sidelens.scheme" .) (include "sidelens.fullname" .) .Release.Namespace (int .Values.service.port) -}}
+{{- end -}}
+
+{{/* Where Meilisearch finds it. */}}
+{{- define "sidelens.url" -}}
+{{- default (include "sidelens.serviceUrl" .) (trimSuffix "/" .Values.meilisearch.url) -}}
 {{- end -}}
 
 {{/* Models of the hub that the settings name, each once, as a JSON list. A name is org/name[@revision]; anything with

@@ -29,7 +29,7 @@ BINARY = os.environ.get("CHART_SIDELENS", "")
 @functools.cache
 def definitions(kube):
     """The folder with the schemas of a version of Kubernetes, without unknown keys, and what they refer to."""
-    [version] = [version for version in all_versions() if version.rsplit(".", 1)[0] == kube]
+    version = [version for version in all_versions() if version.rsplit(".", 1)[0] == kube][-1]
     folder = resources.files("kubernetes_validate") / "kubernetes-json-schema" / f"v{version}-local-strict"
     shared = Resource.from_contents(json.loads((folder / "_definitions.json").read_text()))
     return folder, (shared @ Registry()).crawl()

@@ -217,17 +217,16 @@ def value_schema(value, texts, path=""):
     return described | {"type": types[type(value)]}
 
 
-def schema():
+def schema(defaults=None):
+    """The whole schema, for the settings of config/default.toml or other ones."""
     text = (CHART / "values.yaml").read_text()
     values = yaml.safe_load(text)
     texts = comments(text.splitlines(), "-- ")
-    config = config_schema(tomllib.loads(DEFAULTS.read_text()), default_comments(DEFAULTS.read_text()))
+    documented = DEFAULTS.read_text()
+    config = config_schema(defaults or tomllib.loads(documented), default_comments(documented))
     config["description"] = texts["config"]
-    for section in ("server", "log"):
-        config["properties"][section].setdefault("required", [])
     # The templates read these, so a null must not take them away.
     config["properties"]["server"]["required"] = ["listen", "shutdown_timeout_s"]
-    del config["properties"]["log"]["required"]
     config["required"] = ["server"]
     whole = value_schema({key: value for key, value in values.items() if key != "config"}, texts)
     whole["properties"]["config"] = config

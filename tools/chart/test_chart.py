@@ -91,7 +91,7 @@ def test_a_stop_has_the_time_that_it_needs(name, kube, rendered):
     sleep = pre_stop.get("sleep", {}).get("seconds") or int(pre_stop.get("exec", {"command": ["0"]})["command"][-1])
     drain = tomllib.loads(configuration(manifest))["server"]["shutdown_timeout_s"]
     assert grace >= sleep + drain + 5
-    # Kubernetes sleeps itself from 1.30 on.
+    # Kubernetes sleeps itself from 1.30 on; before, a program of the image does.
     assert ("exec" in pre_stop) == (kube == "1.25" and sleep > 0)
 
 
@@ -405,6 +405,27 @@ def test_tls_reaches_every_reader(rendered):
     assert settings["tls_cert"] == f"{mount}/tls.crt" and settings["tls_key"] == f"{mount}/tls.key"
 
 
+def test_settings_to_come_need_the_schema_alone(render, tmp_path):
+    chart = tmp_path / "sidelens"
+    shutil.copytree(CHART, chart)
+    defaults = json.loads(json.dumps(DEFAULTS))
+    defaults["server"]["admin_listen"] = ""
+    defaults["fetch"]["buckets"] = []
+    (chart / "values.schema.json").write_text(json.dumps(schema.schema(defaults)))
+    buckets = [{"url": "s3://scans", "options": {"skip_signature": "true"}}]
+    config = {"server": {"admin_listen": "0.0.0.0:7801"}, "fetch": {"buckets": buckets}}
+    manifest, _ = render({"config": config, "metrics": {"serviceMonitor": {"enabled": True}}}, chart=chart)
+    assert tomllib.loads(configuration(manifest))["fetch"] == {"buckets": buckets}
+    # The metrics have left the first address, and every reader follows.
+    assert [port["containerPort"] for port in server(manifest)["ports"]] == [7800, 7801]
+    [monitor] = of_kind(manifest, "ServiceMonitor")
+    assert monitor["spec"]["endpoints"][0]["port"] == "admin"
+    [policy] = of_kind(manifest, "NetworkPolicy")
+    assert rule_ports(policy["spec"]["ingress"]) == [[7800], [7801]]
+    [service] = of_kind(manifest, "Service")
+    assert [port["name"] for port in service["spec"]["ports"]] == ["http", "admin"]
+
+
 def test_autoscaling_counts_the_replicas_alone(rendered):
     for name in ("keda", "hpa"):
         [deployment] = of_kind(rendered(name), "Deployment")
@@ -523,6 +544,14 @@ def test_the_notes_name_the_networks_to_open(render):
     for address, expected in [("", "10.0.0.0/8,"), ("10.96.7.8", "10.96.7.8/32\n"), ("fd00::8", "fd00::8/128\n")]:
         _, notes = render({"service": {"clusterIP": address}})
         assert variable + expected in notes
+
+
+def test_the_notes_know_what_meilisearch_trusts(render):
+    warning = "trusts certificates of public authorities only"
+    tls = {"tls": {"existingSecret": "own"}}
+    assert warning in render({"secrets": tls})[1]
+    _, notes = render({"secrets": tls, "meilisearch": {"url": "https://vectors.example.com/"}})
+    assert warning not in notes and '"url": "https://vectors.example.com/embed"' in notes
 
 
 def test_the_notes_warn_of_an_open_door(render):
