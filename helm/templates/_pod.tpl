@@ -48,9 +48,21 @@ exec:
 {{- end -}}
 {{- end -}}
 
-{{/* Environment of every container that runs Sidelens. */}}
+{{/* A container's environment: a list of its own as YAML, `own`, and `extraEnv`. A variable given there replaces the
+chart's, since a name listed twice is refused by server-side apply. */}}
 {{- define "sidelens.env" -}}
-# Libraries that cache below the home directory find a place that can be written.
+{{- $given := list -}}
+{{- range .root.Values.extraEnv }}{{ $given = append $given .name }}{{ end -}}
+{{- $env := list -}}
+{{- range concat (include "sidelens.commonEnv" .root | fromYamlArray) (default "" .own | fromYamlArray) -}}
+{{- if not (has .name $given) }}{{ $env = append $env . }}{{ end -}}
+{{- end -}}
+{{- concat $env .root.Values.extraEnv | toYaml -}}
+{{- end -}}
+
+{{/* Variables of every container that runs Sidelens. */}}
+{{- define "sidelens.commonEnv" -}}
+{{- /* Libraries that cache below the home directory find a place that can be written. */ -}}
 - name: HOME
   value: /tmp
 {{- if .Values.secrets.hubToken.existingSecret }}
@@ -68,8 +80,13 @@ exec:
 {{- end }}
 {{- end -}}
 
-{{/* Thread counts from the container's CPUs, rounded up. */}}
-{{- define "sidelens.threadsEnv" -}}
+{{/* Variables of the service alone. */}}
+{{- define "sidelens.serverEnv" -}}
+{{- if or (include "sidelens.downloads" .) (and .Values.modelCache.readOnly (ne .Values.modelCache.mode "image")) }}
+{{- /* It serves what the init containers checked, and starts without the hub. */}}
+- name: SIDELENS_HUB__OFFLINE
+  value: "true"
+{{- end }}
 {{- $resources := include "sidelens.resources" . | fromJson -}}
 {{- $source := "" -}}
 {{- if dig "limits" "cpu" "" $resources }}{{ $source = "limits.cpu" }}{{ else if dig "requests" "cpu" "" $resources }}{{ $source = "requests.cpu" }}{{ end -}}
@@ -82,6 +99,7 @@ exec:
     resourceFieldRef:
       containerName: sidelens
       resource: {{ $source }}
+      # Rounds up.
       divisor: "1"
 {{- end -}}
 {{- end -}}
@@ -159,10 +177,7 @@ exec:
   command: [sidelens]
   args: [{{ $command }}, {{ $model | quote }}, --config=/etc/sidelens/config/sidelens.toml]
   env:
-    {{- include "sidelens.env" $ | nindent 4 }}
-    {{- with $.Values.extraEnv }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- include "sidelens.env" (dict "root" $) | nindent 4 }}
   {{- with $.Values.extraEnvFrom }}
   envFrom:
     {{- toYaml . | nindent 4 }}

@@ -1,7 +1,7 @@
 """Writes helm/values.schema.json and the table of helm/README.md from what they describe.
 
-    python3 tools/chart/schema.py           writes both
-    python3 tools/chart/schema.py --check   says whether they are as they would be written
+    schema.py           writes both, as `make chart-schema` does
+    schema.py --check   says whether they are as they would be written
 
 Types and descriptions come from helm/values.yaml, those of `config` from config/default.toml, so that neither can
 drift from its source. What a default cannot tell (which strings there are, what may be null, which maps are
@@ -274,7 +274,7 @@ def main():
     stale = [path for path, text in outputs().items() if not path.exists() or path.read_text() != text]
     if "--check" in sys.argv[1:]:
         for path in stale:
-            print(f"{path.relative_to(ROOT)} is not what tools/chart/schema.py writes; run it", file=sys.stderr)
+            print(f"{path.relative_to(ROOT)} is not up to date; run make chart-schema", file=sys.stderr)
         sys.exit(bool(stale))
     for path in stale:
         path.write_text(outputs()[path])

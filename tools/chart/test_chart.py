@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -144,7 +143,7 @@ def test_the_service_finds_the_pods_and_no_others(name, rendered):
 
 def test_generated_files_are_up_to_date():
     for path, text in schema.outputs().items():
-        assert path.read_text() == text, f"run python3 tools/chart/schema.py for {path.name}"
+        assert path.read_text() == text, f"{path.name}: run make chart-schema"
 
 
 def test_every_value_is_commented():
@@ -314,6 +313,11 @@ def test_threads_follow_the_cpus(render, rendered):
     assert sources(render({"threadsFromCpu": False})[0]) == {}
 
 
+def test_a_variable_of_ones_own_replaces_the_charts(rendered):
+    variables = [v for v in server(rendered("extras"))["env"] if v["name"] == "SIDELENS_MODEL__THREADS"]
+    assert variables == [{"name": "SIDELENS_MODEL__THREADS", "value": "3"}]
+
+
 def test_models_are_downloaded_and_verified_first(rendered):
     manifest = rendered("models")
     [deployment] = of_kind(manifest, "Deployment")
@@ -405,17 +409,28 @@ def test_tls_reaches_every_reader(rendered):
     assert settings["tls_cert"] == f"{mount}/tls.crt" and settings["tls_key"] == f"{mount}/tls.key"
 
 
-def test_settings_to_come_need_the_schema_alone(render, tmp_path):
+def test_settings_to_come_need_the_schema_alone(helm, render, tmp_path):
     chart = tmp_path / "sidelens"
     shutil.copytree(CHART, chart)
     defaults = json.loads(json.dumps(DEFAULTS))
     defaults["server"]["admin_listen"] = ""
     defaults["fetch"]["buckets"] = []
+    defaults["auth"]["keys"] = []
+    defaults["cache"]["redis"] = {"url": ""}
     (chart / "values.schema.json").write_text(json.dumps(schema.schema(defaults)))
+    for config, message in [
+        ({"auth": {"keys": [{"name": "a", "key": "b"}]}}, "config.auth.keys would put secrets into a ConfigMap"),
+        ({"cache": {"redis": {"url": "redis://:word@redis:6379"}}}, "config.cache.redis.url has a password"),
+        ({"fetch": {"buckets": [{"url": "s3://a", "options": {"secret_access_key": "b"}}]}}, "has the option secret_"),
+        ({"server": {"admin_listen": "0.0.0.0:7800"}}, "has the port of config.server.listen"),
+    ]:
+        assert message in helm.ask(chart=str(chart), values={"config": config})["error"]
     buckets = [{"url": "s3://scans", "options": {"skip_signature": "true"}}]
     config = {"server": {"admin_listen": "0.0.0.0:7801"}, "fetch": {"buckets": buckets}}
+    config["cache"] = {"redis": {"url": "redis://redis:6379/0"}}
     manifest, _ = render({"config": config, "metrics": {"serviceMonitor": {"enabled": True}}}, chart=chart)
-    assert tomllib.loads(configuration(manifest))["fetch"] == {"buckets": buckets}
+    written = tomllib.loads(configuration(manifest))
+    assert written["fetch"] == {"buckets": buckets} and written["cache"] == config["cache"]
     # The metrics have left the first address, and every reader follows.
     assert [port["containerPort"] for port in server(manifest)["ports"]] == [7800, 7801]
     [monitor] = of_kind(manifest, "ServiceMonitor")
@@ -593,7 +608,7 @@ def test_custom_resources_fit_their_definitions(rendered, tmp_path):
     assert report.returncode == 0, report.stdout + report.stderr
 
 
-def test_checkov_finds_what_is_accepted_only(rendered, tmp_path):
+def test_checkov_finds_what_is_accepted_only(rendered, tmp_path, capsys):
     checkov = os.environ.get("CHECKOV")
     if not checkov:
         pytest.skip("CHECKOV names no checkov")
@@ -607,7 +622,8 @@ def test_checkov_finds_what_is_accepted_only(rendered, tmp_path):
     for result in results:
         findings.setdefault(Path(result["file_path"]).stem, []).append((result["check_id"], result["resource"]))
     counts = {name: len(findings.get(name, [])) for name in CI}
-    print(f"checkov: {counts['default']} findings with default values, at most {max(counts.values())}", file=sys.stderr)
+    with capsys.disabled():
+        print(f"\ncheckov: {counts['default']} findings with default values, at most {max(counts.values())}")
     unexpected = [(name, *found) for name in findings for found in findings[name] if found[0] not in accepted]
     # What the user adds is the user's, and `bare` switches off on purpose.
     unexpected = [found for found in unexpected if found[0] not in ("extras", "bare")]

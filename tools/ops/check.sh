@@ -2,7 +2,7 @@
 # Checks what runs Sidelens in production: the Helm chart, so far. `make ops-check` calls it; arguments go to pytest,
 # such as --update-golden.
 #
-# The tools are installed once, from PyPI and npm, into vendor/ops (about 700 MB, most of it checkov). It needs Python
+# The tools are installed once, from PyPI and npm, into vendor/ops (about 650 MB). It needs Python
 # 3.11 or later and Node 20 or later, and uses `promtool` and a built `sidelens` where there are any.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
