@@ -505,8 +505,9 @@ def test_queries_parse_and_name_metrics_that_exist(name_, rendered):
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
 def test_promtool_takes_the_rules():
     files = map(str, (CHART / "files/rules").glob("*.yaml"))
-    report = subprocess.run(["promtool", "check", "rules", *files], capture_output=True, text=True)
-    assert report.returncode == 0, report.stdout + report.stderr
+    for command in (["check", "rules", *files], ["test", "rules", str(Path(__file__).parent / "rules_test.yaml")]):
+        report = subprocess.run(["promtool", *command], capture_output=True, text=True)
+        assert report.returncode == 0, report.stdout + report.stderr
 
 
 # The notes.
