@@ -85,7 +85,8 @@ RULES = {
     "replicaCount": {"type": "integer", "minimum": 0},
     "count": {"type": "integer", "minimum": 1},
     "maxReplicas": {"type": "integer", "minimum": 1},
-    "minReplicas": {"type": "integer", "minimum": 0},
+    # Without a replica there is no signal that could call for one.
+    "minReplicas": {"type": "integer", "minimum": 1},
     "periodSeconds": {"type": "integer", "minimum": 1},
     "timeoutSeconds": {"type": "integer", "minimum": 1},
     "failureThreshold": {"type": "integer", "minimum": 1},
