@@ -7,7 +7,7 @@ CARGO ?= cargo
 # One profile for everything, so that dependencies compile once.
 PROFILE := --release --locked
 
-.PHONY: run build test test-minilm minilm parity fmt clippy doc check libtorch clean
+.PHONY: run build test test-minilm minilm parity fmt clippy doc check ops-check chart-schema libtorch clean
 
 run: libtorch
 	$(CARGO) run $(PROFILE) -- $(ARGS)
@@ -44,6 +44,14 @@ doc: libtorch
 
 # What .ci/run runs.
 check: fmt clippy doc test
+
+# The Helm chart, with the real Helm and checkov; ARGS=--update-golden accepts what it renders now.
+ops-check:
+	tools/ops/check.sh $(ARGS)
+
+# After a change of helm/values.yaml or config/default.toml: the chart's schema and table of values.
+chart-schema:
+	vendor/ops/python/bin/python tools/chart/schema.py
 
 # Does nothing when the pinned version is there, or when LIBTORCH points elsewhere.
 libtorch:

@@ -1,0 +1,49 @@
+{{/* One endpoint of a ServiceMonitor or PodMonitor. */}}
+{{- define "sidelens.endpoint" -}}
+port: {{ include "sidelens.metricsPortName" . }}
+path: /metrics
+{{- if eq (include "sidelens.scheme" .) "https" }}
+scheme: https
+{{- end }}
+interval: {{ .Values.metrics.interval }}
+scrapeTimeout: {{ .Values.metrics.scrapeTimeout }}
+{{- with .Values.metrics.tlsConfig }}
+tlsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.metrics.relabelings }}
+relabelings:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.metrics.metricRelabelings }}
+metricRelabelings:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* The series of this release's pods. The pattern is that of a Deployment's pods, so that a release named `a` does
+not count those of `a-b`. */}}
+{{- define "sidelens.seriesSelector" -}}
+{{- $own := printf "namespace=%q,pod=~%q" .Release.Namespace (print (include "sidelens.fullname" .) "-[a-z0-9]+-[a-z0-9]{5}") -}}
+{{- default $own .Values.autoscaling.selector -}}
+{{- end -}}
+
+{{/* Items in the system of all replicas, by Little's law: a rate of seconds spent, per second, is the number of those
+who spend them. An input's wait is counted for each input, a forward pass once for all of its inputs, hence the mean
+batch as a factor. One element. Nothing, not zero, where there are no series: then the fallback holds. */}}
+{{- define "sidelens.itemsInSystem" -}}
+{{- $rate := printf "rate(sidelens_%%s{%s}[1m])" (include "sidelens.seriesSelector" . | replace "%" "%%") -}}
+{{- $passes := printf $rate "inference_seconds_sum" -}}
+{{- $batch := printf "%s / (%s > 0)" (printf $rate "batch_size_sum") (printf $rate "batch_size_count") -}}
+sum({{ printf $rate "queue_wait_seconds_sum" }})
++ sum({{ $passes }} * ({{ $batch }}) or {{ $passes }})
+{{- end -}}
+
+{{- define "sidelens.itemsPerReplica" -}}
+{{- default (include "sidelens.preset" . | fromJson).itemsPerReplica .Values.autoscaling.itemsPerReplica -}}
+{{- end -}}
+
+{{/* Requests a second that were refused for lack of room, over all replicas. */}}
+{{- define "sidelens.shedRate" -}}
+sum(rate(sidelens_requests_total{ {{- include "sidelens.seriesSelector" . }},route="embed",status=~"429|503"}[1m]))
+{{- end -}}

@@ -1,0 +1,230 @@
+{{/* "true" where the models' volume allows pods on one node only. */}}
+{{- define "sidelens.isExclusive" -}}
+{{- $cache := .Values.modelCache -}}
+{{- $shared := or (has "ReadWriteMany" $cache.accessModes) (has "ReadOnlyMany" $cache.accessModes) -}}
+{{- if and (has $cache.mode (list "claim" "existingClaim")) (not $shared) }}true{{ end -}}
+{{- end -}}
+
+{{- define "sidelens.claimName" -}}
+{{- default (printf "%s-models" (include "sidelens.fullname" .)) .Values.modelCache.existingClaim -}}
+{{- end -}}
+
+{{- define "sidelens.strategy" -}}
+{{- $preset := include "sidelens.preset" . | fromJson -}}
+{{- if .Values.strategy -}}
+{{- toYaml .Values.strategy -}}
+{{- else if include "sidelens.isExclusive" . -}}
+{{- toYaml (dict "type" "RollingUpdate" "rollingUpdate" (dict "maxSurge" 0 "maxUnavailable" 1)) -}}
+{{- else -}}
+{{- toYaml $preset.strategy -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Requests and limits of the service, as JSON. */}}
+{{- define "sidelens.resources" -}}
+{{- $preset := include "sidelens.preset" . | fromJson -}}
+{{- $resources := deepCopy (default $preset.resources .Values.resources) -}}
+{{- if eq .Values.preset "gpu" -}}
+{{- $gpu := dict $preset.resourceName (int $preset.count) -}}
+{{- $_ := set $resources "limits" (merge (default dict $resources.limits) $gpu) -}}
+{{- end -}}
+{{- toJson $resources -}}
+{{- end -}}
+
+{{/* Seconds that a stop may take. Sidelens itself gives up `shutdown_timeout_s` and 5 seconds after SIGTERM. */}}
+{{- define "sidelens.graceSeconds" -}}
+{{- $stop := add .Values.preStopSleepSeconds .Values.config.server.shutdown_timeout_s -}}
+{{- if kindIs "invalid" .Values.terminationGracePeriodSeconds }}{{ add $stop 10 }}{{ else }}{{ int .Values.terminationGracePeriodSeconds }}{{ end -}}
+{{- end -}}
+
+{{/* Kubernetes 1.30 sleeps itself; before, the image's `sleep` does. */}}
+{{- define "sidelens.preStop" -}}
+{{- if semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version -}}
+sleep:
+  seconds: {{ .Values.preStopSleepSeconds }}
+{{- else -}}
+exec:
+  command: [sleep, {{ .Values.preStopSleepSeconds | quote }}]
+{{- end -}}
+{{- end -}}
+
+{{/* A container's environment: a list of its own as YAML, `own`, and `extraEnv`. A variable given there replaces the
+chart's, since a name listed twice is refused by server-side apply. */}}
+{{- define "sidelens.env" -}}
+{{- $given := list -}}
+{{- range .root.Values.extraEnv }}{{ $given = append $given .name }}{{ end -}}
+{{- $env := list -}}
+{{- range concat (include "sidelens.commonEnv" .root | fromYamlArray) (default "" .own | fromYamlArray) -}}
+{{- if not (has .name $given) }}{{ $env = append $env . }}{{ end -}}
+{{- end -}}
+{{- concat $env .root.Values.extraEnv | toYaml -}}
+{{- end -}}
+
+{{/* Variables of every container that runs Sidelens. */}}
+{{- define "sidelens.commonEnv" -}}
+{{- /* Libraries that cache below the home directory find a place that can be written. */ -}}
+- name: HOME
+  value: /tmp
+{{- if .Values.secrets.hubToken.existingSecret }}
+- name: HF_TOKEN_PATH
+  value: /etc/sidelens/hub-token/{{ .Values.secrets.hubToken.key }}
+{{- end }}
+{{- with .Values.secrets.redisUrl }}
+{{- if .existingSecret }}
+- name: SIDELENS_CACHE__REDIS__URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ .existingSecret }}
+      key: {{ .key }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Variables of the service alone. */}}
+{{- define "sidelens.serverEnv" -}}
+{{- if or (include "sidelens.downloads" .) (and .Values.modelCache.readOnly (ne .Values.modelCache.mode "image")) }}
+{{- /* It serves what the init containers checked, and starts without the hub. */}}
+- name: SIDELENS_HUB__OFFLINE
+  value: "true"
+{{- end }}
+{{- $resources := include "sidelens.resources" . | fromJson -}}
+{{- $source := "" -}}
+{{- if dig "limits" "cpu" "" $resources }}{{ $source = "limits.cpu" }}{{ else if dig "requests" "cpu" "" $resources }}{{ $source = "requests.cpu" }}{{ end -}}
+{{- if and .Values.threadsFromCpu $source -}}
+{{- $config := .Values.config -}}
+{{- range $path := list (list "model" "threads") (list "image" "threads") (list "server" "workers") -}}
+{{- if not (hasKey (default dict (get $config (first $path))) (last $path)) }}
+- name: SIDELENS_{{ join "__" $path | upper }}
+  valueFrom:
+    resourceFieldRef:
+      containerName: sidelens
+      resource: {{ $source }}
+      # Rounds up.
+      divisor: "1"
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "sidelens.volumeMounts" -}}
+- name: config
+  mountPath: /etc/sidelens/config
+  readOnly: true
+- name: tmp
+  mountPath: /tmp
+{{- if ne .Values.modelCache.mode "image" }}
+- name: models
+  mountPath: {{ .Values.modelCache.mountPath }}
+  {{- with .Values.modelCache.subPath }}
+  subPath: {{ . }}
+  {{- end }}
+  {{- if .Values.modelCache.readOnly }}
+  readOnly: true
+  {{- end }}
+{{- end }}
+{{- if .Values.secrets.hubToken.existingSecret }}
+- name: hub-token
+  mountPath: /etc/sidelens/hub-token
+  readOnly: true
+{{- end }}
+{{- end -}}
+
+{{- define "sidelens.volumes" -}}
+- name: config
+  configMap:
+    name: {{ include "sidelens.fullname" . }}
+- name: tmp
+  emptyDir:
+    sizeLimit: {{ .Values.tmpSizeLimit }}
+{{- with .Values.modelCache }}
+{{- if eq .mode "emptyDir" }}
+- name: models
+  emptyDir:
+    sizeLimit: {{ .size }}
+{{- else if ne .mode "image" }}
+- name: models
+  persistentVolumeClaim:
+    claimName: {{ include "sidelens.claimName" $ }}
+    {{- if .readOnly }}
+    readOnly: true
+    {{- end }}
+{{- end }}
+{{- end }}
+{{- with .Values.secrets }}
+{{- range $name, $secret := dict "hub-token" .hubToken "keys" .apiKeys "tls" .tls }}
+{{- if $secret.existingSecret }}
+- name: {{ $name }}
+  secret:
+    secretName: {{ $secret.existingSecret }}
+    # Readable by the pod's group, which is `fsGroup`.
+    defaultMode: 0440
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* One init container per model and command, as there is no shell to run several. */}}
+{{- define "sidelens.downloadContainers" -}}
+{{- $commands := ternary (list "download" "verify") (list "download") .Values.modelCache.verify -}}
+{{- range $i, $model := include "sidelens.hubModels" . | fromJsonArray }}
+{{- range $command := $commands }}
+- name: {{ $command }}-{{ $i }}
+  image: {{ include "sidelens.image" $ }}
+  imagePullPolicy: {{ $.Values.image.pullPolicy }}
+  command: [sidelens]
+  args: [{{ $command }}, {{ $model | quote }}, --config=/etc/sidelens/config/sidelens.toml]
+  env:
+    {{- include "sidelens.env" (dict "root" $) | nindent 4 }}
+  {{- with $.Values.extraEnvFrom }}
+  envFrom:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  securityContext:
+    {{- toYaml $.Values.securityContext | nindent 4 }}
+  resources:
+    {{- toYaml $.Values.modelCache.resources | nindent 4 }}
+  volumeMounts:
+    {{- include "sidelens.volumeMounts" $ | nindent 4 }}
+    {{- with $.Values.extraVolumeMounts }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* A probe's handler. */}}
+{{- define "sidelens.probe" -}}
+httpGet:
+  path: {{ .path }}
+  port: http
+  {{- if eq (include "sidelens.scheme" .root) "https" }}
+  scheme: HTTPS
+  {{- end }}
+{{- end -}}
+
+{{- define "sidelens.affinity" -}}
+{{- $preset := include "sidelens.preset" . | fromJson -}}
+{{- $affinity := deepCopy .Values.affinity -}}
+{{- if and $preset.nodeAffinity (not $affinity.nodeAffinity) -}}
+{{- $_ := set $affinity "nodeAffinity" $preset.nodeAffinity -}}
+{{- end -}}
+{{- toJson $affinity -}}
+{{- end -}}
+
+{{- define "sidelens.topologySpread" -}}
+{{- range .Values.topologySpreadConstraints }}
+{{- $constraint := deepCopy . }}
+{{- if not $constraint.labelSelector }}
+{{- $labels := merge (dict "app.kubernetes.io/component" "server") (include "sidelens.selectorLabels" $ | fromYaml) }}
+{{- $_ := set $constraint "labelSelector" (dict "matchLabels" $labels) }}
+{{- if semverCompare ">=1.27.0-0" $.Capabilities.KubeVersion.Version }}
+{{- /* Spreads each version on its own, or a rolling update would count the old pods. */}}
+{{- $_ := set $constraint "matchLabelKeys" (list "pod-template-hash") }}
+{{- end }}
+{{- end }}
+- {{ toYaml $constraint | nindent 2 | trim }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,635 @@
+"""The chart, rendered by the real Helm: valid, closed, deterministic, and what its values promise."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import schema
+from chart import (
+    BINARY, CHART, CI, DEFAULTS, KUBES, PENDING, ROOT, check, configuration, environment, leaves, objects, of_kind, pods,
+    server, without_settings,
+)
+from render import CUSTOM_KINDS, NAMESPACE
+
+GOLDEN = Path(__file__).parent / "golden"
+GOLDEN_NAMES = ["default", "gpu", "model-empty-dir", "settings", "secrets", "keda", "monitoring"]
+
+
+# Every ci values file.
+
+
+def test_every_object_fits_its_schema(name, kube, rendered):
+    for document in objects(rendered(name, kube)):
+        if document["apiVersion"] not in CUSTOM_KINDS:
+            check(document, kube)
+
+
+def test_every_object_is_named_once_and_labelled(name, kube, rendered):
+    documents = objects(rendered(name, kube))
+    ids = [(document["kind"], document["metadata"]["name"]) for document in documents]
+    assert len(ids) == len(set(ids))
+    for document in documents:
+        if document["metadata"]["name"].endswith(("-own", "-more")):
+            continue  # An object of the user's own.
+        assert document["metadata"]["namespace"] == NAMESPACE
+        assert document["metadata"]["labels"]["app.kubernetes.io/instance"] == "sidelens"
+
+
+def test_rendering_is_deterministic(name, render, rendered):
+    assert render(yaml.safe_load(CI[name].read_text()))[0] == rendered(name)
+
+
+@pytest.mark.parametrize("golden", GOLDEN_NAMES)
+def test_output_is_as_agreed(golden, render, request):
+    manifest, notes = render(yaml.safe_load(CI[golden].read_text()))
+    output = f"{manifest}\n---\n# NOTES\n" + "".join(f"# {line}".rstrip() + "\n" for line in notes.splitlines())
+    path = GOLDEN / f"{golden}.yaml"
+    if request.config.getoption("--update-golden"):
+        path.write_text(output)
+    assert path.read_text() == output, "make ops-check ARGS=--update-golden writes it anew"
+
+
+def test_pods_are_locked_down(name, kube, rendered):
+    own = {"sidelens", "text", "picture"}
+    for _, spec in pods(rendered(name, kube)):
+        assert spec["automountServiceAccountToken"] is False and spec["enableServiceLinks"] is False
+        pod = spec["securityContext"]
+        assert pod["runAsNonRoot"] is True and pod["seccompProfile"] == {"type": "RuntimeDefault"}
+        if name != "bare":
+            assert pod["runAsUser"] >= 10_000 and pod["runAsGroup"] >= 10_000
+        for container in spec["containers"] + spec.get("initContainers", []):
+            if container["name"] not in own and not re.match("(download|verify)-", container["name"]):
+                continue
+            security = container["securityContext"]
+            assert security["readOnlyRootFilesystem"] is True and security["allowPrivilegeEscalation"] is False
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
+            assert "memory" in container["resources"]["limits"]
+
+
+def test_probes_have_each_their_meaning(name, kube, rendered):
+    container = server(rendered(name, kube))
+    paths = {kind: container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness", "readiness")}
+    assert paths == {"startup": "/health", "liveness": "/health", "readiness": "/ready"}
+    startup = container["startupProbe"]
+    assert startup["failureThreshold"] * startup["periodSeconds"] >= 300
+
+
+def test_a_stop_has_the_time_that_it_needs(name, kube, rendered):
+    manifest = rendered(name, kube)
+    [deployment] = of_kind(manifest, "Deployment")
+    grace = deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    pre_stop = server(manifest).get("lifecycle", {}).get("preStop", {})
+    sleep = pre_stop.get("sleep", {}).get("seconds") or int(pre_stop.get("exec", {"command": ["0"]})["command"][-1])
+    drain = tomllib.loads(configuration(manifest))["server"]["shutdown_timeout_s"]
+    assert grace >= sleep + drain + 5
+    # Kubernetes sleeps itself from 1.30 on; before, a program of the image does.
+    assert ("exec" in pre_stop) == (kube == "1.25" and sleep > 0)
+
+
+def test_the_configuration_says_what_the_values_say(name, rendered):
+    config = tomllib.loads(configuration(rendered(name)))
+    values = yaml.safe_load(CI[name].read_text()).get("config", {})
+    written = dict(leaves(config))
+    for path, value in leaves(values):
+        assert written[path] == value and type(written[path]) is type(value), path
+
+
+def test_every_setting_exists(name, rendered):
+    manifest = rendered(name)
+    known = dict(leaves(DEFAULTS)).keys() | PENDING
+    used = set(dict(leaves(tomllib.loads(configuration(manifest)))))
+    for variable in environment(server(manifest)):
+        if variable.startswith("SIDELENS_"):
+            used.add(variable.removeprefix("SIDELENS_").lower().replace("__", "."))
+    assert used <= known
+
+
+@pytest.mark.skipif(not BINARY, reason="CHART_SIDELENS names no sidelens")
+def test_sidelens_takes_the_configuration(name, rendered, tmp_path):
+    text = configuration(rendered(name))
+    if any(path in PENDING for path, _ in leaves(tomllib.loads(text))):
+        pytest.skip("it has a setting that is still to come")
+    (tmp_path / "sidelens.toml").write_text(text)
+    command = [BINARY, "config", "--config", str(tmp_path / "sidelens.toml")]
+    report = subprocess.run(command, capture_output=True, text=True, env=without_settings())
+    assert report.returncode == 0, report.stderr
+
+
+def test_the_service_finds_the_pods_and_no_others(name, rendered):
+    manifest = rendered(name)
+    [service] = of_kind(manifest, "Service")
+    [deployment] = of_kind(manifest, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    selector = service["spec"]["selector"]
+    assert selector.items() <= labels.items() and deployment["spec"]["selector"]["matchLabels"] == selector
+    for pod in of_kind(manifest, "Pod"):
+        assert not selector.items() <= pod["metadata"]["labels"].items()
+    ports = {port["name"] for port in server(manifest)["ports"]}
+    assert {port["targetPort"] for port in service["spec"]["ports"]} == ports
+    for budget in of_kind(manifest, "PodDisruptionBudget"):
+        assert budget["spec"]["selector"]["matchLabels"] == selector
+
+
+# Values and their schema.
+
+
+def test_generated_files_are_up_to_date():
+    for path, text in schema.outputs().items():
+        assert path.read_text() == text, f"{path.name}: run make chart-schema"
+
+
+def test_every_value_is_commented():
+    text = (CHART / "values.yaml").read_text()
+    commented = schema.comments(text.splitlines(), "-- ")
+    for path, _ in leaves(yaml.safe_load(text)):
+        parts = path.split(".")
+        above = {".".join(parts[: i + 1]) for i in range(len(parts))} - {"config"}
+        assert above & commented.keys(), f"{path} has no comment"
+
+
+def test_the_schema_is_closed(refusal):
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    tables = [[]]
+
+    def collect(node, value, path):
+        if node.get("additionalProperties") is False:
+            for key, below in node["properties"].items():
+                collect(below, None, [*path, key])
+            tables.append(path)
+
+    collect(json.loads((CHART / "values.schema.json").read_text()), values, [])
+    assert len(tables) > 40
+    for path in tables:
+        wrong = {"no_such_key": 1}
+        for key in reversed(path):
+            wrong = {key: wrong}
+        assert "no_such_key" in refusal(wrong), path
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"config": {"batch": {"max_batch_size": "64"}}},
+        {"config": {"batch": {"max_batch_size": 0.5}}},
+        {"config": {"fetch": {"allow_networks": "10.0.0.0/8"}}},
+        {"config": {"models": [{"sorce": "demo"}]}},
+        {"config": {"server": {"listen": 7800}}},
+        {"preset": "tpu"},
+        {"replicaCount": "2"},
+        {"modelCache": {"mode": "nfs"}},
+        {"modelCache": {"size": "10 GB"}},
+        {"image": {"digest": "0123"}},
+        {"terminationGracePeriodSeconds": 0},
+        {"autoscaling": {"itemsPerReplica": 0}},
+        {"autoscaling": {"minReplicas": 0}},
+        {"resources": {"limit": {"memory": "1Gi"}}},
+    ],
+    ids=json.dumps,
+)
+def test_wrong_types_are_refused(values, refusal):
+    assert "don't meet the specifications of the schema" in refusal(values)
+
+
+def test_defaults_of_the_chart_are_those_of_sidelens():
+    config = yaml.safe_load((CHART / "values.yaml").read_text())["config"]
+    # These differ on purpose: a container is reached from outside, and its logs are read by machines.
+    own = {"server.listen": "0.0.0.0:7800", "log.format": "json"}
+    defaults = dict(leaves(DEFAULTS))
+    assert dict(leaves(config)) == {path: own.get(path, defaults[path]) for path, _ in leaves(config)}
+
+
+def test_pending_settings_are_still_to_come():
+    assert not PENDING & dict(leaves(DEFAULTS)).keys(), "these have come: take them out of PENDING in tools/chart/chart.py"
+
+
+def test_versions_agree():
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    package = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]
+    assert chart["appVersion"] == package["version"]
+
+
+def test_lint_is_content(helm):
+    report = helm.ask(chart=str(CHART), lint=True)
+    assert "error" not in report and not report["lint"].get("Errors"), report
+
+
+# What is refused, each in one sentence.
+
+HUB = {"model": {"source": "openai/clip-vit-base-patch32"}}
+CLAIM = {"mode": "claim", "accessModes": ["ReadWriteOnce"]}
+REFUSED = {
+    "config.server.listen is 127.0.0.1:7800": {"config": {"server": {"listen": "127.0.0.1:7800"}}},
+    "needs a fixed port": {"config": {"server": {"listen": "0.0.0.0:0"}}},
+    "use [::]:7800": {"service": {"ipFamilies": ["IPv6"]}},
+    "config.auth.api_keys would put a secret into a ConfigMap": {"config": {"auth": {"api_keys": ["k"]}}},
+    "config.hub.token would put a secret into a ConfigMap": {"config": {"hub": {"token": "k"}}},
+    "so the GPU would idle": {"preset": "gpu", "config": {"model": {"device": "cpu"}}},
+    "a model's device is cuda:1": {"config": {"model": {"device": "cuda:1"}}},
+    "a model's device is cuda,": {"config": {"models": [{"source": "demo", "device": "cuda"}]}},
+    "needs the claim's name": {"modelCache": {"mode": "existingClaim"}},
+    "but modelCache.mode is image": {"modelCache": {"existingClaim": "models"}},
+    "there is no room for openai/clip-vit-base-patch32": {"config": HUB},
+    "only an existing claim can be read-only": {"config": HUB, "modelCache": {"mode": "emptyDir", "readOnly": True}},
+    "names no model of the hub": {"modelCache": {"mode": "emptyDir"}},
+    "which config.hub.offline leaves empty": {"config": {**HUB, "hub": {"offline": True}}, "modelCache": {"mode": "emptyDir"}},
+    "list every model in config.models": {"config": {"model": {"source": "/a"}, "models": [{"source": "/b"}]}},
+    "modelCache.accessModes allow one node": {"config": HUB, "replicaCount": 2, "modelCache": CLAIM},
+    "terminationGracePeriodSeconds is 39": {"terminationGracePeriodSeconds": 39},
+    "would both count the replicas": {"autoscaling": {"keda": {"enabled": True}, "hpa": {"enabled": True}}},
+    "minReplicas is above": {"autoscaling": {"minReplicas": 9, "keda": {"enabled": True}}},
+    "no node could ever be drained": {"podDisruptionBudget": {"minAvailable": 1}},
+    "would count everything twice": {"metrics": {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}},
+    "without a host": {"ingress": {"enabled": True}},
+    "without a gateway": {"httpRoute": {"enabled": True}},
+    "keeps its controller out": {"ingress": {"enabled": True, "hosts": ["a.example"]}},
+    "is the pod itself": {"config": {"fetch": {"allow_networks": ["127.0.0.0/8"]}}},
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_impossible_combinations_are_refused(message, refusal):
+    text = refusal(REFUSED[message])
+    assert message in text, text
+    sentence = text.split("): ", 1)[-1]
+    assert sentence.endswith(".") and "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    "values, needs",
+    [
+        ({"metrics": {"serviceMonitor": {"enabled": True}}}, "monitoring.coreos.com/v1/ServiceMonitor"),
+        ({"metrics": {"podMonitor": {"enabled": True}}}, "monitoring.coreos.com/v1/PodMonitor"),
+        ({"metrics": {"rules": {"enabled": True}}}, "monitoring.coreos.com/v1/PrometheusRule"),
+        ({"autoscaling": {"keda": {"enabled": True}}}, "keda.sh/v1alpha1/ScaledObject"),
+        ({"httpRoute": {"enabled": True}}, "gateway.networking.k8s.io/v1/HTTPRoute"),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_a_kind_that_the_cluster_lacks_is_named(values, needs, refusal):
+    assert f"the cluster has no {needs}" in refusal(values, crds=False)
+
+
+def test_an_old_kubernetes_is_refused(refusal):
+    assert "kubeVersion" in refusal({}, kube="1.24")
+
+
+# What single values do.
+
+
+def test_a_gpu_pod_never_computes_on_the_cpu(rendered):
+    manifest = rendered("gpu")
+    assert tomllib.loads(configuration(manifest))["model"]["device"] == "cuda"
+    [deployment] = of_kind(manifest, "Deployment")
+    spec = deployment["spec"]
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+    pod = spec["template"]["spec"]
+    assert server(manifest)["resources"]["limits"]["nvidia.com/mig-3g.40gb"] == 1
+    assert server(manifest)["image"].endswith("-cuda") and pod["runtimeClassName"] == "nvidia"
+    assert [toleration["key"] for toleration in pod["tolerations"]] == ["nvidia.com/gpu", "dedicated"]
+    assert "nodeAffinity" in pod["affinity"]
+
+
+def test_resources_of_ones_own_keep_the_gpu(render):
+    manifest, _ = render({"preset": "gpu", "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}})
+    assert server(manifest)["resources"]["limits"] == {"nvidia.com/gpu": 1}
+
+
+def test_threads_follow_the_cpus(render, rendered):
+    def sources(manifest):
+        variables = environment(server(manifest))
+        return {name: variables[name]["resourceFieldRef"]["resource"] for name in variables if "THREADS" in name or "WORKERS" in name}
+
+    own = {"SIDELENS_MODEL__THREADS", "SIDELENS_IMAGE__THREADS", "SIDELENS_SERVER__WORKERS"}
+    assert sources(rendered("default")) == dict.fromkeys(own, "requests.cpu")
+    # A limit there, and a number of threads in the configuration.
+    assert sources(rendered("settings")) == dict.fromkeys(own - {"SIDELENS_MODEL__THREADS"}, "limits.cpu")
+    assert sources(render({"threadsFromCpu": False})[0]) == {}
+
+
+def test_a_variable_of_ones_own_replaces_the_charts(rendered):
+    variables = [v for v in server(rendered("extras"))["env"] if v["name"] == "SIDELENS_MODEL__THREADS"]
+    assert variables == [{"name": "SIDELENS_MODEL__THREADS", "value": "3"}]
+
+
+def test_models_are_downloaded_and_verified_first(rendered):
+    manifest = rendered("models")
+    [deployment] = of_kind(manifest, "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    commands = [(c["name"], c["args"][:2]) for c in pod["initContainers"]]
+    clip, minilm = "openai/clip-vit-base-patch32", "sentence-transformers/all-MiniLM-L6-v2"
+    assert commands == [
+        ("download-0", ["download", clip]), ("verify-0", ["verify", clip]),
+        ("download-1", ["download", minilm]), ("verify-1", ["verify", minilm]),
+    ]
+    assert environment(server(manifest))["SIDELENS_HUB__OFFLINE"] == "true"
+    assert all("SIDELENS_HUB__OFFLINE" not in environment(c) for c in pod["initContainers"])
+    directory = tomllib.loads(configuration(manifest))["hub"]["cache_dir"]
+    for container in [*pod["initContainers"], server(manifest)]:
+        assert directory in {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
+@pytest.mark.parametrize(
+    "name_, expected",
+    [("model-claim", (True, 1)), ("model-claim-exclusive", (True, 0)), ("model-existing-claim", (False, 1))],
+)
+def test_claims(name_, expected, rendered):
+    makes_one, surge = expected
+    manifest = rendered(name_)
+    claims = of_kind(manifest, "PersistentVolumeClaim")
+    assert bool(claims) == makes_one
+    [deployment] = of_kind(manifest, "Deployment")
+    assert deployment["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == surge
+    pod = deployment["spec"]["template"]["spec"]
+    [volume] = [v["persistentVolumeClaim"] for v in pod["volumes"] if v["name"] == "models"]
+    if makes_one:
+        assert volume["claimName"] == claims[0]["metadata"]["name"]
+        keeps = claims[0]["metadata"].get("annotations", {}).get("helm.sh/resource-policy")
+        assert keeps == ("keep" if name_ == "model-claim" else None)
+        assert claims[0]["spec"].get("storageClassName") == ("shared" if name_ == "model-claim" else None)
+    else:
+        assert volume == {"claimName": "models", "readOnly": True} and "initContainers" not in pod
+        assert environment(server(manifest))["SIDELENS_HUB__OFFLINE"] == "true"
+
+
+def test_no_secret_is_in_a_configmap(rendered):
+    manifest = rendered("secrets")
+    [deployment] = of_kind(manifest, "Deployment")
+    volumes = deployment["spec"]["template"]["spec"]["volumes"]
+    mounted = {v["name"]: v["secret"]["secretName"] for v in volumes if "secret" in v}
+    assert mounted == {"keys": "sidelens-keys", "hub-token": "sidelens-hub"}
+    variables = environment(server(manifest))
+    assert variables["SIDELENS_CACHE__REDIS__URL"] == {"secretKeyRef": {"name": "sidelens-redis", "key": "url"}}
+    assert variables["HF_TOKEN_PATH"] == "/etc/sidelens/hub-token/hf"
+    assert tomllib.loads(configuration(manifest))["auth"] == {"keys_file": "/etc/sidelens/keys/keys.toml"}
+    assert not of_kind(manifest, "Secret")
+
+
+def rule_ports(rules):
+    return [sorted(port["port"] for port in rule["ports"]) for rule in rules]
+
+
+def test_the_network_is_open_where_needed_only(rendered):
+    def policy(name):
+        [document] = of_kind(rendered(name), "NetworkPolicy")
+        return document["spec"]
+
+    plain = policy("default")
+    assert plain["policyTypes"] == ["Ingress", "Egress"]
+    assert rule_ports(plain["ingress"]) == [[7800]]
+    assert rule_ports(plain["egress"]) == [[53, 53], [7800], [80, 443]]
+    assert rule_ports(policy("secrets")["egress"]) == [[53, 53], [7800], [6379], [80, 443]]
+    assert rule_ports(policy("models")["egress"]) == [[53, 53], [7800], [80, 443], [443]]
+    assert rule_ports(policy("monitoring")["ingress"]) == [[7800], [7800]]
+    assert rule_ports(policy("ingress")["ingress"]) == [[7800], [7800]]
+    pictures = policy("network")["egress"][2]
+    assert [peer["ipBlock"]["cidr"] for peer in pictures["to"]] == ["203.0.113.0/24", "10.30.0.0/16"]
+    assert rule_ports(policy("settings")["ingress"]) == [[7900]]
+    private = plain["egress"][2]["to"][0]["ipBlock"]["except"]
+    assert {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"} <= set(private)
+
+
+def test_tls_reaches_every_reader(rendered):
+    manifest = rendered("tls")
+    container = server(manifest)
+    for kind in ("startup", "liveness", "readiness"):
+        assert container[f"{kind}Probe"]["httpGet"]["scheme"] == "HTTPS"
+    [monitor] = of_kind(manifest, "PodMonitor")
+    assert monitor["spec"]["podMetricsEndpoints"][0]["scheme"] == "https"
+    [service] = of_kind(manifest, "Service")
+    assert service["spec"]["ports"][0]["appProtocol"] == "https"
+    settings = tomllib.loads(configuration(manifest))["server"]
+    mount = next(m["mountPath"] for m in container["volumeMounts"] if m["name"] == "tls")
+    assert settings["tls_cert"] == f"{mount}/tls.crt" and settings["tls_key"] == f"{mount}/tls.key"
+
+
+def test_settings_to_come_need_the_schema_alone(helm, render, tmp_path):
+    chart = tmp_path / "sidelens"
+    shutil.copytree(CHART, chart)
+    defaults = json.loads(json.dumps(DEFAULTS))
+    defaults["server"]["admin_listen"] = ""
+    defaults["fetch"]["buckets"] = []
+    defaults["auth"]["keys"] = []
+    defaults["cache"]["redis"] = {"url": ""}
+    (chart / "values.schema.json").write_text(json.dumps(schema.schema(defaults)))
+    for config, message in [
+        ({"auth": {"keys": [{"name": "a", "key": "b"}]}}, "config.auth.keys would put secrets into a ConfigMap"),
+        ({"cache": {"redis": {"url": "redis://:word@redis:6379"}}}, "config.cache.redis.url has a password"),
+        ({"fetch": {"buckets": [{"url": "s3://a", "options": {"secret_access_key": "b"}}]}}, "has the option secret_"),
+        ({"server": {"admin_listen": "0.0.0.0:7800"}}, "has the port of config.server.listen"),
+    ]:
+        assert message in helm.ask(chart=str(chart), values={"config": config})["error"]
+    buckets = [{"url": "s3://scans", "options": {"skip_signature": "true"}}]
+    config = {"server": {"admin_listen": "0.0.0.0:7801"}, "fetch": {"buckets": buckets}}
+    config["cache"] = {"redis": {"url": "redis://redis:6379/0"}}
+    manifest, _ = render({"config": config, "metrics": {"serviceMonitor": {"enabled": True}}}, chart=chart)
+    written = tomllib.loads(configuration(manifest))
+    assert written["fetch"] == {"buckets": buckets} and written["cache"] == config["cache"]
+    # The metrics have left the first address, and every reader follows.
+    assert [port["containerPort"] for port in server(manifest)["ports"]] == [7800, 7801]
+    [monitor] = of_kind(manifest, "ServiceMonitor")
+    assert monitor["spec"]["endpoints"][0]["port"] == "admin"
+    [policy] = of_kind(manifest, "NetworkPolicy")
+    assert rule_ports(policy["spec"]["ingress"]) == [[7800], [7801]]
+    [service] = of_kind(manifest, "Service")
+    assert [port["name"] for port in service["spec"]["ports"]] == ["http", "admin"]
+
+
+def test_autoscaling_counts_the_replicas_alone(rendered):
+    for name in ("keda", "hpa"):
+        [deployment] = of_kind(rendered(name), "Deployment")
+        assert "replicas" not in deployment["spec"]
+    [scaled] = of_kind(rendered("keda"), "ScaledObject")
+    items, shed, _ = scaled["spec"]["triggers"]
+    assert items["metadata"]["threshold"] == "64" and items["metadata"]["ignoreNullValues"] == "false"
+    assert scaled["spec"]["fallback"]["replicas"] == 2
+    assert 'status=~"429|503"' in shed["metadata"]["query"]
+    [scaler] = of_kind(rendered("hpa"), "HorizontalPodAutoscaler")
+    assert scaler["spec"]["metrics"][0]["pods"]["target"]["averageValue"] == "12"
+
+
+def test_rules_and_dashboards_come_from_files(render, tmp_path):
+    chart = tmp_path / "sidelens"
+    shutil.copytree(CHART, chart)
+    rules = {"groups": [{"name": "more", "rules": [{"alert": "A", "expr": "up == 0", "annotations": {"a": "{{ $value }}"}}]}]}
+    (chart / "files/rules/more.yaml").write_text(yaml.safe_dump(rules))
+    dashboard = {"title": "{{ not a template }}", "panels": []}
+    (chart / "files/dashboards").mkdir(exist_ok=True)
+    (chart / "files/dashboards/one.json").write_text(json.dumps(dashboard, indent=2))
+    manifest, _ = render({"metrics": {"rules": {"enabled": True}, "dashboards": {"enabled": True}}}, chart=chart)
+    found = {rule["metadata"]["name"]: rule["spec"] for rule in of_kind(manifest, "PrometheusRule")}
+    assert found["sidelens-more"] == rules and len(found) == len(list((chart / "files/rules").glob("*.yaml")))
+    [config] = [d for d in of_kind(manifest, "ConfigMap") if d["metadata"]["name"] == "sidelens-dashboard-one"]
+    assert json.loads(config["data"]["one.json"]) == dashboard
+    assert config["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+
+def test_names_stay_within_limits(render):
+    manifest, _ = render({"fullnameOverride": "n" * 60, "metrics": {"rules": {"enabled": True}}})
+    for document in objects(manifest):
+        assert len(document["metadata"]["name"]) <= 63
+
+
+# PromQL.
+
+
+def expressions(manifest):
+    for rule in of_kind(manifest, "PrometheusRule"):
+        for group in rule["spec"]["groups"]:
+            yield from (entry["expr"] for entry in group["rules"])
+    for scaled in of_kind(manifest, "ScaledObject"):
+        triggers = scaled["spec"]["triggers"]
+        yield from (t["metadata"]["query"] for t in triggers if t["type"] == "prometheus")
+
+
+@pytest.mark.parametrize("name_", ["monitoring", "keda"])
+def test_queries_parse_and_name_metrics_that_exist(name_, rendered):
+    import promql_parser
+
+    source = (ROOT / "src/telemetry/metrics.rs").read_text()
+    metrics = {f"sidelens_{id}" for id in re.findall(r'"([a-z_]+)",\s', source)}
+    found = list(expressions(rendered(name_)))
+    assert found
+    for expression in found:
+        promql_parser.parse(expression)
+        for metric in re.findall(r"sidelens_\w+", expression):
+            assert {metric, re.sub("_(sum|count|bucket)$", "", metric)} & metrics, metric
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+def test_promtool_takes_the_rules():
+    files = map(str, (CHART / "files/rules").glob("*.yaml"))
+    for command in (["check", "rules", *files], ["test", "rules", str(Path(__file__).parent / "rules_test.yaml")]):
+        report = subprocess.run(["promtool", *command], capture_output=True, text=True)
+        assert report.returncode == 0, report.stdout + report.stderr
+
+
+# The notes.
+
+
+def count(value, placeholder):
+    if isinstance(value, dict):
+        return sum(count(part, placeholder) for part in value.values())
+    if isinstance(value, list):
+        return sum(count(part, placeholder) for part in value)
+    return int(value == placeholder)
+
+
+@pytest.mark.parametrize("name_", ["default", "model-empty-dir", "settings", "secrets"])
+def test_the_notes_have_settings_that_meilisearch_takes(name_, render):
+    _, notes = render(yaml.safe_load(CI[name_].read_text()))
+    settings = json.loads(re.search(r"<<'SETTINGS'\n(.*?)\nSETTINGS", notes, re.S)[1])
+    embedder = settings["embedders"]["sidelens"]
+    assert embedder["source"] == "rest" and embedder["dimensions"] > 0
+    assert embedder["url"] == f"http://sidelens.{NAMESPACE}.svc:{80 if name_ == 'settings' else 7800}/embed"
+    assert count(embedder["request"], "{{fragment}}") == count(embedder["request"], "{{..}}") == 1
+    assert count(embedder["response"], "{{embedding}}") == count(embedder["response"], "{{..}}") == 1
+    assert embedder["indexingFragments"] and embedder["searchFragments"].keys() == {"text", "image", "url"}
+    assert ("apiKey" in embedder) == (name_ == "secrets")
+    assert '{"multimodal": true}' in notes
+
+
+@pytest.mark.skipif(not BINARY, reason="CHART_SIDELENS names no sidelens")
+@pytest.mark.parametrize("fields", [{}, {"textTemplate": "{{doc.title}}"}, {"imageField": "", "textTemplate": "{{doc.title}}"}])
+def test_the_notes_say_what_sidelens_says(fields, render):
+    _, notes = render({"meilisearch": fields})
+    settings = json.loads(re.search(r"<<'SETTINGS'\n(.*?)\nSETTINGS", notes, re.S)[1])
+    # Nobody listens there, so that the facts are those of the demo model in the binary.
+    command = [BINARY, "settings", "--url", "http://127.0.0.1:1"]
+    wanted = {"imageField": "image", "textTemplate": ""} | fields
+    command += ["--image-field", wanted["imageField"]] if wanted["imageField"] else []
+    command += ["--text-template", wanted["textTemplate"]] if wanted["textTemplate"] else []
+    printed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=without_settings()).stdout)
+    printed["embedders"]["sidelens"]["url"] = settings["embedders"]["sidelens"]["url"]
+    assert settings == printed
+
+
+def test_the_notes_ask_the_service_where_the_chart_cannot_know(render):
+    _, notes = render({"config": {"model": {"source": "/models/own"}}, "meilisearch": {"imageField": "photo"}})
+    assert "sidelens settings --url http://sidelens.search.svc:7800" in notes and "--image-field 'photo'" in notes
+
+
+def test_the_notes_name_the_networks_to_open(render):
+    variable = "MEILI_EXPERIMENTAL_ALLOWED_IP_NETWORKS="
+    for address, expected in [("", "10.0.0.0/8,"), ("10.96.7.8", "10.96.7.8/32\n"), ("fd00::8", "fd00::8/128\n")]:
+        _, notes = render({"service": {"clusterIP": address}})
+        assert variable + expected in notes
+
+
+def test_the_notes_know_what_meilisearch_trusts(render):
+    warning = "trusts certificates of public authorities only"
+    tls = {"tls": {"existingSecret": "own"}}
+    assert warning in render({"secrets": tls})[1]
+    _, notes = render({"secrets": tls, "meilisearch": {"url": "https://vectors.example.com/"}})
+    assert warning not in notes and '"url": "https://vectors.example.com/embed"' in notes
+
+
+def test_the_notes_warn_of_an_open_door(render):
+    warning = "no key is asked for"
+    assert warning in render(yaml.safe_load(CI["http-route"].read_text()))[1]
+    assert warning not in render(yaml.safe_load(CI["ingress"].read_text()))[1]
+
+
+# The example of sidecar mode.
+
+
+@pytest.mark.parametrize("kube_", KUBES)
+def test_the_sidecar_is_a_valid_container(kube_):
+    values = yaml.safe_load((CHART / "examples/meilisearch-sidecar-values.yaml").read_text())
+    spec = {"containers": values["containers"], "volumes": values["volumes"]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "meilisearch"}, "spec": spec}
+    check(pod, kube_)
+    [sidecar] = values["containers"]
+    known = dict(leaves(DEFAULTS)).keys()
+    for variable in environment(sidecar):
+        if variable.startswith("SIDELENS_"):
+            assert variable.removeprefix("SIDELENS_").lower().replace("__", ".") in known
+    # That chart sets no grace period, so it is Kubernetes' 30 seconds.
+    assert int(environment(sidecar)["SIDELENS_SERVER__SHUTDOWN_TIMEOUT_S"]) + 5 < 30
+
+
+# Tools from elsewhere.
+
+
+def test_custom_resources_fit_their_definitions(rendered, tmp_path):
+    tools = os.environ.get("CRD_TOOLS")
+    if not tools:
+        pytest.skip("CRD_TOOLS names no folder with the models of custom resources")
+    documents = [d for name in CI for d in objects(rendered(name)) if d["apiVersion"] in CUSTOM_KINDS]
+    assert {document["kind"] for document in documents} == {kind for kinds in CUSTOM_KINDS.values() for kind in kinds}
+    (tmp_path / "custom.json").write_text(json.dumps(documents))
+    command = ["node", str(Path(__file__).parent / "custom_resources.mjs"), str(tmp_path / "custom.json"), tools]
+    report = subprocess.run(command, capture_output=True, text=True)
+    assert report.returncode == 0, report.stdout + report.stderr
+
+
+def test_checkov_finds_what_is_accepted_only(rendered, tmp_path, capsys):
+    checkov = os.environ.get("CHECKOV")
+    if not checkov:
+        pytest.skip("CHECKOV names no checkov")
+    accepted = yaml.safe_load((Path(__file__).parent / "checkov-accepted.yaml").read_text())
+    for name in CI:
+        (tmp_path / f"{name}.yaml").write_text(rendered(name))
+    command = [checkov, "--quiet", "--compact", "--skip-download", "--framework", "kubernetes", "--output", "json", "-d", str(tmp_path)]
+    report = subprocess.run(command, capture_output=True, text=True)
+    results = json.loads(report.stdout)["results"]["failed_checks"]
+    findings = {}
+    for result in results:
+        findings.setdefault(Path(result["file_path"]).stem, []).append((result["check_id"], result["resource"]))
+    counts = {name: len(findings.get(name, [])) for name in CI}
+    with capsys.disabled():
+        print(f"\ncheckov: {counts['default']} findings with default values, at most {max(counts.values())}")
+    unexpected = [(name, *found) for name in findings for found in findings[name] if found[0] not in accepted]
+    # What the user adds is the user's, and `bare` switches off on purpose.
+    unexpected = [found for found in unexpected if found[0] not in ("extras", "bare")]
+    assert not unexpected, "\n".join(map(str, unexpected))
+    assert counts["default"] < 32
+    used = {check for name in findings for check, _ in findings[name]}
+    assert accepted.keys() <= used, "accepted, but not found any more"
