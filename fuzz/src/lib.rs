@@ -2,13 +2,14 @@
 
 use libfuzzer_sys::Corpus;
 use sidelens::{
-    domain::{Background, Decode, Filter, ImageSpec, Resize},
+    domain::{Background, Decode, Filter, Icc, ImageSpec, Resize},
     imaging::{self, ImagingOptions},
     model::weights::Format,
 };
 
 /// Small, so that a run sees many pictures rather than large ones.
 const MAX_PIXELS: u64 = 1 << 18;
+const MAX_MEMORY_BYTES: u64 = 64 << 20;
 const EDGE: u32 = 24;
 
 /// Prepares `encoded` if it begins as one of `signatures` says, by its place. What comes out must have the size
@@ -34,7 +35,10 @@ pub fn picture(signatures: &[(usize, &[u8])], encoded: &[u8]) -> Corpus {
     let options = ImagingOptions {
         decode: [Decode::Fast, Decode::Exact][way / 4 % 2],
         background: [Background::WHITE, Background::None][way / 8 % 2],
+        icc: [Icc::Ignore, Icc::Srgb][way / 16 % 2],
         max_pixels: MAX_PIXELS,
+        max_memory_bytes: MAX_MEMORY_BYTES,
+        ..ImagingOptions::REFERENCE
     };
     if let Ok(pixels) = imaging::prepare(encoded, &spec, &options)
         && (spec.crop.is_some() || matches!(resize, Resize::Exact { .. }))

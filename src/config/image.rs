@@ -14,6 +14,8 @@ pub struct ImageConfig {
     pub background: Background,
     /// What happens to embedded colour profiles.
     pub icc: Icc,
+    /// Whether AVIF is read.
+    pub avif: bool,
     /// Most pixels of a picture, checked in its header.
     pub max_pixels: u64,
     /// Most bytes of memory that decoding one picture may take, reckoned from its header.

@@ -56,7 +56,6 @@ struct Inner {
     pipeline: Pipeline,
     admission: Arc<Admission>,
     max_batch_size: usize,
-    deadline: Duration,
     is_ready: AtomicBool,
     placeholder: OnceLock<Embedding>,
     metrics: Arc<Metrics>,
@@ -79,7 +78,7 @@ impl Shared {
     /// # Errors
     /// [`EmbedderSetupError::Thread`], [`EmbedderSetupError::Cache`].
     pub fn new(config: &Config, fetcher: Fetcher, metrics: Arc<Metrics>) -> Result<Self, EmbedderSetupError> {
-        let ImageConfig { decode, background, icc, max_pixels, max_memory_bytes, timeout_ms, threads } =
+        let ImageConfig { decode, background, icc, avif, max_pixels, max_memory_bytes, timeout_ms, threads } =
             config.image;
         Ok(Self {
             fetcher,
@@ -88,7 +87,15 @@ impl Shared {
                 file: VectorFile::new(&config.cache.file, config.cache.file_max_bytes),
             },
             pool: Arc::new(PreparePool::new(threads)?),
-            imaging: ImagingOptions { decode, background, icc, max_pixels, max_memory_bytes, timeout_ms },
+            imaging: ImagingOptions {
+                decode,
+                background,
+                icc,
+                avif,
+                max_pixels,
+                max_memory_bytes,
+                timeout_ms,
+            },
             failures: Arc::new(Failures::new()),
             metrics,
         })
@@ -176,7 +183,7 @@ impl Embedder {
             pixels: Semaphore::new(PIXEL_BATCHES * n_bulk * policy.max_batch_size + pool.threads()),
             pool,
             batcher: Batcher::spawn(threads, policy, metrics.clone()),
-            deadline_ms: batch.deadline_ms,
+            deadline: Duration::from_millis(batch.deadline_ms),
             failures,
             metrics: metrics.clone(),
         };
@@ -193,7 +200,6 @@ impl Embedder {
             pipeline,
             admission: Arc::new(Admission::new(batch.max_queue_items, metrics.clone())),
             max_batch_size: policy.max_batch_size,
-            deadline: Duration::from_millis(batch.deadline_ms),
             is_ready: AtomicBool::new(false),
             placeholder: OnceLock::new(),
             metrics,
@@ -216,7 +222,7 @@ impl Embedder {
         on_item_error: OnItemError,
     ) -> Result<EmbedResponse, EmbedError> {
         let inner = &self.inner;
-        let deadline = Instant::now() + inner.deadline;
+        let deadline = Instant::now() + inner.pipeline.deadline;
         if !self.is_ready() {
             return Err(EmbedError::Unavailable("the model is not ready; try again".into()));
         }
@@ -228,7 +234,7 @@ impl Embedder {
         let lane = if request.inputs.len() == 1 { Lane::Search } else { Lane::Bulk };
         let n_parts = request.inputs.iter().map(|input| input.parts.len()).sum();
         let _admitted = inner.admission.admit(n_parts, lane)?;
-        let turn = Turn { lane, deadline, input_type: request.input_type };
+        let turn = Turn { lane, deadline, input_type: request.input_type, on_item_error };
         let items = self.items(request.inputs, turn).await?;
         self.answer(items, on_item_error)
     }
@@ -240,7 +246,7 @@ impl Embedder {
     ) -> Result<Vec<Result<ItemVector, ItemError>>, EmbedError> {
         let pipeline = &self.inner.pipeline;
         let items = inputs.into_iter().enumerate().map(|(index, input)| pipeline.item(index, input, turn));
-        let deadline_ms = pipeline.deadline_ms;
+        let deadline_ms = self.inner.info.deadline_ms;
         timeout_at(turn.deadline, try_join_all(items))
             .await
             .unwrap_or(Err(EmbedError::Deadline { deadline_ms }))

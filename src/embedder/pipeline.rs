@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::failures::Failures;
 use super::prepare::{Panicked, PreparePool};
@@ -16,10 +16,11 @@ use crate::batch::{BatchError, Batcher};
 use crate::cache::{CacheKey, CachedVector, Source, VectorCache};
 use crate::domain::{
     Content, ContentDigest, EmbedError, EmbedInput, Embedding, Fingerprint, ImageSource, ImageSpec,
-    InputType, ItemError, ItemErrorKind, Lane, Modality, ModelSpec, Part, Prepared, Tokens, Usage,
+    InputType, ItemError, ItemErrorKind, Lane, Modality, ModelSpec, OnItemError, Part, Pixels, Prepared,
+    Tokens, Usage,
 };
 use crate::fetch::{FetchError, Fetched, Fetcher};
-use crate::imaging::{self, ImagingOptions};
+use crate::imaging::{self, ImagingError, ImagingOptions};
 use crate::telemetry::{Metrics, metrics::TIERS};
 use crate::text::Tokenizer;
 
@@ -28,6 +29,11 @@ const INLINE_TEXT_BYTES: usize = 2 << 10;
 /// Base64 and digests up to this many bytes likewise: each of the two passes takes a tenth of a millisecond.
 const INLINE_ENCODED_BYTES: usize = 512 << 10;
 const INLINE_DIGEST_BYTES: usize = 512 << 10;
+
+/// The pauses before a picture's host is asked once more, beside the download's own second attempt.
+const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+/// The part of a request's time that is kept for computing: one of this many.
+const RESERVED: u32 = 5;
 
 /// Everything that an item passes through.
 pub(super) struct Pipeline {
@@ -41,7 +47,8 @@ pub(super) struct Pipeline {
     /// Bulk pictures that may be pixels at once: those that wait for their turn stay as small as they came.
     pub pixels: Semaphore,
     pub batcher: Batcher,
-    pub deadline_ms: u64,
+    /// The most that a request may take.
+    pub deadline: Duration,
     pub failures: Arc<Failures>,
     pub metrics: Arc<Metrics>,
 }
@@ -52,6 +59,8 @@ pub(super) struct Turn {
     pub lane: Lane,
     pub deadline: Instant,
     pub input_type: Option<InputType>,
+    /// What becomes of the request if this item fails.
+    pub on_item_error: OnItemError,
 }
 
 /// The vector of an item, and what it counts for.
@@ -152,7 +161,7 @@ impl Pipeline {
         let spec = self.spec.image.as_ref().ok_or_else(|| self.no_tower(Modality::Image))?;
         let held = self.held(&picture).await;
         let digest = held.as_ref().map(|(digest, _)| *digest);
-        let (encoded, digest) = match (self.fetched(picture, digest, turn.lane).await?, held) {
+        let (encoded, digest) = match (self.fetched(picture, digest, turn).await?, held) {
             (Fetched::File { bytes, digest: Some(digest) }, _) => (bytes, digest),
             (Fetched::File { bytes, digest: None }, _) => {
                 let digest = self.digest(&bytes, turn.lane).await?;
@@ -192,12 +201,13 @@ impl Pipeline {
         &self,
         source: ImageSource,
         held: Option<ContentDigest>,
-        lane: Lane,
+        turn: Turn,
     ) -> Result<Fetched, PartError> {
+        let lane = turn.lane;
         let fetched = match &source {
             ImageSource::Url(_) => {
                 let _timer = self.metrics.fetch_seconds.start_timer();
-                self.fetcher.fetch_unless_held(source, held).await
+                self.fetched_patiently(source, held, turn).await
             }
             ImageSource::Encoded(text) if text.len() > INLINE_ENCODED_BYTES => {
                 let (fetcher, handle) = (self.fetcher.clone(), Handle::current());
@@ -209,6 +219,33 @@ impl Pipeline {
             }
         };
         fetched.map_err(|error: FetchError| PartError::Item(error.kind(), error.to_string()))
+    }
+
+    /// Asks again where a placeholder would cover a fault that may pass, as long as that leaves the time to compute:
+    /// Meilisearch takes the placeholder for good, and a request that is late altogether is asked for again whole.
+    async fn fetched_patiently(
+        &self,
+        source: ImageSource,
+        held: Option<ContentDigest>,
+        turn: Turn,
+    ) -> Result<Fetched, FetchError> {
+        let latest = turn.deadline.checked_sub(self.fetcher.timeout() + self.deadline / RESERVED);
+        let mut pauses = PAUSES.iter().copied();
+        loop {
+            let failed = match self.fetcher.fetch_unless_held(source.clone(), held).await {
+                Err(error) if error.kind().is_transient() => error,
+                outcome => return outcome,
+            };
+            let again = pauses.next().map(|pause| Instant::now() + pause);
+            let Some(again) = again.filter(|again| latest.is_some_and(|latest| *again < latest)) else {
+                return Err(failed);
+            };
+            if turn.on_item_error == OnItemError::Fail {
+                // Meilisearch tries again by itself, and with more patience.
+                return Err(failed);
+            }
+            sleep_until(again).await;
+        }
     }
 
     async fn digest(&self, encoded: &Bytes, lane: Lane) -> Result<ContentDigest, PartError> {
@@ -231,10 +268,7 @@ impl Pipeline {
             let _timer = seconds.start_timer();
             imaging::prepare(&encoded, &spec, &options)
         };
-        match self.pool.run(lane, work).await? {
-            Ok(pixels) => Ok(Prepared::Pixels(pixels)),
-            Err(error) => Err(PartError::Item(error.kind(), error.to_string())),
-        }
+        pixels(self.pool.run(lane, work).await)
     }
 
     /// Looks up or computes, at most once. An input joined to another request's computation is not bound to
@@ -269,7 +303,7 @@ impl Pipeline {
 
     pub fn request_error(&self, error: BatchError) -> EmbedError {
         match error {
-            BatchError::Deadline => EmbedError::Deadline { deadline_ms: self.deadline_ms },
+            BatchError::Deadline => EmbedError::Deadline { deadline_ms: self.deadline.as_millis() as u64 },
             BatchError::Unavailable(reason) => EmbedError::Unavailable(reason),
             BatchError::Failed(reason) => EmbedError::Internal(reason),
         }
@@ -284,6 +318,20 @@ impl Pipeline {
 impl From<Panicked> for PartError {
     fn from(_: Panicked) -> Self {
         Self::Item(ItemErrorKind::Internal, "preparing the item panicked; this is a bug".into())
+    }
+}
+
+/// What decoding came to. A picture that makes a decoder panic would do so again: it is the picture's fault, not one
+/// that passes.
+fn pixels(outcome: Result<Result<Pixels, ImagingError>, Panicked>) -> Result<Prepared, PartError> {
+    match outcome {
+        Ok(Ok(pixels)) => Ok(Prepared::Pixels(pixels)),
+        Ok(Err(error)) => Err(PartError::Item(error.kind(), error.to_string())),
+        Err(Panicked) => {
+            let message =
+                "the picture makes its decoder fail; save it anew, and report it as a bug".to_owned();
+            Err(PartError::Item(ItemErrorKind::Corrupt, message))
+        }
     }
 }
 
@@ -330,6 +378,12 @@ mod tests {
         let item = combine(&[part([1.0, 0.0], 1.0), part([-1.0, 0.0], 1.0)]).ok().unwrap();
         assert_eq!(item.embedding.as_slice(), [1.0, 0.0]);
         assert_eq!(item.usage, Usage { text_tokens: 6, images: 0 });
+    }
+
+    #[test]
+    fn a_panicking_decoder_is_the_pictures_fault() {
+        let Err(PartError::Item(kind, _)) = pixels(Err(Panicked)) else { panic!("an item's error") };
+        assert_eq!((kind, kind.is_transient()), (ItemErrorKind::Corrupt, false));
     }
 
     #[test]

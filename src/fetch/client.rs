@@ -11,7 +11,8 @@ use super::resolve::GuardedNames;
 use crate::config::FetchConfig;
 
 /// What `imaging` reads, so that a host with a choice does not pick AVIF or SVG.
-const FORMATS: &str = "image/jpeg, image/png, image/webp, image/avif;q=0.9, image/gif, image/bmp, image/tiff, image/*;q=0.5, */*;q=0.1";
+const FORMATS: &str =
+    "image/jpeg, image/png, image/webp, image/gif, image/bmp, image/tiff, image/*;q=0.5, */*;q=0.1";
 
 /// What every client of this room has in common.
 pub(super) fn builder(config: &FetchConfig) -> Result<ClientBuilder, FetchSetupError> {

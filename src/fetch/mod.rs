@@ -24,6 +24,7 @@ mod resolve;
 mod test_server;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
@@ -78,6 +79,7 @@ impl From<Bytes> for Fetched {
 #[derive(Clone)]
 pub struct Fetcher {
     max_bytes: usize,
+    timeout: Duration,
     /// The scheme table: who reads the addresses that begin so.
     schemes: Arc<[(&'static str, Arc<dyn Source>)]>,
     /// Who reads paths without a scheme.
@@ -96,6 +98,7 @@ impl Fetcher {
         let relative: Arc<dyn Source> = if files.are_on() { files.clone() } else { downloads.clone() };
         Ok(Self {
             max_bytes: config.max_bytes,
+            timeout: Duration::from_millis(config.timeout_ms),
             schemes: Arc::new([
                 ("http", downloads.clone()),
                 ("https", downloads),
@@ -106,6 +109,11 @@ impl Fetcher {
             ]),
             relative,
         })
+    }
+
+    /// The most that fetching one picture takes, once it has its place.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// The digest of the file that `source` last led to, if it is an address that is remembered. Whether it still does is

@@ -109,6 +109,10 @@ fn picture(bitstream: &[u8], limits: &Limits) -> Result<Picture, ImagingError> {
             Ok(()) | Err(re_rav1d::dav1d::Error::Again) => {}
             Err(error) => return Err(corrupt(error)),
         }
+        // Only where there may be one: each question in vain costs a few bytes that rav1d never gives back.
+        if !may_show_a_picture(unit) {
+            continue;
+        }
         match decoder.get_picture() {
             Ok(picture) => return Ok(picture),
             Err(error) if error.is_again() => {}
@@ -148,6 +152,14 @@ impl<'a> Iterator for Units<'a> {
         self.0 = rest;
         Some(unit)
     }
+}
+
+/// Whether a unit is, or ends, a frame: a header that shows an earlier one, a group of tiles, or both in one.
+fn may_show_a_picture(unit: &[u8]) -> bool {
+    const FRAME_HEADER: u8 = 3;
+    const TILE_GROUP: u8 = 4;
+    const FRAME: u8 = 6;
+    unit.first().is_some_and(|flags| matches!(flags >> 3 & 15, FRAME_HEADER | TILE_GROUP | FRAME))
 }
 
 fn depth(picture: &Picture) -> Result<u32, ImagingError> {

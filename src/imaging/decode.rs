@@ -10,7 +10,7 @@ use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, Im
 use super::crop::Size;
 use super::limits::{Limits, Paced};
 use super::sniff::{Format, sniff};
-use super::{ImagingError, avif, icc, jpeg};
+use super::{ImagingError, ImagingOptions, avif, icc, jpeg};
 use crate::domain::{Icc, Resize};
 
 /// A picture's first frame, on its full canvas, not yet upright.
@@ -30,14 +30,15 @@ pub(super) struct Decoded {
 /// Any [`ImagingError`] but `ResizedTooLarge`. Size and memory are checked before pixels are allocated.
 pub(super) fn decode(
     encoded: &[u8],
-    limits: Limits,
-    icc: Icc,
+    options: &ImagingOptions,
     reduce_for: Option<Resize>,
 ) -> Result<Decoded, ImagingError> {
     if encoded.is_empty() {
         return Err(ImagingError::Empty);
     }
+    let (limits, icc) = (Limits::begin(options), options.icc);
     match sniff(encoded) {
+        Ok(Format::Avif) if !options.avif => Err(ImagingError::AvifOff),
         Ok(Format::Jpeg) => jpeg::decode(encoded, limits, icc, reduce_for),
         Ok(Format::Avif) => avif::decode(encoded, limits, icc),
         Ok(Format::Other(format, name)) => other(encoded, format, name, limits, icc),

@@ -22,6 +22,9 @@ pub enum ImagingError {
         /// The decoder's words.
         detail: String,
     },
+    /// AVIF, where the settings close it.
+    #[error("it is an AVIF picture, which is read only with `image.avif`; send JPEG, PNG or WebP")]
+    AvifOff,
     /// The file breaks off or contradicts itself.
     #[error("the {format} file is corrupt: {detail}")]
     Corrupt {
@@ -93,7 +96,9 @@ impl ImagingError {
     pub fn kind(&self) -> ItemErrorKind {
         match self {
             Self::Empty => ItemErrorKind::EmptyImage,
-            Self::UnknownFormat { .. } | Self::Unsupported { .. } => ItemErrorKind::NotAnImage,
+            Self::UnknownFormat { .. } | Self::Unsupported { .. } | Self::AvifOff => {
+                ItemErrorKind::NotAnImage
+            }
             // Final, unlike `timeout`: CPU time is the picture's own, so a second try takes as long.
             Self::Corrupt { .. } | Self::TooSlow { .. } | Self::TooManyScans { .. } => ItemErrorKind::Corrupt,
             Self::TooManyPixels { .. } | Self::TooMuchMemory { .. } | Self::ResizedTooLarge { .. } => {

@@ -27,8 +27,6 @@ mod yuv;
 
 use crate::domain::{Background, Decode, Icc, ImageSpec, Pixels};
 
-use limits::Limits;
-
 pub use error::ImagingError;
 
 /// What the service decides about every picture, whatever the model.
@@ -40,6 +38,8 @@ pub struct ImagingOptions {
     pub background: Background,
     /// What happens to embedded colour profiles.
     pub icc: Icc,
+    /// Whether AVIF is read, see `avif.rs`.
+    pub avif: bool,
     /// Most pixels (width times height) of a picture, checked in its header before anything is allocated.
     pub max_pixels: u64,
     /// Most bytes that decoding a picture may take, reckoned from its header in the same way.
@@ -54,6 +54,7 @@ impl ImagingOptions {
         decode: Decode::Exact,
         background: Background::WHITE,
         icc: Icc::Ignore,
+        avif: true,
         max_pixels: 50_000_000,
         max_memory_bytes: 512 << 20,
         timeout_ms: 10_000,
@@ -72,7 +73,7 @@ pub fn prepare(encoded: &[u8], spec: &ImageSpec, options: &ImagingOptions) -> Re
         Decode::Fast => Some(spec.resize),
         Decode::Exact => None,
     };
-    let decoded = decode::decode(encoded, Limits::begin(options), options.icc, reduce_for)?;
+    let decoded = decode::decode(encoded, options, reduce_for)?;
     let (upright, grid) = orient::upright(decoded);
     let rgb = alpha::flatten(upright, options.background);
     let resized = resample::target_size(grid.full(), spec.resize);

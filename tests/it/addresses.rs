@@ -31,7 +31,7 @@ async fn a_picture_whose_vector_is_cached_is_not_downloaded_again() {
         let first = vector(&app, "stub", &url).await;
         assert_eq!(vector(&app, "stub", &url).await, first);
         assert_eq!((fetches(&app, "ok").await, fetches(&app, again).await), (1.0, 1.0), "{path}");
-        assert_eq!(app.metric("sidelens_cache_hits_total").await, 1.0);
+        assert_eq!(app.metric("sidelens_cache_hits_total{tier=\"memory\"}").await, 1.0);
         assert_eq!(app.metric("sidelens_cache_misses_total").await, 1.0);
     }
 }

@@ -3,7 +3,10 @@
 use std::{fs, path::Path, process::Output};
 
 use serde_json::Value;
-use sidelens::{config::Config, runtime::stub::stub_model};
+use sidelens::{
+    config::{Config, NamedKey},
+    runtime::stub::stub_model,
+};
 
 use crate::support::{STUB_DIMENSIONS, TestApp, sidelens};
 
@@ -101,9 +104,16 @@ async fn an_export_is_imported_by_the_same_model_alone() {
 async fn keys_guard_the_vectors_too() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("vectors.parquet");
-    let app = TestApp::spawn(|config| config.auth.api_keys = vec!["hunter2".into()]).await;
+    let app = TestApp::spawn(|config| {
+        let operator = NamedKey { admin: true, ..NamedKey::new("operator".into(), "hunter2".into()) };
+        config.auth.keys = vec![operator];
+        config.auth.api_keys = vec!["caller".into()];
+    })
+    .await;
     let message = refusal(&cache(&app, &["export"], &file).await);
     assert!(message.contains("401") && !file.exists(), "{message}");
+    let message = refusal(&cache(&app, &["export", "--api-key", "caller"], &file).await);
+    assert!(message.contains("403") && !file.exists(), "{message}");
     let output = cache(&app, &["export", "--api-key", "hunter2"], &file).await;
     assert!(output.status.success(), "{output:?}");
     let message = refusal(&cache(&app, &["import"], &file).await);

@@ -253,3 +253,47 @@ async fn every_series_is_there_from_the_start() {
         assert!(text.contains(&format!("\nsidelens_{series} ")), "no series {series}");
     }
 }
+
+#[tokio::test]
+async fn a_placeholder_covers_no_fault_that_passes_in_time() {
+    let host = PictureServer::start("tests/fixtures/images");
+    let app = TestApp::spawn(|config| {
+        config.on_item_error = OnItemError::Placeholder;
+        config.fetch.allow_networks = vec!["127.0.0.0/8".parse().expect("a network")];
+    })
+    .await;
+    // The download itself asks twice.
+    let item = json!({ "image_url": host.url("third/tiny_3x2.png") });
+    let (status, body) = app.post("/embed", json!({ "input": [item, "a"] }).to_string()).await;
+    assert_eq!(status, 200, "{body}");
+    assert!(body["errors"].is_null(), "{body}");
+    assert_eq!(app.metric("sidelens_placeholder_vectors_total").await, 0.0);
+}
+
+#[tokio::test]
+async fn what_failed_is_listed_without_secrets() {
+    let host = PictureServer::start("tests/fixtures/images");
+    let app = TestApp::spawn(|config| {
+        config.fetch.allow_networks = vec!["127.0.0.0/8".parse().expect("a network")];
+    })
+    .await;
+    let gone = json!({ "input": [{ "image_url": host.url("gone.jpg?sig=SECRET") }] }).to_string();
+    for _ in 0..2 {
+        assert_eq!(app.post("/embed", gone.clone()).await.0, 400);
+    }
+    assert_eq!(
+        app.post("/embed", json!({ "input": [{ "image_base64": bad("truncated.png") }] }).to_string())
+            .await
+            .0,
+        400
+    );
+    let (status, body) = app.get("/admin/failures").await;
+    assert_eq!(status, 200, "{body}");
+    let listed: Vec<_> = body["failures"].as_array().expect("a list").iter().collect();
+    let facts =
+        |i: usize| (listed[i]["source"].clone(), listed[i]["kind"].clone(), listed[i]["count"].clone());
+    assert_eq!(listed.len(), 2, "{body}");
+    assert_eq!(facts(0), (json!("image"), json!("corrupt"), json!(1)));
+    assert_eq!(facts(1), (json!(host.url("gone.jpg")), json!("not_found"), json!(2)));
+    assert!(!body.to_string().contains("SECRET"), "{body}");
+}

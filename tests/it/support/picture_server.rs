@@ -3,6 +3,7 @@
 use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::Duration,
 };
@@ -12,8 +13,8 @@ use actix_web::{
 };
 
 /// Serves the files of a folder at `/NAME`; at `/fresh/NAME` for a minute, at `/tagged/NAME` for as long as an ETag says,
-/// at `/as/TYPE/NAME` under any content type. Answers 404 for others, the status N at `/status/N`, and never within a
-/// test's patience at `/slow`.
+/// at `/as/TYPE/NAME` under any content type, at `/third/NAME` after two answers of 503. Answers 404 for others, the status
+/// N at `/status/N`, and never within a test's patience at `/slow`.
 pub struct PictureServer {
     address: SocketAddr,
     handle: ServerHandle,
@@ -28,9 +29,12 @@ impl PictureServer {
         let (send, receive) = std::sync::mpsc::channel();
         thread::spawn(move || {
             actix_web::rt::System::new().block_on(async move {
+                let refused = web::Data::new(AtomicUsize::new(0));
                 let server = HttpServer::new(move || {
                     App::new()
                         .app_data(web::Data::new(folder.clone()))
+                        .app_data(refused.clone())
+                        .route("/third/{file}", web::get().to(third))
                         .route("/slow", web::get().to(slow))
                         .route("/status/{code}", web::get().to(status))
                         .route("/fresh/{file}", web::get().to(fresh))
@@ -87,6 +91,17 @@ async fn tagged(folder: web::Data<PathBuf>, name: web::Path<String>, request: Ht
     let mut answer = HttpResponse::Ok();
     answer.insert_header((header::ETAG, "\"a\"")).insert_header((header::CACHE_CONTROL, "no-cache"));
     read(&folder, &name, answer)
+}
+
+async fn third(
+    folder: web::Data<PathBuf>,
+    name: web::Path<String>,
+    refused: web::Data<AtomicUsize>,
+) -> HttpResponse {
+    if refused.fetch_add(1, Ordering::SeqCst) < 2 {
+        return HttpResponse::ServiceUnavailable().finish();
+    }
+    read(&folder, &name, HttpResponse::Ok())
 }
 
 async fn of_type(folder: web::Data<PathBuf>, path: web::Path<(String, String, String)>) -> HttpResponse {
