@@ -14,19 +14,15 @@ meili() {
   curl --silent --show-error --fail-with-body --request "$method" --header 'Content-Type: application/json' "$@" "$MEILISEARCH$path"
 }
 
-# The number of the task that an answer announces.
-task_of() {
-  sed -n 's/.*"taskUid": *\([0-9]*\).*/\1/p'
-}
-
-# Waits until the task has ended; ends the script unless it succeeded.
+# Waits until the task that an answer announces has ended; ends the script unless it succeeded.
 wait_for() {
+  number=$(printf '%s' "$1" | sed -n 's/.*"taskUid": *\([0-9][0-9]*\).*/\1/p')
   while :; do
-    task=$(meili GET "/tasks/$1")
+    task=$(meili GET "/tasks/${number:?no task: $1}")
     case $task in
       *'"status":"succeeded"'*) return ;;
       *'"status":"failed"'* | *'"status":"canceled"'*)
-        echo "task $1 did not succeed: $task" >&2
+        echo "task $number did not succeed: $task" >&2
         exit 1
         ;;
     esac
@@ -38,10 +34,12 @@ echo "multimodal search on"
 meili PATCH /experimental-features --data '{"multimodal": true}' >/dev/null
 
 echo "settings of the index \`pictures\`"
-wait_for "$(meili PATCH /indexes/pictures/settings --data-binary "@$SETTINGS" | task_of)"
+answer=$(meili PATCH /indexes/pictures/settings --data-binary "@$SETTINGS")
+wait_for "$answer"
 
 echo "300 documents"
-wait_for "$(meili POST '/indexes/pictures/documents?primaryKey=id' --data-binary "@$DOCUMENTS" | task_of)"
+answer=$(meili POST '/indexes/pictures/documents?primaryKey=id' --data-binary "@$DOCUMENTS")
+wait_for "$answer"
 
 echo "a large red tree with polka dots:"
 meili POST /indexes/pictures/search --data '{
