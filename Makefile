@@ -7,7 +7,14 @@ CARGO ?= cargo
 # One profile for everything, so that dependencies compile once.
 PROFILE := --release --locked
 
-.PHONY: run build test test-minilm minilm parity fmt clippy doc check ops-check chart-schema libtorch clean
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+DIST := target/dist
+IMAGE ?= sidelens
+# docker or podman.
+CONTAINER ?= docker
+
+.PHONY: run build test test-minilm minilm parity fmt clippy doc check deny ops-check images-check chart-schema \
+	image image-cuda image-smoke dist sbom version libtorch clean
 
 run: libtorch
 	$(CARGO) run $(PROFILE) -- $(ARGS)
@@ -44,6 +51,46 @@ doc: libtorch
 
 # What .ci/run runs.
 check: fmt clippy doc test
+
+# Licences, bans, advisories and sources of what Cargo.lock names, by deny.toml. Wants cargo-deny and the network.
+deny:
+	$(CARGO) deny --locked check
+
+# The Dockerfile and docker-compose.yml, without building anything.
+images-check:
+	tools/ops/images.sh
+
+image:
+	$(CONTAINER) build --target cpu --tag $(IMAGE):$(VERSION) --build-arg VERSION=$(VERSION) \
+		--build-arg REVISION=$$(git rev-parse HEAD) .
+
+image-cuda:
+	$(CONTAINER) build --target cuda --tag $(IMAGE):$(VERSION)-cuda --build-arg VERSION=$(VERSION) \
+		--build-arg REVISION=$$(git rev-parse HEAD) .
+
+# Starts the image as production would, locked down, and asks it for a vector.
+image-smoke:
+	CONTAINER=$(CONTAINER) tools/ops/smoke.sh $(IMAGE):$(VERSION)
+
+# What a release carries: the binary with libtorch beside it, what is in it, and checksums.
+dist: build sbom
+	rm -rf $(DIST)/sidelens-$(VERSION)
+	install -D target/release/sidelens $(DIST)/sidelens-$(VERSION)/sidelens
+	strip --strip-debug $(DIST)/sidelens-$(VERSION)/sidelens
+	cp -R $(LIBTORCH)/lib $(DIST)/sidelens-$(VERSION)/lib
+	[ ! -d $(LIBTORCH)/licenses ] || cp -R $(LIBTORCH)/licenses $(DIST)/sidelens-$(VERSION)/licenses
+	cp README.md CHANGELOG.md LICENSE LICENSE-APACHE LICENSE-MIT config/default.toml $(DIST)/sidelens-$(VERSION)/
+	tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@$$(git log -1 --format=%ct) -C $(DIST) \
+		-czf $(DIST)/sidelens-$(VERSION)-x86_64-linux.tar.gz sidelens-$(VERSION)
+	cd $(DIST) && sha256sum sidelens-$(VERSION)-x86_64-linux.tar.gz sidelens-$(VERSION).cdx.json >SHA256SUMS
+
+version:
+	@echo $(VERSION)
+
+# A bill of materials, CycloneDX: the crates that are compiled in, and the wheels that libtorch comes from.
+sbom:
+	mkdir -p $(DIST)
+	python3 tools/release/sbom.py >$(DIST)/sidelens-$(VERSION).cdx.json
 
 # The Helm chart, with the real Helm and checkov; ARGS=--update-golden accepts what it renders now.
 ops-check:

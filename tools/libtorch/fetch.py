@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """Puts libtorch (CPU parts) into a folder: `fetch.py DIR`. Needs Python 3.9 or later with pip, nothing else.
 
-The parts come from three wheels of the Python package index that pip is configured for, pinned by version
+`fetch.py --cuda DIR` puts the CUDA half into another: libtorch_cuda.so and the libraries of NVIDIA that it needs
+(2.2 GB to download, 3 GB unpacked). A binary that has both `lib` folders on the loader's path computes on GPUs.
+
+The parts come from wheels of the Python package index that pip is configured for, pinned by version
 and SHA-256. pip resolves where a wheel lies; the download itself is ours, because pip starts again from zero
 when it is interrupted and one wheel is 530 MB. A finished folder is left alone, an unfinished one never
 appears under its final name.
@@ -54,13 +57,84 @@ WHEELS = [
     ),
 ]
 
+# The CUDA half, all in one folder, where the loader finds each beside the one that asks for it. Left out are
+# libtorch_cuda_linalg.so and cuSOLVER (200 MB): no model here solves equations, and a TorchScript module that does says
+# so before the port opens.
+CUDA_WHEELS = [
+    (
+        WHEELS[0][0],
+        WHEELS[0][1],
+        [
+            (f"torch/lib/{name}", "lib")
+            for name in ("libtorch_cuda.so", "libc10_cuda.so", "libtorch_nvshmem.so", "libcaffe2_nvrtc.so")
+        ],
+    ),
+    (
+        "nvidia-cublas==13.1.0.3",
+        "ee8722c1f0145ab246bccb9e452153b5e0515fd094c3678df50b2a0888b8b171",
+        [("nvidia/cu13/lib/libcublas.so.13", "lib"), ("nvidia/cu13/lib/libcublasLt.so.13", "lib")],
+    ),
+    (
+        "nvidia-cuda-nvrtc==13.0.88",
+        "ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575",
+        [("nvidia/cu13/lib/libnvrtc.so.13", "lib"), ("nvidia/cu13/lib/libnvrtc-builtins.so.13.0", "lib")],
+    ),
+    (
+        "nvidia-cudnn-cu13==9.19.0.56",
+        "d20e1734305e9d68889a96e3f35094d733ff1f83932ebe462753973e53a572bf",
+        [("nvidia/cudnn/lib/libcudnn", "lib")],
+    ),
+    (
+        "nvidia-cufft==12.0.0.61",
+        "6c44f692dce8fd5ffd3e3df134b6cdb9c2f72d99cf40b62c32dde45eea9ddad3",
+        [("nvidia/cu13/lib/libcufft.so.12", "lib")],
+    ),
+    (
+        "nvidia-cufile==1.15.1.6",
+        "08a3ecefae5a01c7f5117351c64f17c7c62efa5fffdbe24fc7d298da19cd0b44",
+        [("nvidia/cu13/lib/libcufile.so.0", "lib")],
+    ),
+    (
+        "nvidia-curand==10.4.0.35",
+        "1aee33a5da6e1db083fe2b90082def8915f30f3248d5896bcec36a579d941bfc",
+        [("nvidia/cu13/lib/libcurand.so.10", "lib")],
+    ),
+    (
+        "nvidia-cusparse==12.6.3.3",
+        "2b3c89c88d01ee0e477cb7f82ef60a11a4bcd57b6b87c33f789350b59759360b",
+        [("nvidia/cu13/lib/libcusparse.so.12", "lib")],
+    ),
+    (
+        "nvidia-cusparselt-cu13==0.8.0",
+        "25e30a8a7323935d4ad0340b95a0b69926eee755767e8e0b1cf8dd85b197d3fd",
+        [("nvidia/cusparselt/lib/libcusparseLt.so.0", "lib")],
+    ),
+    (
+        "nvidia-nccl-cu13==2.28.9",
+        "e4553a30f34195f3fa1da02a6da3d6337d28f2003943aa0a3d247bbc25fefc42",
+        [("nvidia/nccl/lib/libnccl.so.2", "lib")],
+    ),
+    (
+        "nvidia-nvjitlink==13.0.88",
+        "13a74f429e23b921c1109976abefacc69835f2f433ebd323d3946e11d804e47b",
+        [("nvidia/cu13/lib/libnvJitLink.so.13", "lib")],
+    ),
+    (
+        "nvidia-nvshmem-cu13==3.4.5",
+        "290f0a2ee94c9f3687a02502f3b9299a9f9fe826e6d0287ee18482e78d495b80",
+        [("nvidia/nvshmem/lib/libnvshmem_host.so.3", "lib")],
+    ),
+]
+
 # The wheel that the torch digest belongs to; any CPython's would do, one is pinned.
 PLATFORM = [
     "--only-binary=:all:",
     "--python-version=3.11",
     "--implementation=cp",
     "--platform=manylinux_2_28_x86_64",
+    "--platform=manylinux_2_27_x86_64",
     "--platform=manylinux_2_25_x86_64",
+    "--platform=manylinux_2_18_x86_64",
     "--platform=manylinux_2_17_x86_64",
     "--platform=manylinux2014_x86_64",
 ]
@@ -141,12 +215,21 @@ def unpack(wheel, wanted, folder):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(name) as source, open(path, "wb") as file:
                     shutil.copyfileobj(source, file, 1 << 20)
+        # Whoever passes the libraries on has to pass these on, too.
+        for name in names:
+            package, _, inside = name.partition(".dist-info/")
+            if inside and ("license" in inside.lower() or "notice" in inside.lower()) and not name.endswith("/"):
+                path = folder / "licenses" / package / Path(inside).name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(archive.read(name))
 
 
 def main():
-    if len(sys.argv) != 2:
-        sys.exit("usage: fetch.py DIR")
-    folder = Path(sys.argv[1]).resolve()
+    cuda = sys.argv[1:2] == ["--cuda"]
+    if len(sys.argv) != 2 + cuda:
+        sys.exit("usage: fetch.py [--cuda] DIR")
+    folder = Path(sys.argv[-1]).resolve()
+    parts = CUDA_WHEELS if cuda else WHEELS
     if (folder / "build-version").is_file():
         if (folder / "build-version").read_text().strip() == VERSION:
             return
@@ -155,7 +238,7 @@ def main():
 
     wheels = folder.with_name("wheels")
     wheels.mkdir(parents=True, exist_ok=True)
-    missing = [w for w in WHEELS if not (wheels / f"{w[1]}.whl").is_file()]
+    missing = [w for w in parts if not (wheels / f"{w[1]}.whl").is_file()]
     if missing:
         print(f"libtorch {VERSION}: fetching {', '.join(w[0] for w in missing)}", file=sys.stderr)
         urls = wheel_urls([w[0] for w in missing])
@@ -166,7 +249,7 @@ def main():
 
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    for _, digest, wanted in WHEELS:
+    for _, digest, wanted in parts:
         unpack(wheels / f"{digest}.whl", wanted, unfinished)
     (unfinished / "build-version").write_text(VERSION + "\n")
     unfinished.rename(folder)
