@@ -5,6 +5,7 @@ mod bench;
 mod cache;
 mod config;
 mod download;
+mod healthcheck;
 mod meilisearch;
 mod serve;
 mod settings;
@@ -17,6 +18,7 @@ pub use args::ConfigArgs;
 pub use bench::{BenchArgs, BenchError};
 pub use cache::{CacheArgs, CacheCommand, CacheError};
 pub use download::DownloadArgs;
+pub use healthcheck::HealthcheckError;
 pub use settings::{SettingsArgs, SettingsError};
 pub use verify::{VerifyArgs, VerifyError};
 
@@ -41,6 +43,8 @@ pub struct Cli {
 enum Command {
     /// Answers embedding requests (what happens without a command, too).
     Serve(ConfigArgs),
+    /// Asks the service with these settings, on this machine, whether it is ready: exit status 0 or 1.
+    Healthcheck(ConfigArgs),
     /// Prints the effective settings as TOML, secrets hidden.
     Config(ConfigArgs),
     /// Prints the settings of a Meilisearch index that finds pictures and texts through Sidelens.
@@ -68,6 +72,9 @@ pub enum CliError {
     /// The service could not run.
     #[error(transparent)]
     App(#[from] AppError),
+    /// The service is not ready.
+    #[error(transparent)]
+    Healthcheck(#[from] HealthcheckError),
     /// No Meilisearch settings.
     #[error(transparent)]
     Settings(#[from] SettingsError),
@@ -113,6 +120,7 @@ impl Cli {
         }
         match self.command.unwrap_or(Command::Serve(self.serve)) {
             Command::Serve(args) => serve::run(args),
+            Command::Healthcheck(args) => Ok(healthcheck::run(&args)?),
             Command::Config(args) => config::run(&args),
             Command::Settings(args) => settings::run(&args),
             Command::Download(args) => download::run(args),
@@ -132,7 +140,7 @@ mod tests {
     fn sets(line: &str) -> Vec<(String, String)> {
         let cli = Cli::try_parse_from(line.split(' ')).unwrap();
         match cli.command.unwrap_or(Command::Serve(cli.serve)) {
-            Command::Serve(args) | Command::Config(args) => args.sets(),
+            Command::Serve(args) | Command::Config(args) | Command::Healthcheck(args) => args.sets(),
             Command::Settings(args) => args.config.sets(),
             Command::Download(args) => args.config.sets(),
             Command::Verify(args) => args.config.sets(),

@@ -9,6 +9,7 @@ mod connections;
 #[cfg(feature = "torch")]
 mod demo;
 mod dialect;
+mod healthcheck;
 mod hub;
 mod keys;
 mod layering;

@@ -13,7 +13,7 @@ use std::{
 use serde::Deserialize;
 use sidelens::{
     config::{DeviceChoice, DtypeChoice, ModelConfig, ModelSource},
-    domain::{Background, Decode, Embedding, InputType, ModelSpec, Pooling, Prepared},
+    domain::{Decode, Embedding, InputType, ModelSpec, Pooling, Prepared},
     imaging::{self, ImagingOptions},
     runtime::{self, LoadedModel},
     text::Tokenizer,

@@ -6,7 +6,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustls::pki_types::CertificateDer;
 use tempfile::TempDir;
 
-use crate::support::TestApp;
+use crate::support::{TestApp, sidelens};
 
 /// An authority, and where it puts what it issues.
 struct Authority {
@@ -99,4 +99,19 @@ async fn speaks_nothing_else_then() {
     assert!(plain.is_err(), "{plain:?}");
     // Nor to whom does not trust it: an empty store is no store.
     assert!(crate::support::client().get(app.url("/health")).send().await.is_err());
+}
+
+#[tokio::test]
+async fn the_healthcheck_speaks_it_too() {
+    let authority = Authority::new();
+    authority.issue();
+    let app = authority.spawn().await;
+    let listen = app.address().to_string();
+    let sets = ["cert", "key"]
+        .map(|name| format!("server.tls_{name}={}", authority.path(&format!("{name}.pem")).display()));
+    let output = tokio::task::spawn_blocking(move || {
+        sidelens(&["healthcheck", "--listen", &listen, "--set", &sets[0], "--set", &sets[1]]).output()
+    });
+    let output = output.await.expect("joined").expect("the program runs");
+    assert!(output.status.success(), "{output:?}");
 }
