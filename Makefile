@@ -7,7 +7,7 @@ CARGO ?= cargo
 # One profile for everything, so that dependencies compile once.
 PROFILE := --release --locked
 
-.PHONY: run build test test-minilm minilm parity fmt clippy doc check ops-check chart-schema libtorch clean
+.PHONY: run build test test-minilm minilm parity fmt clippy doc check ops-check chart-schema chart-dashboard libtorch clean
 
 run: libtorch
 	$(CARGO) run $(PROFILE) -- $(ARGS)
@@ -52,6 +52,10 @@ ops-check:
 # After a change of helm/values.yaml or config/default.toml: the chart's schema and table of values.
 chart-schema:
 	vendor/ops/python/bin/python tools/chart/schema.py
+
+# After a change of tools/chart/dashboard.py: the dashboard of Grafana.
+chart-dashboard:
+	python3 tools/chart/dashboard.py
 
 # Does nothing when the pinned version is there, or when LIBTORCH points elsewhere.
 libtorch:
