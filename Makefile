@@ -14,7 +14,7 @@ IMAGE ?= sidelens
 CONTAINER ?= docker
 
 .PHONY: run build test test-minilm minilm parity fmt clippy doc check deny ops-check images-check chart-schema \
-	image image-cuda image-smoke dist sbom version libtorch clean
+	chart-dashboard image image-cuda image-smoke dist sbom version libtorch clean
 
 run: libtorch
 	$(CARGO) run $(PROFILE) -- $(ARGS)
@@ -99,6 +99,10 @@ ops-check:
 # After a change of helm/values.yaml or config/default.toml: the chart's schema and table of values.
 chart-schema:
 	vendor/ops/python/bin/python tools/chart/schema.py
+
+# After a change of tools/chart/dashboard.py: the dashboard of Grafana.
+chart-dashboard:
+	python3 tools/chart/dashboard.py
 
 # Does nothing when the pinned version is there, or when LIBTORCH points elsewhere.
 libtorch:
