@@ -14,7 +14,7 @@ IMAGE ?= sidelens
 CONTAINER ?= docker
 
 .PHONY: run build test test-minilm minilm parity fmt clippy doc check deny ops-check images-check chart-schema \
-	chart-dashboard image image-cuda image-smoke dist sbom version libtorch clean
+	chart-dashboard fuzz image image-cuda image-smoke dist sbom version libtorch clean
 
 run: libtorch
 	$(CARGO) run $(PROFILE) -- $(ARGS)
@@ -103,6 +103,17 @@ chart-schema:
 # After a change of tools/chart/dashboard.py: the dashboard of Grafana.
 chart-dashboard:
 	python3 tools/chart/dashboard.py
+
+# One target of fuzz/README.md, for so many seconds; findings lie in fuzz/artifacts.
+TARGET ?= body
+SECONDS ?= 600
+fuzz:
+	@mkdir -p fuzz/corpus/$(TARGET)
+	RUSTC_BOOTSTRAP=1 CC_x86_64_unknown_linux_gnu=clang \
+	CFLAGS_x86_64_unknown_linux_gnu="-fsanitize=address,fuzzer-no-link" \
+	$(CARGO) fuzz run -O $(TARGET) fuzz/corpus/$(TARGET) $(wildcard tests/fixtures/images tests/fixtures/formats \
+		tests/fixtures/bad tests/fixtures/weights) -- -max_total_time=$(SECONDS) -max_len=65536 -timeout=25 \
+		$(if $(filter avif,$(TARGET)),-detect_leaks=0)
 
 # Does nothing when the pinned version is there, or when LIBTORCH points elsewhere.
 libtorch:
