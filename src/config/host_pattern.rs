@@ -18,7 +18,7 @@ pub struct HostPattern {
 impl HostPattern {
     /// Whether `host`, the host of a URL, is meant.
     pub fn matches(&self, host: &str) -> bool {
-        let host = host.strip_suffix('.').unwrap_or(host);
+        let host = host.trim_end_matches('.');
         if self.is_parent {
             host.strip_suffix(self.host.as_str()).is_some_and(|head| head.len() > 1 && head.ends_with('.'))
         } else {
@@ -79,6 +79,7 @@ mod tests {
             ("cdn.example.com", "CDN.Example.COM", true),
             ("CDN.example.com.", "cdn.example.com", true),
             ("cdn.example.com", "cdn.example.com.", true),
+            ("cdn.example.com", "cdn.example.com...", true),
             ("cdn.example.com", "cdn.example.com:8080", true),
             ("cdn.example.com", "a.cdn.example.com", false),
             ("cdn.example.com", "cdn.example.com.evil.test", false),

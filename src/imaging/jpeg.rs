@@ -57,7 +57,9 @@ fn read(
         |error: io::Error| limits.check_time(FORMAT).err().unwrap_or_else(|| failure(&error.to_string()));
     let markers = [Marker::APP(1), Marker::APP(2)];
     let markers = if icc == Icc::Ignore { &markers[..1] } else { &markers };
-    let whole = Whole(Paced::new(encoded, limits));
+    // A single scan goes over the picture once, whatever it holds.
+    let paced = if keeps_coefficients { Paced::new } else { Paced::in_one_piece };
+    let whole = Whole(paced(encoded, limits));
     let mut decoder = Decompress::builder().with_markers(markers).from_reader(whole).map_err(failed)?;
     let (columns, rows) = decoder.size();
     limits.check_size(FORMAT, columns as u64, rows as u64)?;

@@ -72,12 +72,18 @@ pub(super) struct Paced<'a> {
     file: Cursor<&'a [u8]>,
     /// Where the piece begins and ends.
     piece: std::ops::Range<u64>,
+    piece_bytes: u64,
     limits: Limits,
 }
 
 impl<'a> Paced<'a> {
     pub fn new(file: &'a [u8], limits: Limits) -> Self {
-        Self { file: Cursor::new(file), piece: 0..0, limits }
+        Self { file: Cursor::new(file), piece: 0..0, piece_bytes: PIECE as u64, limits }
+    }
+
+    /// For work that the file's pixels bound: all of it is one piece, since decoders are slower near a piece's end.
+    pub fn in_one_piece(file: &'a [u8], limits: Limits) -> Self {
+        Self { piece_bytes: file.len() as u64, ..Self::new(file, limits) }
     }
 }
 
@@ -88,7 +94,7 @@ impl BufRead for Paced<'_> {
             if self.limits.is_over() {
                 return Err(io::Error::other("the time is over"));
             }
-            self.piece = position..position.saturating_add(PIECE as u64);
+            self.piece = position..position.saturating_add(self.piece_bytes);
         }
         let rest = self.file.fill_buf()?;
         let length = (self.piece.end - position) as usize;
