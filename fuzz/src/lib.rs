@@ -15,9 +15,8 @@ const EDGE: u32 = 24;
 /// Prepares `encoded` if it begins as one of `signatures` says, by its place. What comes out must have the size
 /// that the model asked for.
 pub fn picture(signatures: &[(usize, &[u8])], encoded: &[u8]) -> Corpus {
-    let begins = |(at, signature): &(usize, &[u8])| {
-        encoded.get(*at..).is_some_and(|rest| rest.starts_with(signature))
-    };
+    let begins =
+        |(at, signature): &(usize, &[u8])| encoded.get(*at..).is_some_and(|rest| rest.starts_with(signature));
     if !signatures.iter().any(begins) {
         return Corpus::Reject;
     }

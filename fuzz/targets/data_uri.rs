@@ -2,7 +2,11 @@
 
 #![no_main]
 
-use base64::{Engine, engine::GeneralPurposeConfig, engine::{DecodePaddingMode, GeneralPurpose}};
+use base64::{
+    Engine,
+    engine::GeneralPurposeConfig,
+    engine::{DecodePaddingMode, GeneralPurpose},
+};
 use bytes::BytesMut;
 use futures_util::FutureExt;
 use libfuzzer_sys::{Corpus, fuzz_target};
