@@ -230,20 +230,20 @@ impl Pipeline {
         turn: Turn,
     ) -> Result<Fetched, FetchError> {
         let latest = turn.deadline.checked_sub(self.fetcher.timeout() + self.deadline / RESERVED);
-        let mut pauses = PAUSES.iter().copied();
+        let mut pauses = match turn.on_item_error {
+            OnItemError::Placeholder => PAUSES.iter(),
+            // Meilisearch tries again by itself, and with more patience.
+            OnItemError::Fail => [].iter(),
+        };
         loop {
             let failed = match self.fetcher.fetch_unless_held(source.clone(), held).await {
                 Err(error) if error.kind().is_transient() => error,
                 outcome => return outcome,
             };
-            let again = pauses.next().map(|pause| Instant::now() + pause);
+            let again = pauses.next().map(|pause| Instant::now() + *pause);
             let Some(again) = again.filter(|again| latest.is_some_and(|latest| *again < latest)) else {
                 return Err(failed);
             };
-            if turn.on_item_error == OnItemError::Fail {
-                // Meilisearch tries again by itself, and with more patience.
-                return Err(failed);
-            }
             sleep_until(again).await;
         }
     }
