@@ -13,9 +13,6 @@ use serde_json::{Value, json};
 
 use super::{HttpError, HttpState, Listener, admin_cache, with_slash};
 
-/// Failed sources that one answer lists: all that are remembered.
-const MAX_FAILURES: usize = 1000;
-
 /// Registers what is below `/admin`, behind the one rule of access. A new tool is one more resource here.
 pub(super) fn configure(app: &mut ServiceConfig) {
     app.service(
@@ -45,7 +42,7 @@ async fn keys(state: web::Data<HttpState>) -> HttpResponse {
 
 /// What failed lately, the latest first: which documents need repair.
 async fn failures(state: web::Data<HttpState>) -> HttpResponse {
-    HttpResponse::Ok().json(json!({"failures": state.models.failures().latest(MAX_FAILURES)}))
+    HttpResponse::Ok().json(json!({"failures": state.models.failures().latest(usize::MAX)}))
 }
 
 async fn guard(
