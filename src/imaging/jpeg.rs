@@ -3,7 +3,8 @@
 //! Where a reduction is allowed, the inverse DCT gives 4x4, 2x2 or 1x1 samples for a block of 8x8, and all that
 //! follows has a quarter of the work or less.
 //!
-//! The file is handed to libjpeg in pieces, so that it can be stopped. It reports errors by unwinding; they are caught here and become [`ImagingError`]s.
+//! A file of several scans is handed to libjpeg in pieces, so that it can be stopped. libjpeg reports errors by
+//! unwinding; they are caught here and become [`ImagingError`]s.
 
 use std::io::{self, BufRead, Read};
 use std::panic;

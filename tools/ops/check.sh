@@ -35,14 +35,14 @@ install_custom_resources() {
   npm --prefix "$tools/crds" ci --ignore-scripts --no-audit --no-fund --silent
 }
 
-once python install_python
-once checkov install_checkov
 install_grafana() {
   mkdir -p "$tools/grafana"
   cp tools/chart/grafana/package.json tools/chart/grafana/package-lock.json "$tools/grafana/"
   npm --prefix "$tools/grafana" ci --ignore-scripts --no-audit --no-fund --silent
 }
 
+once python install_python
+once checkov install_checkov
 once crds install_custom_resources
 once grafana install_grafana
 
