@@ -48,12 +48,17 @@ struct Inner {
 }
 
 impl Downloads {
-    pub(super) fn new(config: &FetchConfig, metrics: Arc<Metrics>) -> Result<Self, FetchSetupError> {
-        Self::with_names(config, metrics, Arc::new(SystemNames))
+    pub(super) fn new(
+        config: &FetchConfig,
+        places: Places,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, FetchSetupError> {
+        Self::with_names(config, places, metrics, Arc::new(SystemNames))
     }
 
     fn with_names(
         config: &FetchConfig,
+        places: Places,
         metrics: Arc<Metrics>,
         names: Arc<dyn Resolve>,
     ) -> Result<Self, FetchSetupError> {
@@ -80,7 +85,7 @@ impl Downloads {
         };
         let inner = Inner {
             hops,
-            places: Places::new(config.max_concurrent, config.max_concurrent_per_host),
+            places,
             memory: Memory::new(config.remembered_urls, Duration::from_secs(config.dead_url_ttl_s)),
             base,
             timeout_ms: config.timeout_ms,
@@ -148,7 +153,7 @@ impl Inner {
     async fn download(&self, url: Url, key: UrlKey, known: Option<Known>) -> Result<Fetched, FetchError> {
         // The clock starts with the place: a picture is not to blame for those before it, and the
         // request as a whole has its own deadline.
-        let place = self.places.take(&host_of(&url)).await;
+        let place = self.places.take_at(&host_of(&url)).await;
         let result = self.attempts(&url, known.as_ref()).await;
         drop(place);
         let now = Moment::now();

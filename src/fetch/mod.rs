@@ -33,12 +33,12 @@ use url::{ParseError, Url};
 pub use error::{FetchError, FetchSetupError, HostFailure};
 pub use guard::{Guard, is_global};
 
-use self::{buckets::Buckets, files::Files, http::Downloads};
+use self::{buckets::Buckets, files::Files, http::Downloads, places::Places};
 use crate::config::FetchConfig;
 use crate::domain::{ContentDigest, ImageSource};
 use crate::telemetry::Metrics;
 
-/// Where pictures are fetched from. Each source bounds how much it does at once, and how long.
+/// Where pictures are fetched from. Each source bounds how long it takes, and they share how much they do at once.
 trait Source: Send + Sync {
     /// The file at `address`, which begins with a scheme of this source or with none; nothing is brought that the caller
     /// says to hold, by the digest that [`recall`](Self::recall) gave.
@@ -92,9 +92,10 @@ impl Fetcher {
     /// # Errors
     /// [`FetchSetupError`] when the settings of a source cannot be used.
     pub fn new(config: &FetchConfig, metrics: Arc<Metrics>) -> Result<Self, FetchSetupError> {
-        let downloads = Arc::new(Downloads::new(config, metrics)?);
-        let buckets = Arc::new(Buckets::new(config)?);
-        let files = Arc::new(Files::new(config)?);
+        let places = Places::new(config.max_concurrent, config.max_concurrent_per_host);
+        let downloads = Arc::new(Downloads::new(config, places.clone(), metrics)?);
+        let buckets = Arc::new(Buckets::new(config, places.clone())?);
+        let files = Arc::new(Files::new(config, places)?);
         let relative: Arc<dyn Source> = if files.are_on() { files.clone() } else { downloads.clone() };
         Ok(Self {
             max_bytes: config.max_bytes,
