@@ -10,7 +10,7 @@ use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, Im
 use super::crop::Size;
 use super::limits::{Limits, Paced};
 use super::sniff::{Format, sniff};
-use super::{ImagingError, ImagingOptions, avif, icc, jpeg};
+use super::{ImagingError, ImagingOptions, avif, icc, jpeg, tiff};
 use crate::domain::{Icc, Resize};
 
 /// A picture's first frame, on its full canvas, not yet upright.
@@ -58,7 +58,12 @@ fn other(
     let mut own_limits = image::Limits::no_limits();
     own_limits.max_alloc = Some(limits.max_memory_bytes);
     reader.limits(own_limits.clone());
-    let mut decoder = reader.into_decoder().map_err(failed)?;
+    let mut decoder = match reader.into_decoder() {
+        Err(ImageError::Unsupported(_)) if format == ImageFormat::Tiff => {
+            return tiff::decode(encoded, limits, icc);
+        }
+        decoder => decoder.map_err(failed)?,
+    };
     let (width, height) = decoder.dimensions();
     limits.check_size(name, width.into(), height.into())?;
     let pixels = u64::from(width) * u64::from(height);
