@@ -11,6 +11,7 @@ mod pipeline;
 mod placeholder;
 mod prepare;
 mod registry;
+mod unreadable;
 mod vectors;
 mod warm_up;
 
@@ -39,6 +40,7 @@ pub use failures::{FailedSource, Failures};
 use pipeline::{ItemVector, Pipeline, Turn};
 use prepare::PreparePool;
 pub use registry::Models;
+use unreadable::Unreadable;
 use vectors::{Store, VectorFile};
 
 /// Batches of decoded bulk pictures per engine, beside those being decoded: one runs, one is ready, one
@@ -185,6 +187,7 @@ impl Embedder {
             batcher: Batcher::spawn(threads, policy, metrics.clone()),
             deadline: Duration::from_millis(batch.deadline_ms),
             failures,
+            unreadable: Unreadable::new(),
             metrics: metrics.clone(),
         };
         let inner = Inner {

@@ -146,7 +146,7 @@ impl Metrics {
                 &SECONDS,
             ),
             decode_seconds: histogram(r, "decode_seconds", "Seconds to decode, resize and crop one picture."),
-            fetch_seconds: histogram(r, "fetch_seconds", "Seconds to fetch one picture."),
+            fetch_seconds: histogram(r, "fetch_seconds", "Seconds to fetch one picture that is not at hand."),
             fetches: counters(r, "fetches_total", "Pictures asked for by http(s) address.", &["outcome"]),
             fetch_retries: counter(r, "fetch_retries_total", "Second attempts to download a picture."),
             cache_hits: counters(
