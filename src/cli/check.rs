@@ -91,7 +91,7 @@ pub enum CheckError {
     #[error("{n_failed} of {n} checks of {url} failed; {first}")]
     Failed {
         /// Where.
-        url: Url,
+        url: String,
         /// Checks that failed.
         n_failed: usize,
         /// All checks.
@@ -126,7 +126,8 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), CliError> {
     let Judge { n, failed } = judge;
     match failed.first() {
         Some(first) => {
-            Err(CheckError::Failed { url, n_failed: failed.len(), n, first: first.clone() }.into())
+            let (n_failed, first) = (failed.len(), first.clone());
+            Err(CheckError::Failed { url: url.into(), n_failed, n, first }.into())
         }
         None => {
             println!("all {n} checks passed: {url} gives vectors as Meilisearch needs them");
