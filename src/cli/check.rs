@@ -19,7 +19,7 @@ use rustls::{
 use serde::Deserialize;
 use url::Url;
 
-use self::judge::{Judge, vector};
+use self::judge::{Judge, vector, wrong_dimensions};
 use super::{
     CliError,
     args::endpoint,
@@ -209,10 +209,7 @@ impl CheckArgs {
             if told == *dimensions {
                 Ok(format!("{model}, {dimensions} dimensions, {kinds}, fingerprint {fingerprint}"))
             } else {
-                Err(format!(
-                    "{model} has {dimensions} dimensions, not {told}: apply the settings that \
-                     `sidelens settings` prints, or serve the model that the index was made with"
-                ))
+                Err(format!("{model} has {}", wrong_dimensions(*dimensions, told)))
             },
         );
         Ok(Some(facts))
@@ -274,6 +271,9 @@ impl CheckArgs {
             Failure::Status { status: 429, .. } => "try again when there is less load",
             Failure::Status { status: 503, .. } => "try again once /ready answers 200",
             Failure::Status { status: 500, .. } => "the service's log says more",
+            Failure::Status { status: 400, .. } => {
+                "that is what to change here, or in the service's settings"
+            }
             Failure::Status { .. } => "what answers is perhaps a proxy in front of Sidelens",
             Failure::Timeout => "look at the load of the service, or give it more time with `--timeout-s`",
             Failure::Connect(cause) if cause.contains("certificate") => {

@@ -119,11 +119,7 @@ pub(super) fn vector(
         if values.len() == expected {
             Ok(format!("{expected} dimensions"))
         } else {
-            Err(format!(
-                "{} dimensions, not {expected}: apply the settings that `sidelens settings` prints, or serve the \
-                 model that the index was made with",
-                values.len()
-            ))
+            Err(wrong_dimensions(values.len(), expected))
         },
     );
 
@@ -153,6 +149,14 @@ pub(super) fn vector(
         },
     );
     Some(finite).filter(|values| values.len() == expected)
+}
+
+/// Half a sentence on a model that has other dimensions than Meilisearch is told.
+pub(super) fn wrong_dimensions(found: usize, told: usize) -> String {
+    format!(
+        "{found} dimensions, not {told}: apply the settings that `sidelens settings` prints, or serve the model that \
+         the index was made with"
+    )
 }
 
 fn norm(values: &[f64]) -> f64 {
