@@ -69,15 +69,6 @@ chart's, since a name listed twice is refused by server-side apply. */}}
 - name: HF_TOKEN_PATH
   value: /etc/sidelens/hub-token/{{ .Values.secrets.hubToken.key }}
 {{- end }}
-{{- with .Values.secrets.redisUrl }}
-{{- if .existingSecret }}
-- name: SIDELENS_CACHE__REDIS__URL
-  valueFrom:
-    secretKeyRef:
-      name: {{ .existingSecret }}
-      key: {{ .key }}
-{{- end }}
-{{- end }}
 {{- end -}}
 
 {{/* Variables of the service alone. */}}
@@ -151,7 +142,7 @@ chart's, since a name listed twice is refused by server-side apply. */}}
 {{- end }}
 {{- end }}
 {{- with .Values.secrets }}
-{{- range $name, $secret := dict "hub-token" .hubToken "keys" .apiKeys "tls" .tls }}
+{{- range $name, $secret := dict "hub-token" .hubToken "keys" .apiKeys "redis" .redisUrl "tls" .tls }}
 {{- if $secret.existingSecret }}
 - name: {{ $name }}
   secret:

@@ -1,5 +1,6 @@
 //! The message between the handle and the worker.
 
+use prometheus::Histogram;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -23,9 +24,29 @@ pub enum BatchError {
 pub(super) struct Job {
     pub prepared: Prepared,
     pub lane: Lane,
-    pub enqueued_at: Instant,
+    pub wait: Wait,
     pub deadline: Instant,
     pub reply: Reply,
+}
+
+/// An input's time in the queue, counted when it ends: by its pass, at its deadline, or since nobody waits any more.
+pub(super) struct Wait {
+    /// When it began.
+    pub since: Instant,
+    seconds: Histogram,
+}
+
+impl Wait {
+    /// Begins at `since`.
+    pub fn new(since: Instant, seconds: Histogram) -> Self {
+        Self { since, seconds }
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        self.seconds.observe(self.since.elapsed().as_secs_f64());
+    }
 }
 
 /// Where the answer goes.

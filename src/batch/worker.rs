@@ -30,6 +30,11 @@ pub trait Device: Send + 'static {
     fn cap(&self, _modality: Modality) -> Option<usize> {
         None
     }
+
+    /// How many batches were too large for its memory and were halved since this was last asked.
+    fn take_splits(&mut self) -> u64 {
+        0
+    }
 }
 
 impl Device for DeviceThread {
@@ -39,6 +44,10 @@ impl Device for DeviceThread {
 
     fn cap(&self, modality: Modality) -> Option<usize> {
         DeviceThread::cap(self, modality)
+    }
+
+    fn take_splits(&mut self) -> u64 {
+        DeviceThread::take_splits(self)
     }
 }
 
@@ -139,14 +148,7 @@ impl<D: Device> Worker<D> {
         let (kind, lane) = (Kind::of(&jobs[0].prepared), jobs[0].lane);
         let modality = kind.modality().as_str();
         self.metrics.batch_size.with_label_values(&[modality]).observe(jobs.len() as f64);
-        let waits = self.metrics.queue_wait_seconds.with_label_values(&[lane.as_str()]);
-        let (batch, replies) = jobs
-            .into_iter()
-            .map(|job| {
-                waits.observe(started.duration_since(job.enqueued_at).as_secs_f64());
-                (job.prepared, job.reply)
-            })
-            .unzip();
+        let (batch, replies) = jobs.into_iter().map(|job| (job.prepared, job.reply)).unzip();
         self.passes.push(Box::pin(async move {
             let result = engine.device.embed(batch).await;
             Pass { engine, kind, lane, started, replies, result }
@@ -155,10 +157,13 @@ impl<D: Device> Worker<D> {
 
     /// Answers one batch; `Err` when its device is lost.
     fn finish(&mut self, pass: Pass<D>) -> Result<(), String> {
-        let Pass { engine, kind, lane, started, mut replies, result } = pass;
+        let Pass { mut engine, kind, lane, started, mut replies, result } = pass;
         let elapsed = started.elapsed();
         let modality = kind.modality().as_str();
         self.metrics.inference_seconds.with_label_values(&[modality]).observe(elapsed.as_secs_f64());
+        let item_seconds = elapsed.as_secs_f64() * replies.len() as f64;
+        self.metrics.input_compute_seconds.with_label_values(&[lane.as_str()]).inc_by(item_seconds);
+        self.count_errors(engine.device.take_splits(), result.as_ref().err());
         if let Some(cap) = engine.device.cap(kind.modality()) {
             self.metrics.batch_size_cap.with_label_values(&[modality]).set(cap as i64);
         }
@@ -186,6 +191,18 @@ impl<D: Device> Worker<D> {
         }
         replies.iter_mut().for_each(|reply| reply.send(Err(error.clone())));
         lost
+    }
+
+    /// Counts what a pass met with on its device.
+    fn count_errors(&self, n_splits: u64, error: Option<&BackendError>) {
+        let errors = |kind| self.metrics.device_errors.with_label_values(&[kind]);
+        errors("oom").inc_by(n_splits);
+        match error {
+            Some(BackendError::OutOfMemory(_)) => errors("oom").inc(),
+            Some(BackendError::DeviceLost(_)) => errors("lost").inc(),
+            Some(BackendError::Failed(_)) => errors("other").inc(),
+            None => {}
+        }
     }
 
     /// Answers all that wait, then those whose batch still runs on another engine; dropping the receiver refuses

@@ -53,6 +53,17 @@ pub enum CacheSetupError {
         "`cache.redis.url` cannot be used ({0}); write it as redis://:password@host:port/db, or rediss:// for TLS"
     )]
     RedisUrl(String),
+    /// The file with the address cannot be used. What is in it is not shown.
+    #[error(
+        "`cache.redis.url_file` {file} cannot be used: {cause}; it holds one address, \
+         redis://:password@host:port/db, or rediss:// for TLS"
+    )]
+    UrlFile {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        cause: String,
+    },
     /// The certificates cannot be used.
     #[error(
         "`cache.redis.ca_file` {file} cannot be used: {cause}; it needs certificates in PEM, and a rediss:// address"

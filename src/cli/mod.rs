@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod cache;
+mod check;
 mod config;
 mod download;
 mod healthcheck;
@@ -17,6 +18,7 @@ use clap::{Parser, Subcommand};
 pub use args::ConfigArgs;
 pub use bench::{BenchArgs, BenchError};
 pub use cache::{CacheArgs, CacheCommand, CacheError};
+pub use check::{CheckArgs, CheckError};
 pub use download::DownloadArgs;
 pub use healthcheck::HealthcheckError;
 pub use settings::{SettingsArgs, SettingsError};
@@ -53,6 +55,8 @@ enum Command {
     Download(DownloadArgs),
     /// Checks that a model on this machine is whole and can be served.
     Verify(VerifyArgs),
+    /// Asks a running service for vectors as Meilisearch does, and checks them: exit status 0 or 1.
+    Check(CheckArgs),
     /// Moves vectors between a running service and a Parquet file.
     #[command(subcommand)]
     Cache(CacheCommand),
@@ -84,6 +88,9 @@ pub enum CliError {
     /// The model cannot be served.
     #[error(transparent)]
     Verify(#[from] VerifyError),
+    /// The service does not give vectors as it should.
+    #[error(transparent)]
+    Check(#[from] CheckError),
     /// No vectors were moved.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -125,6 +132,7 @@ impl Cli {
             Command::Settings(args) => settings::run(&args),
             Command::Download(args) => download::run(args),
             Command::Verify(args) => verify::run(&args),
+            Command::Check(args) => check::run(&args),
             Command::Cache(command) => cache::run(&command),
             Command::Bench(args) => bench::run(&args),
         }
@@ -144,7 +152,7 @@ mod tests {
             Command::Settings(args) => args.config.sets(),
             Command::Download(args) => args.config.sets(),
             Command::Verify(args) => args.config.sets(),
-            Command::Cache(_) | Command::Bench(_) => panic!("it has no settings"),
+            Command::Check(_) | Command::Cache(_) | Command::Bench(_) => panic!("it has no settings"),
         }
     }
 

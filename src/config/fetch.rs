@@ -97,6 +97,17 @@ pub struct FetchHost {
 }
 
 impl FetchConfig {
+    /// The schemes of addresses that pictures are taken from.
+    pub fn schemes(&self) -> Vec<&'static str> {
+        let mut schemes = vec!["data", "http", "https"];
+        schemes.extend((!self.files_root.is_empty()).then_some("file"));
+        let mut services: Vec<_> = self.buckets.iter().map(|bucket| bucket.url.service.scheme()).collect();
+        services.sort_unstable();
+        services.dedup();
+        schemes.extend(services);
+        schemes
+    }
+
     /// [`base_url`](Self::base_url) as a folder: with a slash at its end.
     ///
     /// # Errors

@@ -173,6 +173,16 @@ impl Embedder {
             .into_iter()
             .map(|Engine { backend, lanes }| Ok((DeviceThread::spawn(backend, &device)?, lanes)))
             .collect::<Result<Vec<_>, std::io::Error>>()?;
+        metrics
+            .model_info
+            .with_label_values(&[
+                spec.name.as_str(),
+                &fingerprint.to_string(),
+                &dtype,
+                &device,
+                &spec.dimensions.to_string(),
+            ])
+            .set(1);
         let n_bulk = threads.iter().filter(|(_, lanes)| lanes.serve(Lane::Bulk)).count();
         let policy = BatchPolicy::new(batch, &device);
         let pipeline = Pipeline {
@@ -234,7 +244,7 @@ impl Embedder {
             let (actual, model) = (spec.dimensions, spec.name.clone());
             return Err(EmbedError::Dimensions { requested, actual, model });
         }
-        let lane = if request.inputs.len() == 1 { Lane::Search } else { Lane::Bulk };
+        let lane = request.lane();
         let n_parts = request.inputs.iter().map(|input| input.parts.len()).sum();
         let _admitted = inner.admission.admit(n_parts, lane)?;
         let turn = Turn { lane, deadline, input_type: request.input_type, on_item_error };
@@ -279,7 +289,9 @@ impl Embedder {
             if on_item_error == OnItemError::Fail {
                 return Err(EmbedError::Items(errors));
             }
-            self.inner.metrics.placeholder_vectors.inc_by(errors.len() as u64);
+            for error in &errors {
+                self.inner.metrics.placeholder_vectors.with_label_values(&[error.kind.as_str()]).inc();
+            }
             let first = &errors[0];
             tracing::warn!(
                 n_items = errors.len(),

@@ -1,4 +1,4 @@
-//! What every request leaves behind: a span with its id, the id in the answer, and three metrics.
+//! What every request leaves behind: a span with its id, the id in the answer, and metrics.
 
 use std::{sync::Arc, time::Instant};
 
@@ -17,8 +17,12 @@ use prometheus::IntGauge;
 use tracing::{Span, field::Empty};
 use tracing_actix_web::{RequestId, RootSpanBuilder};
 
-use super::{HttpState, auth::Caller};
-use crate::{dialect::DIALECTS, telemetry::metrics::STATUSES};
+use super::{HttpState, auth::Caller, error::Refusal};
+use crate::{
+    dialect::DIALECTS,
+    domain::Lane,
+    telemetry::metrics::{NO_LANE, STATUSES},
+};
 
 /// The header that carries the request's id back.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -47,7 +51,12 @@ pub(super) async fn observe(
         {
             state.metrics.key_requests.with_label_values(&[key, status]).inc();
         }
-        state.metrics.request_seconds.with_label_values(&[route]).observe(started.elapsed().as_secs_f64());
+        let lane = response.request().extensions().get::<Lane>().map_or(NO_LANE, |lane| lane.as_str());
+        let seconds = state.metrics.request_seconds.with_label_values(&[route, lane]);
+        seconds.observe(started.elapsed().as_secs_f64());
+        if let Some(Refusal(reason)) = response.response().extensions().get() {
+            state.metrics.refused_requests.with_label_values(&[*reason, lane]).inc();
+        }
     }
     Ok(response)
 }

@@ -49,6 +49,11 @@ impl DeviceThread {
         self.caps.get(modality)
     }
 
+    /// How many batches did not fit into memory and were halved since this was last asked.
+    pub fn take_splits(&mut self) -> u64 {
+        self.caps.take_splits()
+    }
+
     /// One forward pass, or several where the batch does not fit into memory: one vector per input, in order.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ mod addresses;
 mod admin;
 mod batching;
 mod cache;
+mod check;
 mod config;
 mod connections;
 #[cfg(feature = "torch")]

@@ -4,6 +4,7 @@ mod binary;
 mod hub_server;
 mod machine;
 mod picture_server;
+mod raw_server;
 mod slow;
 
 use std::{net::SocketAddr, thread, time::Duration};
@@ -22,6 +23,7 @@ pub use binary::{Running, sidelens};
 pub use hub_server::{COMMIT, Faults, HubServer, TOKEN};
 pub use machine::{Machine, directory, refusal};
 pub use picture_server::PictureServer;
+pub use raw_server::{closed_address, respond, server};
 pub use slow::slow_model;
 
 /// Components of the stub's vectors.
