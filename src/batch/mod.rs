@@ -21,7 +21,7 @@ pub use worker::Device;
 
 use crate::domain::{Embedding, Lane, Lanes, Prepared};
 use crate::telemetry::Metrics;
-use job::{Job, Message, Reply};
+use job::{Job, Message, Reply, Trace};
 use worker::Worker;
 
 const STOPPING: &str = "the service is stopping";
@@ -67,7 +67,8 @@ impl Batcher {
     ) -> Result<Embedding, BatchError> {
         let (sender, answer) = oneshot::channel();
         let reply = Reply::new(sender);
-        let job = Job { prepared, lane, enqueued_at: Instant::now(), deadline, reply };
+        let trace = Trace::begin_wait(lane);
+        let job = Job { prepared, lane, enqueued_at: Instant::now(), deadline, trace, reply };
         self.inner.messages.send(Message::Job(job)).map_err(|_| self.unavailable())?;
         answer.await.unwrap_or_else(|_| Err(self.unavailable()))
     }

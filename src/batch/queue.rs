@@ -202,7 +202,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::batch::job::Reply;
+    use crate::batch::job::{Reply, Trace};
     use crate::domain::{Embedding, Pixels, Prepared, Tokens};
 
     type Answer = oneshot::Receiver<Result<Embedding, BatchError>>;
@@ -243,7 +243,8 @@ mod tests {
             let (sender, answer) = oneshot::channel();
             self.answers.push(answer);
             let (enqueued_at, deadline) = (self.at(ms), self.at(ms + 1000));
-            self.queue.push(Job { prepared, lane, enqueued_at, deadline, reply: Reply::new(sender) });
+            let (trace, reply) = (Trace::begin_wait(lane), Reply::new(sender));
+            self.queue.push(Job { prepared, lane, enqueued_at, deadline, trace, reply });
         }
 
         fn next(&mut self, ms: u64) -> Next {

@@ -11,6 +11,7 @@ mod pipeline;
 mod placeholder;
 mod prepare;
 mod registry;
+mod spans;
 mod vectors;
 mod warm_up;
 
@@ -21,6 +22,7 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
+use tracing::Span;
 
 use crate::batch::{BatchPolicy, Batcher};
 use crate::cache::{CacheSetupError, VectorCache};
@@ -232,6 +234,7 @@ impl Embedder {
             return Err(EmbedError::Dimensions { requested, actual, model });
         }
         let lane = if request.inputs.len() == 1 { Lane::Search } else { Lane::Bulk };
+        Span::current().record("sidelens.lane", lane.as_str());
         let n_parts = request.inputs.iter().map(|input| input.parts.len()).sum();
         let _admitted = inner.admission.admit(n_parts, lane)?;
         let turn = Turn { lane, deadline, input_type: request.input_type, on_item_error };

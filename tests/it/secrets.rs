@@ -79,7 +79,7 @@ fn a_serving_process_shows_no_secret() {
 async fn serves_with_secrets() {
     let json = std::env::var("SECRETS_TEST_LOG").is_ok_and(|format| format == "json");
     let format = if json { LogFormat::Json } else { LogFormat::Pretty };
-    logging::init(&LogConfig { format, level: "trace".into() }).expect("a level");
+    logging::init(&LogConfig { format, level: "trace".into() }, None).expect("a level");
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("keys.toml");
     let keys = |name: &str| format!("[[keys]]\nname = \"{name}\"\nkey = \"hunter2-{name}\"\n");
