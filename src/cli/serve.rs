@@ -17,7 +17,9 @@ pub(super) fn run(args: ConfigArgs) -> Result<(), CliError> {
     logging::init(&config.log, traces.as_ref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve(config));
-    traces.map(Traces::shut_down);
+    if let Some(traces) = traces {
+        traces.shut_down();
+    }
     // A model still loading, or a decoder still busy, must not hold up the exit.
     runtime.shutdown_background();
     Ok(outcome?)

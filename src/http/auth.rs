@@ -93,10 +93,10 @@ impl Keys {
     /// [`HttpError::Unauthorized`].
     pub(super) fn identify(&self, request: &HttpRequest) -> Result<Arc<Caller>, HttpError> {
         let caller = self.find(request.headers()).ok_or(HttpError::Unauthorized)?;
-        if let Some(name) = &caller.key {
-            if let Some(span) = request.extensions().get::<RootSpan>() {
-                span.record("key", name);
-            }
+        if let Some(name) = &caller.key
+            && let Some(span) = request.extensions().get::<RootSpan>()
+        {
+            span.record("key", name);
         }
         request.extensions_mut().insert(caller.clone());
         Ok(caller)

@@ -20,6 +20,7 @@ fn settings() -> Config {
     let boss = NamedKey { admin: true, ..NamedKey::new("boss".into(), "hunter2-boss".into()) };
     config.auth.keys = vec![boss, NamedKey::new("shop".into(), "hunter2-shop".into())];
     config.hub.token = "hunter2-token".into();
+    config.traces.headers.insert("Authorization".into(), "hunter2-collector".into());
     config
 }
 

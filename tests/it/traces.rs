@@ -106,7 +106,6 @@ async fn a_request_is_followed_from_its_caller_to_the_device() {
     let (collector, pictures) = (Collector::start(), PictureServer::start("tests/fixtures/images"));
     let settings = [
         setting("traces.endpoint", collector.url()),
-        setting("traces.headers.X-Scope", "hunter2-scope"),
         setting("traces.service_name", "pictures-of-the-shop"),
         setting("fetch.allow_networks", "[\"127.0.0.1/32\"]"),
         setting("auth.api_keys", "[\"hunter2-key\"]"),
@@ -115,6 +114,7 @@ async fn a_request_is_followed_from_its_caller_to_the_device() {
     let served = Served::start(&settings, |command| {
         command.env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=tests");
         command.env("OTEL_EXPORTER_OTLP_HEADERS", "x-other=1");
+        command.env("SIDELENS_TRACES__HEADERS__AUTHORIZATION", "Bearer hunter2-token");
     })
     .await;
     let picture = pictures.url("untraced/exact_224.png?sig=hunter2");
@@ -175,7 +175,7 @@ async fn a_request_is_followed_from_its_caller_to_the_device() {
     assert!(!said.contains("hunter2") && !said.contains("a red house") && !said.contains(".png"), "{said}");
     assert_eq!(taken.resource["service.name"], "pictures-of-the-shop");
     assert_eq!(taken.resource["deployment.environment.name"], "tests");
-    assert_eq!(taken.headers.get("x-scope").map(String::as_str), Some("hunter2-scope"));
+    assert_eq!(taken.headers["authorization"], "Bearer hunter2-token");
     assert_eq!(taken.headers.get("x-other"), None);
 
     let line = log.lines().find(|line| line.contains("embedded")).expect("a line for the first request");
