@@ -191,12 +191,12 @@ async fn what_fails_is_marked() {
     let networks = setting("fetch.allow_networks", "[\"127.0.0.1/32\"]");
     let served = Served::start(&[endpoint, networks], |_| {}).await;
     let (status, _) = served.embed(json!([{ "image_url": pictures.url("nowhere.png") }]), None).await;
-    assert_eq!(status, 422);
+    assert_eq!(status, 400);
     served.stop().await;
     let spans = collector.taken().spans;
     let [request] = named(&spans, "POST /embed")[..] else { panic!("one request") };
     assert!(request.parent_span_id.is_empty() && request.trace_id != [0; 16]);
-    assert_eq!(attributes(&request.attributes)["http.response.status_code"], "422");
+    assert_eq!(attributes(&request.attributes)["http.response.status_code"], "400");
     let image = child(&spans, request, "image");
     let fetch = child(&spans, image, "fetch");
     for span in [image, fetch] {
