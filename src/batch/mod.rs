@@ -21,7 +21,7 @@ pub use worker::Device;
 
 use crate::domain::{Embedding, Lane, Lanes, Prepared};
 use crate::telemetry::Metrics;
-use job::{Job, Message, Reply, Wait};
+use job::{Job, Message, Reply, Trace, Wait};
 use worker::Worker;
 
 const STOPPING: &str = "the service is stopping";
@@ -68,8 +68,8 @@ impl Batcher {
     ) -> Result<Embedding, BatchError> {
         let (sender, answer) = oneshot::channel();
         let seconds = self.inner.metrics.queue_wait_seconds.with_label_values(&[lane.as_str()]);
-        let wait = Wait::new(Instant::now(), seconds);
-        let job = Job { prepared, lane, wait, deadline, reply: Reply::new(sender) };
+        let (wait, trace) = (Wait::new(Instant::now(), seconds), Trace::begin_wait(lane));
+        let job = Job { prepared, lane, wait, deadline, trace, reply: Reply::new(sender) };
         self.inner.messages.send(Message::Job(job)).map_err(|_| self.unavailable())?;
         answer.await.unwrap_or_else(|_| Err(self.unavailable()))
     }

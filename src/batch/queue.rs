@@ -203,7 +203,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::batch::job::{Reply, Wait};
+    use crate::batch::job::{Reply, Trace, Wait};
     use crate::domain::{Embedding, Pixels, Prepared, Tokens};
 
     type Answer = oneshot::Receiver<Result<Embedding, BatchError>>;
@@ -245,7 +245,8 @@ mod tests {
             self.answers.push(answer);
             let seconds = Histogram::with_opts(HistogramOpts::new("waits", "waits")).unwrap();
             let (wait, deadline) = (Wait::new(self.at(ms), seconds), self.at(ms + 1000));
-            self.queue.push(Job { prepared, lane, wait, deadline, reply: Reply::new(sender) });
+            let (trace, reply) = (Trace::begin_wait(lane), Reply::new(sender));
+            self.queue.push(Job { prepared, lane, wait, deadline, trace, reply });
         }
 
         fn next(&mut self, ms: u64) -> Next {

@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
+use tracing::Span;
 
 use super::job::{BatchError, Job, Message, Reply};
 use super::policy::BatchPolicy;
@@ -35,6 +36,11 @@ pub trait Device: Send + 'static {
     fn take_splits(&mut self) -> u64 {
         0
     }
+
+    /// What traces call it: `cpu`, `cuda:0`, ...
+    fn name(&self) -> &str {
+        "none"
+    }
 }
 
 impl Device for DeviceThread {
@@ -49,6 +55,10 @@ impl Device for DeviceThread {
     fn take_splits(&mut self) -> u64 {
         DeviceThread::take_splits(self)
     }
+
+    fn name(&self) -> &str {
+        DeviceThread::name(self)
+    }
 }
 
 /// A device, and whom it works for.
@@ -62,6 +72,8 @@ pub(super) struct Worker<D> {
     passes: FuturesUnordered<Pin<Box<dyn Future<Output = Pass<D>> + Send>>>,
     inbox: Inbox,
     lost: watch::Sender<Option<String>>,
+    /// Batches begun, by which traces of several requests show that they shared one.
+    n_batches: u64,
     metrics: Arc<Metrics>,
 }
 
@@ -71,6 +83,8 @@ struct Pass<D> {
     kind: Kind,
     lane: Lane,
     started: Instant,
+    /// The inputs' spans, open until they are answered.
+    spans: Vec<Span>,
     replies: Vec<Reply>,
     result: Result<Vec<Embedding>, BackendError>,
 }
@@ -96,7 +110,7 @@ impl<D: Device> Worker<D> {
         let idle = devices.into_iter().map(|(device, lanes)| Engine { device, lanes }).collect();
         let queue = Queue::new(policy);
         let inbox = Inbox { messages, is_open: true, queue, shown_depth: 0, metrics: metrics.clone() };
-        Self { idle, passes: FuturesUnordered::new(), inbox, lost, metrics }
+        Self { idle, passes: FuturesUnordered::new(), inbox, lost, n_batches: 0, metrics }
     }
 
     /// Runs until told to close (and all is answered), or until a device is lost.
@@ -148,17 +162,26 @@ impl<D: Device> Worker<D> {
         let (kind, lane) = (Kind::of(&jobs[0].prepared), jobs[0].lane);
         let modality = kind.modality().as_str();
         self.metrics.batch_size.with_label_values(&[modality]).observe(jobs.len() as f64);
-        let (batch, replies) = jobs.into_iter().map(|job| (job.prepared, job.reply)).unzip();
+        self.n_batches += 1;
+        let n_inputs = jobs.len();
+        let (mut batch, mut replies, mut spans) = (Vec::new(), Vec::new(), Vec::new());
+        for job in jobs {
+            spans.push(job.trace.begin_forward(self.n_batches, n_inputs, engine.device.name()));
+            batch.push(job.prepared);
+            replies.push(job.reply);
+        }
         self.passes.push(Box::pin(async move {
             let result = engine.device.embed(batch).await;
-            Pass { engine, kind, lane, started, replies, result }
+            Pass { engine, kind, lane, started, spans, replies, result }
         }));
     }
 
     /// Answers one batch; `Err` when its device is lost.
     fn finish(&mut self, pass: Pass<D>) -> Result<(), String> {
-        let Pass { mut engine, kind, lane, started, mut replies, result } = pass;
+        let Pass { mut engine, kind, lane, started, spans, mut replies, result } = pass;
         let elapsed = started.elapsed();
+        // Before the answers, whose callers close the spans around these.
+        drop(spans);
         let modality = kind.modality().as_str();
         self.metrics.inference_seconds.with_label_values(&[modality]).observe(elapsed.as_secs_f64());
         let item_seconds = elapsed.as_secs_f64() * replies.len() as f64;

@@ -24,7 +24,12 @@ pub use healthcheck::HealthcheckError;
 pub use settings::{SettingsArgs, SettingsError};
 pub use verify::{VerifyArgs, VerifyError};
 
-use crate::{app::AppError, config::ConfigError, hub::HubError, telemetry::logging::LoggingError};
+use crate::{
+    app::AppError,
+    config::ConfigError,
+    hub::HubError,
+    telemetry::{logging::LoggingError, traces::TracesError},
+};
 
 /// Image and text vectors for Meilisearch, beside it.
 ///
@@ -73,6 +78,9 @@ pub enum CliError {
     /// The log filter is wrong.
     #[error(transparent)]
     Logging(#[from] LoggingError),
+    /// The collector of traces cannot be reached as the settings say.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     /// The service could not run.
     #[error(transparent)]
     App(#[from] AppError),

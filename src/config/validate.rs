@@ -46,6 +46,7 @@ impl Config {
         at_most("image.threads", image.threads, MAX_THREADS)?;
 
         fetch.validate()?;
+        self.traces.validate()?;
 
         self.validate_cache()
     }

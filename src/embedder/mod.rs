@@ -11,6 +11,7 @@ mod pipeline;
 mod placeholder;
 mod prepare;
 mod registry;
+mod spans;
 mod unreadable;
 mod vectors;
 mod warm_up;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
+use tracing::Span;
 
 use crate::batch::{BatchPolicy, Batcher};
 use crate::cache::{CacheSetupError, VectorCache};
@@ -245,6 +247,7 @@ impl Embedder {
             return Err(EmbedError::Dimensions { requested, actual, model });
         }
         let lane = request.lane();
+        Span::current().record("sidelens.lane", lane.as_str());
         let n_parts = request.inputs.iter().map(|input| input.parts.len()).sum();
         let _admitted = inner.admission.admit(n_parts, lane)?;
         let turn = Turn { lane, deadline, input_type: request.input_type, on_item_error };

@@ -5,13 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant as Moment, SystemTime};
 
 use bytes::Bytes;
-use futures_util::future::try_join_all;
+use futures_util::{TryFutureExt, future::try_join_all};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
+use tracing::{Instrument, Span, field::Empty};
 
 use super::failures::Failures;
 use super::prepare::{Panicked, PreparePool};
+use super::spans::{mark_failed, part_span};
 use super::unreadable::Unreadable;
 use crate::batch::{BatchError, Batcher};
 use crate::cache::{CacheKey, CachedVector, Source, VectorCache};
@@ -22,7 +24,7 @@ use crate::domain::{
 };
 use crate::fetch::{FetchError, Fetched, Fetcher};
 use crate::imaging::{self, ImagingError, ImagingOptions};
-use crate::telemetry::{Metrics, metrics::TIERS};
+use crate::telemetry::{Metrics, metrics::TIERS, traces::trace_span_below};
 use crate::text::Tokenizer;
 
 /// Texts below this many bytes are tokenised where they are: a hop to the pool costs more.
@@ -96,7 +98,10 @@ impl Pipeline {
     ) -> Result<Result<ItemVector, ItemError>, EmbedError> {
         let has_image = input.parts.iter().any(|part| matches!(part.content, Content::Image(_)));
         let modality = if has_image { Modality::Image } else { Modality::Text };
-        let parts = input.parts.into_iter().map(|part| self.part(part, turn));
+        let parts = input.parts.into_iter().map(|part| {
+            let span = part_span(index, &part);
+            self.part(part, turn).inspect_err(mark_failed).instrument(span)
+        });
         let result = match try_join_all(parts).await {
             Ok(parts) => combine(&parts),
             Err(error) => Err(error),
@@ -178,6 +183,7 @@ impl Pipeline {
             (Fetched::Unchanged, held) => {
                 let vector = held.expect("only what is held can be unchanged").vector?;
                 self.metrics.cache_hits.with_label_values(&[TIERS[0]]).inc();
+                Span::current().record("sidelens.cache", TIERS[0]);
                 return Ok(vector);
             }
         };
@@ -294,8 +300,11 @@ impl Pipeline {
 
     async fn decode(&self, encoded: Bytes, spec: &ImageSpec, lane: Lane) -> Result<Prepared, PartError> {
         let (spec, seconds) = (spec.clone(), self.metrics.decode_seconds.clone());
-        let options = self.imaging;
+        let (options, part) = (self.imaging, Span::current());
         let work = move || {
+            // Begins with its turn: what is before it is a wait for the others.
+            let _span = trace_span_below!(&part, "decode", sidelens.format = Empty, sidelens.pixels = Empty)
+                .entered();
             let _timer = seconds.start_timer();
             imaging::prepare(&encoded, &spec, &options)
         };

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant as Moment};
 use futures_util::future::BoxFuture;
 use reqwest::dns::Resolve;
 use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{Instrument, Span};
 use url::Url;
 
 use super::body::BodyLimits;
@@ -101,6 +102,7 @@ impl Downloads {
     /// Others who ask for the same at that moment still get it.
     async fn get(&self, text: &str, held: Option<ContentDigest>) -> Result<Fetched, FetchError> {
         let url = self.inner.parse(text)?;
+        Span::current().record("server.address", host_of(&url));
         let (key, now) = (UrlKey::of(&url), Moment::now());
         let known = match self.inner.memory.recall(&key, now) {
             Ok(known) => known.filter(|known| held == Some(known.digest)),
@@ -116,7 +118,8 @@ impl Downloads {
         let known = known.filter(|known| known.validator.is_some());
         let to_confirm = known.as_ref().map(|known| known.digest);
         let inner = self.inner.clone();
-        let download = async move { inner.download(url, key, known).await };
+        // Whoever's turn it is to drive it, it belongs to the trace that began it.
+        let download = async move { inner.download(url, key, known).await }.in_current_span();
         let (result, was_joined) = self.flights.join((key, to_confirm), download).await;
         if was_joined {
             self.inner.count("joined");
@@ -147,6 +150,7 @@ impl Inner {
     }
 
     fn count(&self, outcome: &str) {
+        Span::current().record("sidelens.outcome", outcome);
         self.metrics.fetches.with_label_values(&[outcome]).inc();
     }
 

@@ -7,6 +7,7 @@ use actix_web::{
 };
 use bytes::BytesMut;
 use percent_encoding::percent_decode_str;
+use tracing::Span;
 
 use super::{HttpError, HttpState};
 use crate::{
@@ -60,6 +61,7 @@ async fn answer(
         Some(name) => state.models.named(&percent_decode_str(name).decode_utf8_lossy()),
         None => state.models.choose(call.request.model.as_deref()),
     }?;
+    Span::current().record("sidelens.model", embedder.name()).record("sidelens.inputs", n_inputs);
     let response = embedder.embed(call.request, state.config.on_item_error).await?;
     if response.embeddings.len() != n_inputs {
         let found = response.embeddings.len();

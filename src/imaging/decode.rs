@@ -6,6 +6,7 @@
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, ImageReader};
+use tracing::Span;
 
 use super::crop::Size;
 use super::limits::{Limits, Paced};
@@ -37,13 +38,17 @@ pub(super) fn decode(
         return Err(ImagingError::Empty);
     }
     let (limits, icc) = (Limits::begin(options), options.icc);
-    match sniff(encoded) {
-        Ok(Format::Avif) if !options.avif => Err(ImagingError::AvifOff),
-        Ok(Format::Jpeg) => jpeg::decode(encoded, limits, icc, reduce_for),
-        Ok(Format::Avif) => avif::decode(encoded, limits, icc),
-        Ok(Format::Other(format, name)) => other(encoded, format, name, limits, icc),
-        Err(found) => Err(ImagingError::UnknownFormat { found }),
-    }
+    let format = sniff(encoded).map_err(|found| ImagingError::UnknownFormat { found })?;
+    // For the trace of the picture's request.
+    Span::current().record("sidelens.format", format.name());
+    let decoded = match format {
+        Format::Avif if !options.avif => Err(ImagingError::AvifOff),
+        Format::Jpeg => jpeg::decode(encoded, limits, icc, reduce_for),
+        Format::Avif => avif::decode(encoded, limits, icc),
+        Format::Other(format, name) => other(encoded, format, name, limits, icc),
+    }?;
+    Span::current().record("sidelens.pixels", decoded.full.width * decoded.full.height);
+    Ok(decoded)
 }
 
 fn other(

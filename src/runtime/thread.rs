@@ -22,6 +22,7 @@ pub struct DeviceThread {
     // An Option, so that dropping can close the channel before joining.
     passes: Option<mpsc::Sender<Pass>>,
     thread: Option<JoinHandle<()>>,
+    device: String,
     caps: Arc<Caps>,
 }
 
@@ -41,7 +42,12 @@ impl DeviceThread {
                 let _ = pass.reply.send(splitter.embed(&pass.batch));
             }
         })?;
-        Ok(Self { passes: Some(passes), thread: Some(thread), caps })
+        Ok(Self { passes: Some(passes), thread: Some(thread), device: device.to_owned(), caps })
+    }
+
+    /// The device, as it was given.
+    pub fn name(&self) -> &str {
+        &self.device
     }
 
     /// The largest batch of `modality` that is tried, once a larger one did not fit into the device's memory.

@@ -28,3 +28,5 @@ mod settings;
 mod shutdown;
 mod support;
 mod tls;
+#[cfg(feature = "torch")]
+mod traces;

@@ -1,6 +1,8 @@
 //! The service in one line, so that a test reads as request, then answer.
 
 mod binary;
+#[cfg(feature = "torch")]
+mod collector;
 mod hub_server;
 mod machine;
 mod picture_server;
@@ -20,6 +22,8 @@ use sidelens::{
 use tokio::sync::oneshot;
 
 pub use binary::{Running, sidelens};
+#[cfg(feature = "torch")]
+pub use collector::{Collector, attributes};
 pub use hub_server::{COMMIT, Faults, HubServer, TOKEN};
 pub use machine::{Machine, directory, refusal};
 pub use picture_server::PictureServer;
