@@ -1,9 +1,8 @@
 //! Traces of requests, sent by OTLP; off unless `traces.endpoint` is set.
 //!
-//! A room opens a span with [`trace_span!`](crate::telemetry::traces::trace_span) and adds what it learns on the way by
-//! `Span::current().record(..)`. These spans have a target of their own, [`TARGET`]: no log shows them, and what is
-//! logged goes into no trace, so that either can be switched without the other. While traces are off a span is a look at
-//! a flag.
+//! A room opens a span with `trace_span!` and adds what it learns on the way by `Span::current().record(..)`. These spans
+//! have a target of their own, `TARGET`: no log shows them, and what is logged goes into no trace, so that either can be
+//! switched without the other. While traces are off a span is a look at a flag.
 //!
 //! Spans hold names, sizes, kinds of faults and hosts; never what is embedded, nor the rest of an address.
 
@@ -114,7 +113,7 @@ impl Traces {
         Ok(Some(Self(provider)))
     }
 
-    /// What takes the spans of [`TARGET`] out of `tracing`.
+    /// What takes the spans of `TARGET` out of `tracing`.
     pub(super) fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'span> LookupSpan<'span>,
