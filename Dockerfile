@@ -83,8 +83,9 @@ WORKDIR /data
 USER 65532:65532
 EXPOSE 7800
 STOPSIGNAL SIGTERM
-# Large models take minutes to load; the first success ends the start period.
-HEALTHCHECK --interval=5s --timeout=3s --start-period=300s --retries=3 CMD ["sidelens", "healthcheck"]
+# Large models take minutes to load; the first success ends the start period. Each check loads libtorch, which takes most
+# of a second of one core, and longer where cores are busy.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=300s --retries=3 CMD ["sidelens", "healthcheck"]
 ENTRYPOINT ["sidelens"]
 ARG VERSION=dev
 ARG REVISION=unknown

@@ -11,7 +11,7 @@ use reqwest::{Client, StatusCode};
 use super::ConfigArgs;
 use crate::config::{ConfigError, ServerConfig};
 
-/// Below the three seconds after which a container engine gives up.
+/// A ready service answers at once. The image's health check allows ten seconds, most of them for loading libtorch.
 const TIMEOUT: Duration = Duration::from_millis(2500);
 
 /// Why the service does not count as ready.

@@ -2,7 +2,7 @@
 """Puts libtorch (CPU parts) into a folder: `fetch.py DIR`. Needs Python 3.9 or later with pip, nothing else.
 
 `fetch.py --cuda DIR` puts the CUDA half into another: libtorch_cuda.so and the libraries of NVIDIA that it needs
-(2.2 GB to download, 3 GB unpacked). A binary that has both `lib` folders on the loader's path computes on GPUs.
+(2.3 GB to download, 2.8 GB unpacked). A binary that has both `lib` folders on the loader's path computes on GPUs.
 
 The parts come from wheels of the Python package index that pip is configured for, pinned by version
 and SHA-256. pip resolves where a wheel lies; the download itself is ours, because pip starts again from zero
