@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod cache;
 mod config;
+mod decode_worker;
 mod download;
 mod healthcheck;
 mod meilisearch;
@@ -22,7 +23,9 @@ pub use healthcheck::HealthcheckError;
 pub use settings::{SettingsArgs, SettingsError};
 pub use verify::{VerifyArgs, VerifyError};
 
-use crate::{app::AppError, config::ConfigError, hub::HubError, telemetry::logging::LoggingError};
+use crate::{
+    app::AppError, config::ConfigError, hub::HubError, imaging::ServeError, telemetry::logging::LoggingError,
+};
 
 /// Image and text vectors for Meilisearch, beside it.
 ///
@@ -58,6 +61,9 @@ enum Command {
     Cache(CacheCommand),
     /// Measures an embedding server under a load like Meilisearch's.
     Bench(Box<BenchArgs>),
+    /// Decodes pictures that the service hands it.
+    #[command(hide = true)]
+    DecodeWorker,
 }
 
 /// Why a command failed; printed as one sentence.
@@ -90,6 +96,9 @@ pub enum CliError {
     /// Nothing was measured.
     #[error(transparent)]
     Bench(#[from] BenchError),
+    /// No more pictures are decoded here.
+    #[error(transparent)]
+    DecodeWorker(#[from] ServeError),
     /// The settings cannot be written as TOML.
     #[error("cannot print the settings: {0}")]
     Print(#[from] toml::ser::Error),
@@ -127,6 +136,7 @@ impl Cli {
             Command::Verify(args) => verify::run(&args),
             Command::Cache(command) => cache::run(&command),
             Command::Bench(args) => bench::run(&args),
+            Command::DecodeWorker => decode_worker::run(),
         }
     }
 }
@@ -144,7 +154,7 @@ mod tests {
             Command::Settings(args) => args.config.sets(),
             Command::Download(args) => args.config.sets(),
             Command::Verify(args) => args.config.sets(),
-            Command::Cache(_) | Command::Bench(_) => panic!("it has no settings"),
+            Command::Cache(_) | Command::Bench(_) | Command::DecodeWorker => panic!("it has no settings"),
         }
     }
 

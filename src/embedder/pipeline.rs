@@ -263,7 +263,7 @@ impl Pipeline {
 
     async fn decode(&self, encoded: Bytes, spec: &ImageSpec, lane: Lane) -> Result<Prepared, PartError> {
         let (spec, seconds) = (spec.clone(), self.metrics.decode_seconds.clone());
-        let options = self.imaging;
+        let options = self.imaging.clone();
         let work = move || {
             let _timer = seconds.start_timer();
             imaging::prepare(&encoded, &spec, &options)

@@ -2,7 +2,7 @@
 //!
 //! rav1d can be stopped only between the units of its bitstream, so it gets them one by one, and of several frames the
 //! first that is a key frame counts. Its entry points are `extern "C"`: a broken file is an error there, but a panic
-//! would not unwind through them, it would end the process.
+//! would not unwind through them, it would end the process; hence `workers.rs`.
 
 use std::borrow::Cow;
 

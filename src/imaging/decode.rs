@@ -10,7 +10,7 @@ use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, Im
 use super::crop::Size;
 use super::limits::{Limits, Paced};
 use super::sniff::{Format, sniff};
-use super::{ImagingError, ImagingOptions, avif, icc, jpeg};
+use super::{Avif, ImagingError, ImagingOptions, avif, icc, jpeg};
 use crate::domain::{Icc, Resize};
 
 /// A picture's first frame, on its full canvas, not yet upright.
@@ -38,7 +38,7 @@ pub(super) fn decode(
     }
     let (limits, icc) = (Limits::begin(options), options.icc);
     match sniff(encoded) {
-        Ok(Format::Avif) if !options.avif => Err(ImagingError::AvifOff),
+        Ok(Format::Avif) if matches!(options.avif, Avif::Refused) => Err(ImagingError::AvifOff),
         Ok(Format::Jpeg) => jpeg::decode(encoded, limits, icc, reduce_for),
         Ok(Format::Avif) => avif::decode(encoded, limits, icc),
         Ok(Format::Other(format, name)) => other(encoded, format, name, limits, icc),

@@ -27,3 +27,5 @@ mod settings;
 mod shutdown;
 mod support;
 mod tls;
+#[cfg(target_os = "linux")]
+mod workers;

@@ -18,7 +18,7 @@ use sidelens::{
 };
 use tokio::sync::oneshot;
 
-pub use binary::{Running, sidelens};
+pub use binary::{Running, decode_worker, sidelens};
 pub use hub_server::{COMMIT, Faults, HubServer, TOKEN};
 pub use machine::{Machine, directory, refusal};
 pub use picture_server::PictureServer;
@@ -73,7 +73,7 @@ impl TestApp {
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
             let outcome = runtime.block_on(async {
                 let listener = app::bind(&config.server)?.listen()?;
-                let app = App::build(config, models, listener)?;
+                let app = App::build(config, models, listener, decode_worker)?;
                 // Whoever asked is gone: then the other channel is closed as well.
                 let _gone = started.send((app.address(), app.admin_address(), app.url()));
                 app.run_until_stopped(async { _ = stopped.await }).await
