@@ -41,8 +41,7 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
         Some(grid) => colours_of_tiles(&bitstreams, grid, &file, &limits)?,
     };
     let (width, height) = (planes.luma.width as u32, planes.luma.height as u32);
-    let rgb = yuv::to_rgb(&planes, matrix, is_full_range);
-    drop(planes);
+    let rgb = yuv::to_rgb(planes, matrix, is_full_range);
     limits.check_time(FORMAT)?;
     let mut image: DynamicImage = match alpha {
         None => RgbImage::from_raw(width, height, rgb).expect("three samples per pixel").into(),
@@ -263,7 +262,6 @@ fn plane(
 fn coding(file: &AvifParser<'_>, picture: &Picture) -> Result<(Matrix, bool), ImagingError> {
     const BT601: Matrix = luma(0.299, 0.114);
     const BT709: Matrix = luma(0.2126, 0.0722);
-    const BT2020: Matrix = luma(0.2627, 0.0593);
     let (code, is_full_range) = match file.color_info() {
         Some(&ColorInformation::Nclx { matrix_coefficients, full_range, .. }) => {
             (matrix_coefficients, full_range)
@@ -280,7 +278,7 @@ fn coding(file: &AvifParser<'_>, picture: &Picture) -> Result<(Matrix, bool), Im
         2 | 5 | 6 => BT601,
         4 => luma(0.30, 0.11),
         7 => luma(0.212, 0.087),
-        9 => BT2020,
+        9 => Matrix::BT2020,
         other => return Err(unsupported(format!("its colours are coded by matrix {other} of H.273"))),
     };
     Ok((matrix, is_full_range))
