@@ -20,6 +20,7 @@ use crate::{
     fetch::{FetchSetupError, Fetcher},
     http::{FilesError, HttpState, Listeners, ServeError, Servers, serve},
     hub::{self, HubError},
+    imaging::WorkerCommand,
     runtime::LoadedModel,
     telemetry::Metrics,
 };
@@ -185,11 +186,16 @@ pub struct App {
 
 impl App {
     /// Joins the rooms around `models`, as [`load_models`] gave them for this `config`; `listeners` are
-    /// open already. Needs a tokio runtime around it.
+    /// open already, and `decode_worker` starts a process that decodes. Needs a tokio runtime around it.
     ///
     /// # Errors
     /// [`AppError`] when a room cannot be set up.
-    pub fn build(config: Config, models: Vec<LoadedModel>, listeners: Listeners) -> Result<Self, AppError> {
+    pub fn build(
+        config: Config,
+        models: Vec<LoadedModel>,
+        listeners: Listeners,
+        decode_worker: WorkerCommand,
+    ) -> Result<Self, AppError> {
         let address = listeners.main.local_addr()?;
         let admin_address = listeners.admin.as_ref().map(|admin| admin.local_addr()).transpose()?;
         let scheme = if config.server.tls_cert.is_some() { "https" } else { "http" };
@@ -198,7 +204,7 @@ impl App {
         let metrics = Metrics::new();
         let wrong = |error: EmbedderSetupError| AppError::Model(error.to_string());
         let fetcher = Fetcher::new(&config.fetch, metrics.clone())?;
-        let shared = Shared::new(&config, fetcher, metrics.clone()).map_err(wrong)?;
+        let shared = Shared::new(&config, fetcher, decode_worker, metrics.clone()).map_err(wrong)?;
         let batches = config.served().into_iter().map(|served| served.batch);
         let models = Models::new(models.into_iter().zip(batches).collect(), &shared).map_err(wrong)?;
         let state = HttpState::new(models.clone(), metrics, Arc::new(config))?;

@@ -31,6 +31,8 @@
 //!   (`--no-default-features`).
 //! - Every engine has an OS thread of its own; others talk to it by channel and get an answer, an error, or a
 //!   closed channel. On the CPU what is done for bulk runs in threads that step back behind searches.
+//! - A picture costs at most itself: a decoder that panics is caught, and one that would end the process has processes of its
+//!   own, which [`imaging`] starts from this program.
 //! - A vector that leaves the house is finite and of length one; every input gets exactly one, in order, or
 //!   the request fails with a status that says whether trying again helps.
 //!

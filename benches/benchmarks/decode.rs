@@ -1,12 +1,13 @@
 //! One picture from encoded bytes to the pixels of CLIP's image tower, on one core.
 
-use std::hint::black_box;
+use std::{hint::black_box, process::Command, sync::Arc, time::Duration};
 
 use criterion::{Criterion, Throughput};
 use image::{Rgb, RgbImage};
+use prometheus::IntCounter;
 use sidelens::{
     domain::{Decode, Filter, ImageSpec, Resize},
-    imaging::{ImagingOptions, prepare},
+    imaging::{Avif, ImagingOptions, Workers, prepare},
 };
 
 const LARGE: &[u8] = include_bytes!("../../tests/fixtures/images/photo_large.jpg");
@@ -17,6 +18,12 @@ const PICTURES: &[(&str, &[u8])] = &[
     ("jpeg 1600x1200", LARGE),
     ("png, rgba", include_bytes!("../../tests/fixtures/images/cutout_rgba.png")),
     ("webp, lossy", include_bytes!("../../tests/fixtures/images/photo_lossy.webp")),
+];
+
+/// The same, decoded here and in a process of its own.
+const AVIF: &[(&str, &[u8])] = &[
+    ("avif 37x23", include_bytes!("../../tests/fixtures/formats/420_full.avif")),
+    ("avif 1600x1200", include_bytes!("../../tests/fixtures/formats/large.avif")),
 ];
 
 /// Name, columns, rows of the photographs that are drawn.
@@ -67,5 +74,22 @@ pub fn bench(criterion: &mut Criterion) {
             });
         }
     }
+    let lost = IntCounter::new("lost", "Lost.").expect("a name");
+    let workers = Arc::new(Workers::new(decode_worker, Duration::from_secs(60), lost));
+    for (name, encoded) in AVIF {
+        for (place, avif) in [("here", Avif::InProcess), ("worker", Avif::InWorkers(workers.clone()))] {
+            let options = ImagingOptions { avif, ..ImagingOptions::REFERENCE };
+            group.bench_function(format!("{name}, {place}"), |bencher| {
+                bencher.iter(|| prepare(black_box(encoded), &spec, &options).expect("a readable picture"));
+            });
+        }
+    }
     group.finish();
+}
+
+/// The program, which decodes AVIF.
+pub fn decode_worker() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sidelens"));
+    command.arg("decode-worker");
+    command
 }

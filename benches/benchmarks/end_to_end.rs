@@ -13,6 +13,8 @@ use sidelens::{
 use tokio::{runtime::Runtime, sync::oneshot};
 use url::Url;
 
+use super::decode::decode_worker;
+
 /// As CLIP ViT-B/32.
 const DIMENSIONS: usize = 512;
 const PICTURE: &str =
@@ -60,7 +62,7 @@ impl Service {
         let thread = thread::spawn(move || {
             let serve = async {
                 let listener = app::bind(&config.server)?.listen()?;
-                let app = App::build(config, vec![stub_model(DIMENSIONS)], listener)?;
+                let app = App::build(config, vec![stub_model(DIMENSIONS)], listener, decode_worker)?;
                 started.send(app.address()).expect("the bench waits");
                 app.run_until_stopped(async { _ = stopped.await }).await
             };

@@ -5,6 +5,7 @@ mod bench;
 mod cache;
 mod check;
 mod config;
+mod decode_worker;
 mod download;
 mod healthcheck;
 mod meilisearch;
@@ -28,6 +29,7 @@ use crate::{
     app::AppError,
     config::ConfigError,
     hub::HubError,
+    imaging::ServeError,
     telemetry::{logging::LoggingError, traces::TracesError},
 };
 
@@ -67,6 +69,9 @@ enum Command {
     Cache(CacheCommand),
     /// Measures an embedding server under a load like Meilisearch's.
     Bench(Box<BenchArgs>),
+    /// Decodes pictures that the service hands it.
+    #[command(hide = true)]
+    DecodeWorker,
 }
 
 /// Why a command failed; printed as one sentence.
@@ -105,6 +110,9 @@ pub enum CliError {
     /// Nothing was measured.
     #[error(transparent)]
     Bench(#[from] BenchError),
+    /// No more pictures are decoded here.
+    #[error(transparent)]
+    DecodeWorker(#[from] ServeError),
     /// The settings cannot be written as TOML.
     #[error("cannot print the settings: {0}")]
     Print(#[from] toml::ser::Error),
@@ -143,6 +151,7 @@ impl Cli {
             Command::Check(args) => check::run(&args),
             Command::Cache(command) => cache::run(&command),
             Command::Bench(args) => bench::run(&args),
+            Command::DecodeWorker => decode_worker::run(),
         }
     }
 }
@@ -160,7 +169,9 @@ mod tests {
             Command::Settings(args) => args.config.sets(),
             Command::Download(args) => args.config.sets(),
             Command::Verify(args) => args.config.sets(),
-            Command::Check(_) | Command::Cache(_) | Command::Bench(_) => panic!("it has no settings"),
+            Command::Check(_) | Command::Cache(_) | Command::Bench(_) | Command::DecodeWorker => {
+                panic!("it has no settings")
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 
-use super::{CliError, ConfigArgs};
+use super::{CliError, ConfigArgs, decode_worker};
 use crate::{
     app::{self, App, AppError},
     config::Config,
@@ -32,7 +32,7 @@ async fn serve(config: Config) -> Result<(), AppError> {
         models = app::load_models(&config) => models?,
         () = &mut stop => return Ok(()),
     };
-    let app = App::build(config, models, bound.listen()?)?;
+    let app = App::build(config, models, bound.listen()?, decode_worker::command)?;
     // The one line on stdout: scripts read the port from it.
     println!("listening on {}", app.url());
     if let Some(address) = app.admin_address() {

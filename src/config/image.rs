@@ -14,7 +14,7 @@ pub struct ImageConfig {
     pub background: Background,
     /// What happens to embedded colour profiles.
     pub icc: Icc,
-    /// Whether AVIF is read.
+    /// Whether AVIF is read, in processes of its own.
     pub avif: bool,
     /// Most pixels of a picture, checked in its header.
     pub max_pixels: u64,

@@ -77,7 +77,7 @@ impl std::fmt::Display for Pooling {
 }
 
 /// How an encoded picture becomes the image tower's input.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 pub struct ImageSpec {
     /// The size before the crop.
     pub resize: Resize,
@@ -104,7 +104,7 @@ impl ImageSpec {
 }
 
 /// The size that a picture is resampled to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Resize {
     /// The short side becomes this; the long side keeps the aspect ratio, truncated.
     ShortestEdge(u32),
@@ -118,7 +118,7 @@ pub enum Resize {
 }
 
 /// A resampling filter, stretched when shrinking (antialiased), as Pillow applies it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Filter {
     /// Triangle, radius 1.

@@ -33,7 +33,7 @@ use crate::domain::{
     OnItemError, Usage,
 };
 use crate::fetch::Fetcher;
-use crate::imaging::ImagingOptions;
+use crate::imaging::{Avif, ImagingOptions, WorkerCommand, Workers};
 use crate::runtime::{DeviceThread, Engine, LoadedModel};
 use crate::telemetry::Metrics;
 use crate::text::{TextError, Tokenizer};
@@ -48,6 +48,9 @@ use vectors::{Store, VectorFile};
 /// Batches of decoded bulk pictures per engine, beside those being decoded: one runs, one is ready, one
 /// fills up. More would wait as pixels, three times as large as they came.
 const PIXEL_BATCHES: usize = 3;
+
+/// After so long without a picture a process that decodes gives its memory back.
+const IDLE_DECODE_WORKER: Duration = Duration::from_secs(60);
 
 /// One model in service. Cheap to clone.
 #[derive(Clone)]
@@ -77,13 +80,24 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// One cache, whose keys tell the models apart, and one pool for decoding and tokenising.
+    /// One cache, whose keys tell the models apart, and one pool for decoding and tokenising; what may end its process
+    /// is decoded in those that `decode_worker` starts.
     ///
     /// # Errors
     /// [`EmbedderSetupError::Thread`], [`EmbedderSetupError::Cache`].
-    pub fn new(config: &Config, fetcher: Fetcher, metrics: Arc<Metrics>) -> Result<Self, EmbedderSetupError> {
+    pub fn new(
+        config: &Config,
+        fetcher: Fetcher,
+        decode_worker: WorkerCommand,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, EmbedderSetupError> {
         let ImageConfig { decode, background, icc, avif, max_pixels, max_memory_bytes, timeout_ms, threads } =
             config.image;
+        let lost = metrics.decode_workers_lost.clone();
+        let avif = match avif {
+            true => Avif::InWorkers(Arc::new(Workers::new(decode_worker, IDLE_DECODE_WORKER, lost))),
+            false => Avif::Refused,
+        };
         Ok(Self {
             fetcher,
             store: Store {

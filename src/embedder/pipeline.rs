@@ -300,7 +300,7 @@ impl Pipeline {
 
     async fn decode(&self, encoded: Bytes, spec: &ImageSpec, lane: Lane) -> Result<Prepared, PartError> {
         let (spec, seconds) = (spec.clone(), self.metrics.decode_seconds.clone());
-        let (options, part) = (self.imaging, Span::current());
+        let (options, part) = (self.imaging.clone(), Span::current());
         let work = move || {
             // Begins with its turn: what is before it is a wait for the others.
             let _span = trace_span_below!(&part, "decode", sidelens.format = Empty, sidelens.pixels = Empty)

@@ -2,7 +2,9 @@
 //!
 //! rav1d can be stopped only between the units of its bitstream, so it gets them one by one, and of several frames the
 //! first that is a key frame counts. Its entry points are `extern "C"`: a broken file is an error there, but a panic
-//! would not unwind through them, it would end the process.
+//! would not unwind through them, it would end the process; hence `workers.rs`.
+
+mod grid;
 
 use std::borrow::Cow;
 
@@ -20,6 +22,7 @@ use super::limits::Limits;
 use super::yuv::{self, Matrix, Plane, Planes};
 use super::{ImagingError, icc};
 use crate::domain::Icc;
+use grid::Grid;
 
 pub(super) const FORMAT: &str = "AVIF";
 
@@ -32,17 +35,13 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
     let config = DecodeConfig::default().with_peak_memory_limit(limits.max_memory_bytes).lenient(true);
     let file =
         AvifParser::from_bytes_with_config(encoded, &config, &zenavif_parse::Unstoppable).map_err(corrupt)?;
-    if file.grid_config().is_some() {
-        return Err(unsupported("it is a grid of pictures"));
-    }
-    let (colour, alpha) = bitstreams(&file)?;
-    let colour = picture(&colour, &limits)?;
-    let (width, height) = (colour.width(), colour.height());
-    let planes = planes(&colour)?;
-    let (matrix, is_full_range) = coding(&file, &colour)?;
-    drop(colour);
-    let rgb = yuv::to_rgb(&planes, matrix, is_full_range);
-    drop(planes);
+    let (bitstreams, alpha, grid) = contents(&file)?;
+    let Colours { planes, matrix, is_full_range } = match grid {
+        None => colours(&bitstreams[0], &file, &limits)?,
+        Some(grid) => colours_of_tiles(&bitstreams, grid, &file, &limits)?,
+    };
+    let (width, height) = (planes.luma.width as u32, planes.luma.height as u32);
+    let rgb = yuv::to_rgb(planes, matrix, is_full_range);
     limits.check_time(FORMAT)?;
     let mut image: DynamicImage = match alpha {
         None => RgbImage::from_raw(width, height, rgb).expect("three samples per pixel").into(),
@@ -76,14 +75,61 @@ fn unsupported(detail: impl ToString) -> ImagingError {
 /// A bitstream, mostly where it lies in the file.
 type Bitstream<'a> = Cow<'a, [u8]>;
 
-/// Of colours, and of transparency if there is any.
-fn bitstreams<'a>(file: &'a AvifParser<'_>) -> Result<(Bitstream<'a>, Option<Bitstream<'a>>), ImagingError> {
+/// The bitstreams of colours, one or those of a grid, and that of transparency if there is any.
+type Contents<'a> = (Vec<Bitstream<'a>>, Option<Bitstream<'a>>, Option<Grid>);
+
+fn contents<'a>(file: &'a AvifParser<'_>) -> Result<Contents<'a>, ImagingError> {
     if file.animation_info().is_some() {
         let frame = file.frame(0).map_err(corrupt)?;
-        return Ok((frame.data, frame.alpha_data));
+        return Ok((vec![frame.data], frame.alpha_data, None));
     }
     let alpha = file.alpha_data().transpose().map_err(corrupt)?;
-    Ok((file.primary_data().map_err(corrupt)?, alpha))
+    let primary = file.primary_data().map_err(corrupt)?;
+    if file.grid_config().is_none() {
+        return Ok((vec![primary], alpha, None));
+    }
+    if alpha.is_some() {
+        return Err(unsupported("it is a grid of pictures with transparency"));
+    }
+    let grid = Grid::parse(&primary)?;
+    if file.grid_tile_count() != grid.rows * grid.columns {
+        return Err(corrupt("its grid lacks tiles"));
+    }
+    let tiles = (0..file.grid_tile_count()).map(|index| file.tile_data(index).map_err(corrupt));
+    Ok((tiles.collect::<Result<_, _>>()?, None, Some(grid)))
+}
+
+/// Planes, and how they were made from RGB.
+struct Colours {
+    planes: Planes,
+    matrix: Matrix,
+    is_full_range: bool,
+}
+
+fn colours(bitstream: &[u8], file: &AvifParser<'_>, limits: &Limits) -> Result<Colours, ImagingError> {
+    let picture = picture(bitstream, limits)?;
+    let (matrix, is_full_range) = coding(file, &picture)?;
+    Ok(Colours { planes: planes(&picture)?, matrix, is_full_range })
+}
+
+fn colours_of_tiles(
+    tiles: &[Bitstream<'_>],
+    grid: Grid,
+    file: &AvifParser<'_>,
+    limits: &Limits,
+) -> Result<Colours, ImagingError> {
+    let (width, height) = (grid.width as u64, grid.height as u64);
+    limits.check_size(FORMAT, width, height)?;
+    // The planes as 16 bits, RGB; a tile on its way, with room to spare.
+    limits.check_memory(FORMAT, (width * height).saturating_mul(3 * 2 + 3 + 3))?;
+    let mut coding = None;
+    let planes = grid.compose(tiles.iter().map(|tile| {
+        let Colours { planes, matrix, is_full_range } = colours(tile, file, limits)?;
+        coding.get_or_insert((matrix, is_full_range));
+        Ok(planes)
+    }))?;
+    let (matrix, is_full_range) = coding.expect("a grid that was composed has a tile");
+    Ok(Colours { planes, matrix, is_full_range })
 }
 
 /// Decodes the first picture of a bitstream.
@@ -216,7 +262,6 @@ fn plane(
 fn coding(file: &AvifParser<'_>, picture: &Picture) -> Result<(Matrix, bool), ImagingError> {
     const BT601: Matrix = luma(0.299, 0.114);
     const BT709: Matrix = luma(0.2126, 0.0722);
-    const BT2020: Matrix = luma(0.2627, 0.0593);
     let (code, is_full_range) = match file.color_info() {
         Some(&ColorInformation::Nclx { matrix_coefficients, full_range, .. }) => {
             (matrix_coefficients, full_range)
@@ -233,7 +278,7 @@ fn coding(file: &AvifParser<'_>, picture: &Picture) -> Result<(Matrix, bool), Im
         2 | 5 | 6 => BT601,
         4 => luma(0.30, 0.11),
         7 => luma(0.212, 0.087),
-        9 => BT2020,
+        9 => Matrix::BT2020,
         other => return Err(unsupported(format!("its colours are coded by matrix {other} of H.273"))),
     };
     Ok((matrix, is_full_range))

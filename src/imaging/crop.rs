@@ -1,7 +1,10 @@
 //! The centre crop: which window of the resized picture is needed, and the zeros around it.
 
 use super::ImagingError;
-use crate::domain::Pixels;
+use crate::domain::{ImageSpec, Pixels};
+
+/// Pixels of a resized picture that are never too many.
+const LARGEST_INPUT: u64 = 4096 * 4096;
 
 /// Columns and rows of a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,13 +51,18 @@ impl Window {
     /// Refuses a result above `max_pixels`. Only a shortest-edge resize without a crop can ask for it: a
     /// model's own input size is never the caller's fault, so it passes however low the limit is.
     pub(super) fn check(&self, max_pixels: u64) -> Result<(), ImagingError> {
-        const LARGEST_INPUT: u64 = 4096 * 4096;
         let (width, height) = (self.columns.len as u64, self.rows.len as u64);
         if width.saturating_mul(height) > max_pixels.max(LARGEST_INPUT) {
             return Err(ImagingError::ResizedTooLarge { width, height, limit: max_pixels });
         }
         Ok(())
     }
+}
+
+/// The most pixels that a picture prepared for `spec` can have.
+pub(super) fn most_pixels(spec: &ImageSpec, max_pixels: u64) -> u64 {
+    let [height, width] = spec.size().map(u64::from);
+    max_pixels.max(LARGEST_INPUT).max(height * width)
 }
 
 /// Puts the resampled window (RGB8, `rows.len` x `columns.len`) into the crop, zeros around it.

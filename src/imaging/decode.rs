@@ -11,7 +11,7 @@ use tracing::Span;
 use super::crop::Size;
 use super::limits::{Limits, Paced};
 use super::sniff::{Format, sniff};
-use super::{ImagingError, ImagingOptions, avif, icc, jpeg, tiff};
+use super::{Avif, ImagingError, ImagingOptions, avif, icc, jpeg, tiff};
 use crate::domain::{Icc, Resize};
 
 /// A picture's first frame, on its full canvas, not yet upright.
@@ -42,7 +42,7 @@ pub(super) fn decode(
     // For the trace of the picture's request.
     Span::current().record("sidelens.format", format.name());
     let decoded = match format {
-        Format::Avif if !options.avif => Err(ImagingError::AvifOff),
+        Format::Avif if matches!(options.avif, Avif::Refused) => Err(ImagingError::AvifOff),
         Format::Jpeg => jpeg::decode(encoded, limits, icc, reduce_for),
         Format::Avif => avif::decode(encoded, limits, icc),
         Format::Other(format, name) => other(encoded, format, name, limits, icc),

@@ -1,24 +1,31 @@
 //! Why a picture has no pixels.
 
+use serde::{Deserialize, Deserializer, Serialize, de};
+
 use crate::domain::ItemErrorKind;
 
+/// A name that the program knows. Spelled as a reference, serde would want to borrow it from what is read.
+pub type Name = &'static str;
+
 /// Why a picture has no pixels. Messages never quote its bytes.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum ImagingError {
     /// Zero bytes.
     #[error("the picture is empty")]
     Empty,
     /// Not one of the formats read here, told by its first bytes.
+    #[serde(skip)]
     #[error("this is {found}; JPEG, PNG, GIF, BMP, WebP, TIFF and AVIF are read")]
     UnknownFormat {
         /// What it looks like, with its article.
-        found: &'static str,
+        found: Name,
     },
     /// A known format in a flavour that is not read, such as a 12-bit JPEG.
     #[error("this flavour of {format} is not read: {detail}; save it as an 8-bit RGB file")]
     Unsupported {
         /// The format.
-        format: &'static str,
+        #[serde(deserialize_with = "format")]
+        format: Name,
         /// The decoder's words.
         detail: String,
     },
@@ -29,7 +36,8 @@ pub enum ImagingError {
     #[error("the {format} file is corrupt: {detail}")]
     Corrupt {
         /// The format.
-        format: &'static str,
+        #[serde(deserialize_with = "format")]
+        format: Name,
         /// The decoder's words.
         detail: String,
     },
@@ -52,7 +60,8 @@ pub enum ImagingError {
     )]
     TooMuchMemory {
         /// The format.
-        format: &'static str,
+        #[serde(deserialize_with = "format")]
+        format: Name,
         /// What its header asks for, or the least that is too much.
         needed: u64,
         /// `image.max_memory_bytes`.
@@ -65,9 +74,28 @@ pub enum ImagingError {
     )]
     TooSlow {
         /// The format.
-        format: &'static str,
+        #[serde(deserialize_with = "format")]
+        format: Name,
         /// `image.timeout_ms`.
         limit_ms: u64,
+    },
+    /// The process that decodes was ended by the picture, or while it was at it.
+    #[error("the {format} file ends its decoder ({how}); save it anew, and report it as a bug")]
+    DecoderDied {
+        /// The format.
+        #[serde(deserialize_with = "format")]
+        format: Name,
+        /// The status or signal that it ended by.
+        how: String,
+    },
+    /// No process to decode it in, or one that got nothing done.
+    #[error("there is no decoder for {format} at the moment: {reason}; try again")]
+    NoDecoder {
+        /// The format.
+        #[serde(deserialize_with = "format")]
+        format: Name,
+        /// What the system says.
+        reason: String,
     },
     /// A JPEG of so many scans that it can only be meant to take time.
     #[error("the JPEG file has {scans} scans, above the {limit} that are read; save it anew")]
@@ -100,10 +128,22 @@ impl ImagingError {
                 ItemErrorKind::NotAnImage
             }
             // Final, unlike `timeout`: CPU time is the picture's own, so a second try takes as long.
-            Self::Corrupt { .. } | Self::TooSlow { .. } | Self::TooManyScans { .. } => ItemErrorKind::Corrupt,
+            Self::Corrupt { .. }
+            | Self::TooSlow { .. }
+            | Self::TooManyScans { .. }
+            | Self::DecoderDied { .. } => ItemErrorKind::Corrupt,
+            Self::NoDecoder { .. } => ItemErrorKind::Internal,
             Self::TooManyPixels { .. } | Self::TooMuchMemory { .. } | Self::ResizedTooLarge { .. } => {
                 ItemErrorKind::TooManyPixels
             }
         }
     }
+}
+
+/// The name of a format, which errors hold for as long as the program runs.
+fn format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Name, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let known =
+        ["JPEG", "PNG", "GIF", "BMP", "WebP", "TIFF", "AVIF"].into_iter().find(|known| *known == name);
+    known.ok_or_else(|| de::Error::custom("no format that is read"))
 }

@@ -126,7 +126,7 @@ fn what_is_broken_gives_pixels_or_an_error() {
     let mut random = Random(0x5eed);
     for picture in pictures() {
         let whole = picture.encoded();
-        let options = ImagingOptions { icc: Icc::Srgb, ..limits };
+        let options = ImagingOptions { icc: Icc::Srgb, ..limits.clone() };
         for _ in 0..12 {
             let mut broken = whole.clone();
             match random.below(3) {
@@ -215,7 +215,7 @@ fn later_frames_are_never_read() {
 #[test]
 fn avif_is_read_only_where_it_is_opened() {
     let file = pictures().into_iter().find(|picture| picture.file.ends_with(".avif")).expect("one").encoded();
-    let closed = ImagingOptions { avif: false, ..ImagingOptions::REFERENCE };
+    let closed = ImagingOptions { avif: Avif::Refused, ..ImagingOptions::REFERENCE };
     assert_eq!(prepare(&file, &own_size(37, 23), &closed), Err(ImagingError::AvifOff));
     assert!(prepare(&file, &own_size(37, 23), &ImagingOptions::REFERENCE).is_ok());
 }

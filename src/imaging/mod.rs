@@ -5,7 +5,8 @@
 //! normalisation are left to the device, fetching and base64 to the rooms before this one.
 //!
 //! libjpeg's errors unwind and are caught in `jpeg.rs`. A panic of another decoder is not: the caller runs
-//! this room behind its own `catch_unwind`. Of rav1d none may come: see `avif.rs`.
+//! this room behind its own `catch_unwind`. One of rav1d, which decodes AVIF, ends the process: the service has it
+//! decode in others ([`Workers`]).
 
 mod alpha;
 mod avif;
@@ -24,14 +25,39 @@ mod sniff;
 #[cfg(test)]
 mod tests;
 mod tiff;
+mod workers;
 mod yuv;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use crate::domain::{Background, Decode, Icc, ImageSpec, Pixels};
 
 pub use error::ImagingError;
+use sniff::{Format, sniff};
+pub use workers::{ServeError, WorkerCommand, Workers, serve};
+
+/// Where AVIF is decoded: rav1d ends the process where it panics.
+#[derive(Debug, Clone)]
+pub enum Avif {
+    /// Nowhere; it is refused by name.
+    Refused,
+    /// In this process, for those who may lose it.
+    InProcess,
+    /// In processes of their own.
+    InWorkers(Arc<Workers>),
+}
+
+impl Avif {
+    /// What holds in a process that was started to decode.
+    fn in_process() -> Self {
+        Self::InProcess
+    }
+}
 
 /// What the service decides about every picture, whatever the model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImagingOptions {
     /// Whether a large JPEG may be decoded at a fraction of its size.
     pub decode: Decode,
@@ -39,8 +65,9 @@ pub struct ImagingOptions {
     pub background: Background,
     /// What happens to embedded colour profiles.
     pub icc: Icc,
-    /// Whether AVIF is read, see `avif.rs`.
-    pub avif: bool,
+    /// Whether and where AVIF is decoded.
+    #[serde(skip, default = "Avif::in_process")]
+    pub avif: Avif,
     /// Most pixels (width times height) of a picture, checked in its header before anything is allocated.
     pub max_pixels: u64,
     /// Most bytes that decoding a picture may take, reckoned from its header in the same way.
@@ -55,7 +82,7 @@ impl ImagingOptions {
         decode: Decode::Exact,
         background: Background::WHITE,
         icc: Icc::Ignore,
-        avif: true,
+        avif: Avif::InProcess,
         max_pixels: 50_000_000,
         max_memory_bytes: 512 << 20,
         timeout_ms: 10_000,
@@ -68,8 +95,12 @@ impl ImagingOptions {
 /// animation the first frame counts.
 ///
 /// # Errors
-/// [`ImagingError`], whose [`kind`](ImagingError::kind) says what the caller is told. All are the caller's fault.
+/// [`ImagingError`], whose [`kind`](ImagingError::kind) says what the caller is told. All but `NoDecoder` are the caller's
+/// fault.
 pub fn prepare(encoded: &[u8], spec: &ImageSpec, options: &ImagingOptions) -> Result<Pixels, ImagingError> {
+    if let (Avif::InWorkers(workers), Ok(Format::Avif)) = (&options.avif, sniff(encoded)) {
+        return workers.prepare(encoded, spec, options);
+    }
     let reduce_for = match options.decode {
         Decode::Fast => Some(spec.resize),
         Decode::Exact => None,

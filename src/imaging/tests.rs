@@ -170,7 +170,8 @@ fn the_limit_counts_pixels() {
     let encoded = read("images/photo_baseline_420.jpg");
     let small = spec(Resize::ShortestEdge(40), None, Filter::Bicubic);
     for options in [OPTIONS, FAST] {
-        let prepare = |max_pixels| prepare(&encoded, &small, &ImagingOptions { max_pixels, ..options });
+        let prepare =
+            |max_pixels| prepare(&encoded, &small, &ImagingOptions { max_pixels, ..options.clone() });
         assert!(prepare(160_000).is_ok());
         let error = prepare(159_999).unwrap_err();
         assert_eq!(error, ImagingError::TooManyPixels { width: 400, height: 400, limit: 159_999 });

@@ -19,6 +19,17 @@ pub(super) struct Planes {
     pub depth: u32,
 }
 
+impl Planes {
+    /// Drops the low bits, which libavif does before anything else.
+    fn cut_to_8_bits(&mut self) {
+        let shift = self.depth - 8;
+        for plane in self.chroma.iter_mut().flatten().chain([&mut self.luma]) {
+            plane.samples.iter_mut().for_each(|sample| *sample = (*sample >> shift).min(255));
+        }
+        self.depth = 8;
+    }
+}
+
 /// How the planes were made from RGB.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Matrix {
@@ -28,13 +39,21 @@ pub(super) enum Matrix {
     Luma { red: f64, blue: f64 },
 }
 
+impl Matrix {
+    /// Of BT.2020.
+    pub const BT2020: Self = Self::Luma { red: 0.2627, blue: 0.0593 };
+}
+
 /// Interleaved RGB8.
-pub(super) fn to_rgb(planes: &Planes, matrix: Matrix, is_full_range: bool) -> Vec<u8> {
+pub(super) fn to_rgb(mut planes: Planes, matrix: Matrix, is_full_range: bool) -> Vec<u8> {
+    if matrix != Matrix::Identity {
+        planes.cut_to_8_bits();
+    }
     let Plane { samples, width, height } = &planes.luma;
     let mut rgb = Vec::with_capacity(width * height * 3);
     let middle = vec![1 << (planes.depth - 1); *width];
     let (mut blues, mut reds) = (middle.clone(), middle);
-    let weights = Weights::new(matrix, is_full_range);
+    let weights = Weights::new(matrix, is_full_range, planes.chroma.is_none());
     for (y, luma) in samples.chunks_exact(*width).enumerate() {
         if let Some([blue, red]) = &planes.chroma {
             upsample_row(blue, &planes.luma, y, &mut blues);
@@ -43,7 +62,7 @@ pub(super) fn to_rgb(planes: &Planes, matrix: Matrix, is_full_range: bool) -> Ve
         for ((&luma, &blue), &red) in luma.iter().zip(&blues).zip(&reds) {
             rgb.extend(match matrix {
                 Matrix::Identity => [red, luma, blue].map(|sample| to_8_bits(sample, planes.depth)),
-                Matrix::Luma { .. } => weights.rgb(luma, blue, red, planes.depth),
+                Matrix::Luma { .. } => weights.rgb(luma, blue, red),
             });
         }
     }
@@ -90,13 +109,15 @@ struct Weights {
 }
 
 impl Weights {
-    fn new(matrix: Matrix, is_full_range: bool) -> Self {
+    fn new(matrix: Matrix, is_full_range: bool, is_gray: bool) -> Self {
         let Matrix::Luma { red, blue } = matrix else {
             return Self { luma: 0, offset: 0, red: 0, green: [0; 2], blue: 0 };
         };
-        // The limited range has 219 steps of luma above 16, and 224 of chroma.
+        // The limited range has 219 steps of luma above 16, and 224 of chroma. libyuv has three decimals of the former,
+        // but for the youngest matrix; gray does not go through it.
+        let stretch = if is_gray || matrix == Matrix::BT2020 { 255.0 / 219.0 } else { 1.164 };
         let (luma, black, chroma): (f64, f64, f64) =
-            if is_full_range { (1.0, 0.0, 1.0) } else { (255.0 / 219.0, 16.0, 255.0 / 224.0) };
+            if is_full_range { (1.0, 0.0, 1.0) } else { (stretch, 16.0, 255.0 / 224.0) };
         let green = 1.0 - red - blue;
         let in_64ths = |weight: f64| ((weight * chroma * 64.0).round() as i32).min(128);
         Self {
@@ -108,11 +129,11 @@ impl Weights {
         }
     }
 
-    fn rgb(&self, luma: u16, blue: u16, red: u16, depth: u32) -> [u8; 3] {
-        // Luma counts with 16 bits, its high ones repeated below; chroma with 8.
-        let luma = u32::from(luma) << (16 - depth) | u32::from(luma) >> (2 * depth - 16);
-        let luma = ((luma * self.luma) >> 16) as i32 + self.offset;
-        let centred = |chroma: u16| i32::from(chroma >> (depth - 8)).min(255) - 128;
+    /// Of samples of 8 bits.
+    fn rgb(&self, luma: u16, blue: u16, red: u16) -> [u8; 3] {
+        // Luma counts with 16 bits, its high ones repeated below.
+        let luma = ((u32::from(luma) * 0x101 * self.luma) >> 16) as i32 + self.offset;
+        let centred = |chroma: u16| i32::from(chroma) - 128;
         let (blue, red) = (centred(blue), centred(red));
         [luma + red * self.red, luma - blue * self.green[0] - red * self.green[1], luma + blue * self.blue]
             .map(|sum| (sum >> 6).clamp(0, 255) as u8)

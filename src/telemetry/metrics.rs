@@ -92,6 +92,8 @@ pub struct Metrics {
     pub inference_seconds: HistogramVec,
     /// Seconds to decode, resize and crop one picture.
     pub decode_seconds: Histogram,
+    /// Processes that decode AVIF and were lost over a picture: it ended them, or they were ended since they took too much.
+    pub decode_workers_lost: IntCounter,
     /// Seconds to fetch one picture, failed ones included.
     pub fetch_seconds: Histogram,
     /// Pictures asked for by http(s) address, by `outcome`.
@@ -207,6 +209,11 @@ impl Metrics {
                 &SECONDS,
             ),
             decode_seconds: histogram(r, "decode_seconds", "Seconds to decode, resize and crop one picture."),
+            decode_workers_lost: counter(
+                r,
+                "decode_workers_lost_total",
+                "Processes that decode AVIF lost over a picture.",
+            ),
             fetch_seconds: histogram(r, "fetch_seconds", "Seconds to fetch one picture that is not at hand."),
             fetches: counters(r, "fetches_total", "Pictures asked for by http(s) address.", &["outcome"]),
             fetch_retries: counter(r, "fetch_retries_total", "Second attempts to download a picture."),

@@ -17,6 +17,8 @@ use sidelens::runtime::LoadedModel;
 use sidelens::runtime::stub::{StubBackend, StubRecord, stub_model, stub_model_over};
 use sidelens::telemetry::Metrics;
 
+use crate::support::decode_worker;
+
 struct Service {
     embedder: Embedder,
     metrics: Arc<Metrics>,
@@ -36,7 +38,7 @@ impl Service {
         adjust(&mut config);
         let metrics = Metrics::new();
         let fetcher = Fetcher::new(&config.fetch, metrics.clone()).unwrap();
-        let shared = Shared::new(&config, fetcher, metrics.clone()).unwrap();
+        let shared = Shared::new(&config, fetcher, decode_worker, metrics.clone()).unwrap();
         let embedder = Embedder::new(model, &config.batch, &shared).unwrap();
         Self { embedder, metrics }
     }

@@ -22,10 +22,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("dialect", &[]),
     ("http", &["config", "dialect", "embedder", "telemetry"]),
     ("hub", &["config", "telemetry"]),
-    ("app", &["config", "embedder", "fetch", "http", "hub", "runtime", "shutdown", "telemetry"]),
+    ("app", &["config", "embedder", "fetch", "http", "hub", "imaging", "runtime", "shutdown", "telemetry"]),
     ("shutdown", &[]),
     ("load", &[]),
-    ("cli", &["app", "cache", "config", "hub", "load", "model", "runtime", "shutdown", "telemetry"]),
+    (
+        "cli",
+        &["app", "cache", "config", "hub", "imaging", "load", "model", "runtime", "shutdown", "telemetry"],
+    ),
 ];
 
 /// Crates that stay in one room: no other may name them.
@@ -36,6 +39,7 @@ const KEPT_IN: &[(&str, &[&str])] = &[
     ("hf_hub", &["hub"]),
     ("object_store", &["fetch"]),
     ("mozjpeg", &["imaging"]),
+    ("re_rav1d", &["imaging"]),
     ("tokenizers", &["text"]),
     ("moka", &["cache"]),
     ("governor", &["http"]),

@@ -215,6 +215,7 @@ async fn every_series_is_there_from_the_start() {
         "sidelens_cache_hits_total",
         "sidelens_cache_misses_total",
         "sidelens_decode_seconds",
+        "sidelens_decode_workers_lost_total",
         "sidelens_device_errors_total",
         "sidelens_fetch_retries_total",
         "sidelens_fetch_seconds",

@@ -30,3 +30,5 @@ mod support;
 mod tls;
 #[cfg(feature = "torch")]
 mod traces;
+#[cfg(target_os = "linux")]
+mod workers;

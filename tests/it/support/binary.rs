@@ -17,6 +17,11 @@ pub fn sidelens(args: &[&str]) -> Command {
     command
 }
 
+/// What a service within the tests has decoded in a process of its own.
+pub fn decode_worker() -> Command {
+    sidelens(&["decode-worker"])
+}
+
 /// A serving program; killed when dropped.
 pub struct Running {
     child: Child,
@@ -48,6 +53,11 @@ impl Running {
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
         assert!(sent.expect("kill runs").success());
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Waits for its end.

@@ -21,7 +21,7 @@ use sidelens::{
 };
 use tokio::sync::oneshot;
 
-pub use binary::{Running, sidelens};
+pub use binary::{Running, decode_worker, sidelens};
 #[cfg(feature = "torch")]
 pub use collector::{Collector, attributes};
 pub use hub_server::{COMMIT, Faults, HubServer, TOKEN};
@@ -79,7 +79,7 @@ impl TestApp {
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
             let outcome = runtime.block_on(async {
                 let listener = app::bind(&config.server)?.listen()?;
-                let app = App::build(config, models, listener)?;
+                let app = App::build(config, models, listener, decode_worker)?;
                 // Whoever asked is gone: then the other channel is closed as well.
                 let _gone = started.send((app.address(), app.admin_address(), app.url()));
                 app.run_until_stopped(async { _ = stopped.await }).await
