@@ -19,7 +19,7 @@ use prometheus::IntCounter;
 
 pub use file::replace_file;
 pub use key::CacheKey;
-pub use table::TableError;
+pub use table::{FailedItem, TableError, TableItem, write_items};
 pub use value::{CachedVector, Source};
 
 use self::{memory::Memory, tier::Tier};

@@ -5,6 +5,7 @@ mod bench;
 mod cache;
 mod config;
 mod download;
+mod embed;
 mod healthcheck;
 mod meilisearch;
 mod serve;
@@ -16,8 +17,9 @@ use clap::{Parser, Subcommand};
 
 pub use args::ConfigArgs;
 pub use bench::{BenchArgs, BenchError};
-pub use cache::{CacheArgs, CacheCommand, CacheError};
+pub use cache::{CacheCommand, CacheError, ExportArgs, ImportArgs, ServiceArgs};
 pub use download::DownloadArgs;
+pub use embed::{EmbedArgs, EmbedCommandError};
 pub use healthcheck::HealthcheckError;
 pub use settings::{SettingsArgs, SettingsError};
 pub use verify::{VerifyArgs, VerifyError};
@@ -53,6 +55,8 @@ enum Command {
     Download(DownloadArgs),
     /// Checks that a model on this machine is whole and can be served.
     Verify(VerifyArgs),
+    /// Embeds a list of pictures and texts, without a server, and writes Parquet.
+    Embed(Box<EmbedArgs>),
     /// Moves vectors between a running service and a Parquet file.
     #[command(subcommand)]
     Cache(CacheCommand),
@@ -84,6 +88,9 @@ pub enum CliError {
     /// The model cannot be served.
     #[error(transparent)]
     Verify(#[from] VerifyError),
+    /// Not everything is embedded.
+    #[error(transparent)]
+    Embed(#[from] EmbedCommandError),
     /// No vectors were moved.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -103,6 +110,7 @@ impl CliError {
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::App(error) => error.exit_status(),
+            Self::Embed(error) => error.exit_status(),
             _ => 1,
         }
     }
@@ -125,6 +133,7 @@ impl Cli {
             Command::Settings(args) => settings::run(&args),
             Command::Download(args) => download::run(args),
             Command::Verify(args) => verify::run(&args),
+            Command::Embed(args) => embed::run(&args),
             Command::Cache(command) => cache::run(&command),
             Command::Bench(args) => bench::run(&args),
         }
@@ -144,6 +153,7 @@ mod tests {
             Command::Settings(args) => args.config.sets(),
             Command::Download(args) => args.config.sets(),
             Command::Verify(args) => args.config.sets(),
+            Command::Embed(args) => args.config.sets(),
             Command::Cache(_) | Command::Bench(_) => panic!("it has no settings"),
         }
     }

@@ -6,6 +6,7 @@
 //! to find out.
 
 mod body;
+mod bucket_folder;
 mod buckets;
 mod client;
 mod data_url;
@@ -30,6 +31,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use url::{ParseError, Url};
 
+pub use bucket_folder::BucketFolder;
 pub use error::{FetchError, FetchSetupError, HostFailure};
 pub use guard::{Guard, is_global};
 
