@@ -20,6 +20,79 @@
 {{- end -}}
 {{- end -}}
 
+{{/* Metadata of a pod, from a dict of `root` and `component`. */}}
+{{- define "sidelens.podMetadata" -}}
+labels:
+  # Not the chart's version: a chart that changes nothing here must not restart a pod.
+  {{- include "sidelens.selectorLabels" .root | nindent 2 }}
+  app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+  app.kubernetes.io/component: {{ .component }}
+  {{- with .root.Values.commonLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- with .root.Values.podLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+annotations:
+  # Sidelens reads its configuration at the start only.
+  checksum/config: {{ include "sidelens.toml" .root | sha256sum }}
+  {{- with .root.Values.podAnnotations }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{/* What all pods that run Sidelens have in common, but for containers and volumes. */}}
+{{- define "sidelens.podSettings" -}}
+{{- $preset := include "sidelens.preset" . | fromJson -}}
+serviceAccountName: {{ include "sidelens.serviceAccountName" . }}
+automountServiceAccountToken: false
+# Variables such as SIDELENS_SEARCH_PORT, after other Services, would be taken for settings.
+enableServiceLinks: false
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with default $preset.runtimeClassName .Values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with .Values.podSecurityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "sidelens.initContainers" -}}
+{{- if or .Values.initContainers (include "sidelens.downloads" .) }}
+initContainers:
+  {{- with .Values.initContainers }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- if include "sidelens.downloads" . }}
+  {{- include "sidelens.downloadContainers" . | trim | nindent 2 }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The nodes that pods may run on. */}}
+{{- define "sidelens.placement" -}}
+{{- $preset := include "sidelens.preset" . | fromJson -}}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with include "sidelens.affinity" . | fromJson }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with concat $preset.tolerations .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{/* Requests and limits of the service, as JSON. */}}
 {{- define "sidelens.resources" -}}
 {{- $preset := include "sidelens.preset" . | fromJson -}}
@@ -129,14 +202,16 @@ chart's, since a name listed twice is refused by server-side apply. */}}
 {{- end }}
 {{- end -}}
 
+{{/* A pod's volumes, from a dict of `root` and the keys of `secrets` that it mounts. */}}
 {{- define "sidelens.volumes" -}}
+{{- $values := .root.Values -}}
 - name: config
   configMap:
-    name: {{ include "sidelens.fullname" . }}
+    name: {{ include "sidelens.fullname" .root }}
 - name: tmp
   emptyDir:
-    sizeLimit: {{ .Values.tmpSizeLimit }}
-{{- with .Values.modelCache }}
+    sizeLimit: {{ $values.tmpSizeLimit }}
+{{- with $values.modelCache }}
 {{- if eq .mode "emptyDir" }}
 - name: models
   emptyDir:
@@ -144,24 +219,24 @@ chart's, since a name listed twice is refused by server-side apply. */}}
 {{- else if ne .mode "image" }}
 - name: models
   persistentVolumeClaim:
-    claimName: {{ include "sidelens.claimName" $ }}
+    claimName: {{ include "sidelens.claimName" $.root }}
     {{- if .readOnly }}
     readOnly: true
     {{- end }}
 {{- end }}
 {{- end }}
-{{- with .Values.secrets }}
-{{- range $name, $secret := dict "hub-token" .hubToken "keys" .apiKeys "tls" .tls }}
+{{- $names := dict "hubToken" "hub-token" "apiKeys" "keys" "tls" "tls" -}}
+{{- range $key := .secrets }}
+{{- $secret := index $values.secrets $key }}
 {{- if $secret.existingSecret }}
-- name: {{ $name }}
+- name: {{ index $names $key }}
   secret:
     secretName: {{ $secret.existingSecret }}
     # Readable by the pod's group, which is `fsGroup`.
     defaultMode: 0440
 {{- end }}
 {{- end }}
-{{- end }}
-{{- with .Values.extraVolumes }}
+{{- with $values.extraVolumes }}
 {{ toYaml . }}
 {{- end }}
 {{- end -}}
