@@ -197,6 +197,8 @@ fn reference(image: &str) -> Option<String> {
             let _ = (url.set_username(""), url.set_password(None));
             Some(url.into())
         }
+        // Broken, so that nobody can tell what is secret in it.
+        Err(_) if image.contains("://") && image.contains('@') => None,
         _ => Some(image.to_owned()),
     }
 }
@@ -292,6 +294,7 @@ mod tests {
         let check = |image: &str, expected: Option<&str>| assert_eq!(reference(image).as_deref(), expected);
         check("https://user:secret@h/a.jpg?size=1", Some("https://h/a.jpg?size=1"));
         check("https://h/a b.jpg?x#y", Some("https://h/a b.jpg?x#y"));
+        check("https://user:secret@no host/a.jpg", None);
         check("data:image/png;base64,AAAA", None);
         check("dir/a.jpg", Some("dir/a.jpg"));
     }

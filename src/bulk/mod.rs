@@ -20,11 +20,7 @@ pub use output::Output;
 pub use record::{Record, Summary};
 pub use shard::Shard;
 
-use self::{
-    list::Lines,
-    progress::Progress,
-    run::{Run, table_name},
-};
+use self::{list::Lines, progress::Progress, run::Run};
 use crate::{cache::TableError, domain::EmbedError, embedder::Embedder};
 
 /// What is to be done.
@@ -121,8 +117,7 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(Summary, End), BulkError> {
     let mut stop = pin!(stop);
-    let failed = |source| plan.unwritten(source);
-    let _claim = plan.output.claim().map_err(failed)?;
+    let _claim = plan.output.claim().map_err(|source| plan.unwritten(source))?;
     let mut record = plan.record(embedder).await?;
     let open = || Lines::open(&plan.list, plan.shard, record.next_line, plan.is_json, plan.max_line_bytes);
     let (lines, position) = open().map_err(|source| plan.unread(source))?;
@@ -132,6 +127,7 @@ pub async fn run(
         return Err(plan.other("a list of", format!("{before} bytes"), format!("{now} bytes")));
     }
     record.list_bytes = position.total;
+    let items_before = record.items;
     let mut end = End::Complete;
     let mut progress = Progress::new(position);
     if !record.complete {
@@ -141,30 +137,25 @@ pub async fn run(
             () = &mut stop => false,
         };
         if is_warm {
-            // One that was written, but not counted.
-            plan.output.remove(&table_name(record.tables)).await.map_err(failed)?;
             progress.restart();
             let run = Run::new(plan, embedder, &mut record, &mut progress);
             end = run.until(lines, stop).await?;
         }
     }
-    let summary = Summary {
-        output: plan.output.to_string(),
-        record,
-        new_items: progress.n_items,
-        seconds: progress.seconds(),
-        items_per_second: progress.rate(),
-    };
-    Ok((summary, end))
+    let (new_items, seconds) = (record.items - items_before, progress.seconds());
+    let items_per_second = new_items as f64 / seconds;
+    let output = plan.output.to_string();
+    Ok((Summary { output, record, new_items, seconds, items_per_second }, end))
 }
 
 impl Plan {
-    /// How far this shard is, if it was begun with the same model and as the same part.
+    /// How far this shard is, if it was begun so that its vectors are the same, and as the same part.
     async fn record(&self, embedder: &Embedder) -> Result<Record, BulkError> {
         let info = embedder.info();
         let fresh = Record {
             model: info.spec.name.clone(),
             model_fingerprint: info.fingerprint.to_string(),
+            pictures: embedder.picture_settings(),
             dimensions: info.spec.dimensions,
             shard: self.shard.to_string(),
             list_bytes: None,
@@ -181,6 +172,7 @@ impl Plan {
             .map_err(|source| BulkError::Record { output: self.output.to_string(), source })?;
         for (what, before, now) in [
             ("the model", &found.model_fingerprint, fresh.model_fingerprint),
+            ("the settings of pictures", &found.pictures, fresh.pictures),
             ("the shard", &found.shard, fresh.shard),
         ] {
             if *before != now {

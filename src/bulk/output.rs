@@ -78,17 +78,6 @@ impl Output {
             Place::Bucket(folder) => folder.put(name, content.into()).await,
         }
     }
-
-    /// Removes a file, if there is one of this name.
-    pub(super) async fn remove(&self, name: &str) -> io::Result<()> {
-        match &self.place {
-            Place::Directory(dir) => match fs::remove_file(dir.join(name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            },
-            Place::Bucket(folder) => folder.delete(name).await,
-        }
-    }
 }
 
 impl fmt::Display for Output {

@@ -21,10 +21,8 @@ pub(super) struct Progress {
     /// The share of the list that earlier runs have done.
     begun_at: Option<f64>,
     bar: Option<ProgressBar>,
-    /// Items of this run that are done.
-    pub n_items: u64,
-    /// Those of them without a vector.
-    pub n_failed: u64,
+    n_items: u64,
+    n_failed: u64,
 }
 
 impl Progress {
@@ -73,7 +71,7 @@ impl Progress {
     }
 
     /// Items a second.
-    pub fn rate(&self) -> f64 {
+    fn rate(&self) -> f64 {
         self.n_items as f64 / self.seconds().max(f64::MIN_POSITIVE)
     }
 

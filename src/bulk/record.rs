@@ -16,6 +16,8 @@ pub struct Record {
     pub model: String,
     /// What tells its vectors from those of others.
     pub model_fingerprint: String,
+    /// The settings that change a picture's pixels.
+    pub pictures: String,
     /// Components of a vector.
     pub dimensions: usize,
     /// Which part of the list, as `i/n`.
@@ -89,6 +91,9 @@ impl fmt::Display for Summary {
             write!(f, " ({})", kinds.join(", "))?;
         }
         writeln!(f, "; vectors of {}, model {}", record.dimensions, record.model_fingerprint)?;
-        write!(f, "{new_items} items in {seconds:.1} s, {items_per_second:.1} a second")
+        match (record.complete, new_items) {
+            (true, 0) => write!(f, "nothing was left to do"),
+            _ => write!(f, "{new_items} items in {seconds:.1} s, {items_per_second:.1} a second"),
+        }
     }
 }

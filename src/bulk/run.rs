@@ -187,6 +187,6 @@ fn read(lines: Lines) -> mpsc::Receiver<io::Result<Line>> {
 }
 
 /// The name of a table; there is room for a million of them before names stop sorting.
-pub(super) fn table_name(number: u64) -> String {
+fn table_name(number: u64) -> String {
     format!("{number:06}.parquet")
 }

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     cache::{CacheKey, CachedVector},
     domain::{Content, EmbedError, ItemErrorKind, Lane, OnItemError},
+    imaging::ImagingOptions,
 };
 
 /// Why an input has no vector.
@@ -48,6 +49,12 @@ impl Embedder {
             PartError::Item(kind, message) => KeptError::Item { kind, message },
             PartError::Request(error) => KeptError::Work(error),
         })
+    }
+
+    /// The settings that change a picture's vector, beside the model: `image.decode`, `image.background`, `image.icc`.
+    pub fn picture_settings(&self) -> String {
+        let ImagingOptions { decode, background, icc, .. } = self.inner.pipeline.imaging;
+        format!("{}, {}, {}", decode.as_str(), String::from(background), icc.as_str())
     }
 
     /// Pictures that can be pixels at once: with fewer inputs under way the device may wait.

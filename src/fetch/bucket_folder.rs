@@ -62,17 +62,6 @@ impl BucketFolder {
         Ok(())
     }
 
-    /// Removes an object, if there is one.
-    ///
-    /// # Errors
-    /// When the object store refuses.
-    pub async fn delete(&self, name: &str) -> io::Result<()> {
-        match self.store.delete(&self.at(name)).await {
-            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     fn at(&self, name: &str) -> Path {
         self.prefix.clone().join(name)
     }

@@ -22,10 +22,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("dialect", &[]),
     ("http", &["config", "dialect", "embedder", "telemetry"]),
     ("hub", &["config", "telemetry"]),
+    ("bulk", &["cache", "config", "embedder", "fetch"]),
     ("app", &["config", "embedder", "fetch", "http", "hub", "runtime", "shutdown", "telemetry"]),
     ("shutdown", &[]),
     ("load", &[]),
-    ("cli", &["app", "cache", "config", "hub", "load", "model", "runtime", "shutdown", "telemetry"]),
+    ("cli", &["app", "bulk", "cache", "config", "hub", "load", "model", "runtime", "shutdown", "telemetry"]),
 ];
 
 /// Crates that stay in one room: no other may name them.

@@ -1,6 +1,7 @@
 //! The service in one line, so that a test reads as request, then answer.
 
 mod binary;
+mod bucket_server;
 mod hub_server;
 mod machine;
 mod picture_server;
@@ -19,6 +20,7 @@ use sidelens::{
 use tokio::sync::oneshot;
 
 pub use binary::{Running, sidelens};
+pub use bucket_server::BucketServer;
 pub use hub_server::{COMMIT, Faults, HubServer, TOKEN};
 pub use machine::{Machine, directory, refusal};
 pub use picture_server::PictureServer;
