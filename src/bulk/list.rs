@@ -85,7 +85,7 @@ impl Lines {
                     return Err(io::ErrorKind::IsADirectory.into());
                 }
                 // A pipe has no size.
-                (Box::new(file), metadata.is_file().then(|| metadata.len()))
+                (Box::new(file), metadata.is_file().then_some(metadata.len()))
             }
         };
         let position = Position { read: Arc::default(), total };

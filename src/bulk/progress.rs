@@ -28,14 +28,12 @@ pub(super) struct Progress {
 impl Progress {
     pub fn new(position: Position) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
-            let length = if position.total.is_some() {
-                ProgressBar::new(BAR_LENGTH)
-            } else {
-                ProgressBar::no_length()
+            let (bar, style) = match position.total {
+                Some(_) => (ProgressBar::new(BAR_LENGTH), "[{bar:24}] {percent}% {wide_msg}"),
+                None => (ProgressBar::no_length(), "{wide_msg}"),
             };
-            let style = ProgressStyle::with_template("[{bar:24}] {percent}% {wide_msg}")
-                .expect("the template is sound");
-            length.with_style(style.progress_chars("=> "))
+            let style = ProgressStyle::with_template(style).expect("the template is sound");
+            bar.with_style(style.progress_chars("=> "))
         });
         Self { started: Instant::now(), position, begun_at: None, bar, n_items: 0, n_failed: 0 }
     }

@@ -78,9 +78,9 @@ pub enum CacheError {
         /// What the system says.
         source: io::Error,
     },
-    /// A directory without tables.
-    #[error("{0} has no .parquet file in it")]
-    NoTables(String),
+    /// Directories without tables.
+    #[error("there is no .parquet file in what was named")]
+    NoTables,
     /// The service does not answer, or no longer.
     #[error("no whole answer from {url}: {cause}")]
     Connection {
@@ -145,13 +145,13 @@ fn tables(files: &[PathBuf]) -> Result<Vec<PathBuf>, CacheError> {
         let entries = entries.map_err(|source| CacheError::Io(source).of(file))?;
         let mut within: Vec<_> = entries.into_iter().map(|entry| entry.path()).collect();
         within.retain(|path| path.extension().is_some_and(|extension| extension == "parquet"));
-        if within.is_empty() {
-            return Err(CacheError::NoTables(file.display().to_string()));
-        }
         within.sort();
         tables.append(&mut within);
     }
-    Ok(tables)
+    match tables.is_empty() {
+        true => Err(CacheError::NoTables),
+        false => Ok(tables),
+    }
 }
 
 /// Writes the service's table, and gives its bytes.
