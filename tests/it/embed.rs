@@ -288,7 +288,7 @@ fn what_is_done_stays_as_it_is() {
         "{other}"
     );
     let other = refusal(&work.run(&["--set", "image.decode=exact"]));
-    assert!(other.contains("was begun with the settings of pictures fast, white, ignore"), "{other}");
+    assert!(other.contains("was begun with the settings of pictures fast, #ffffff, ignore"), "{other}");
     let other = refusal(&work.run(&["--shard", "0/2"]));
     assert!(other.contains("was begun with the shard 0/1, and this is 0/2"), "{other}");
     fs::write(&work.list, "0001.jpg").expect("written");
