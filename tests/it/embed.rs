@@ -111,18 +111,22 @@ impl Work {
 
     /// Starts it, and waits until so many tables are written and counted.
     fn start_until(&self, tables: u64, args: &[&str]) -> Child {
-        let child =
-            self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut command = self.command(args);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
         let progress = self.output("part-0.parquet/_progress.json");
-        for _ in 0..6000 {
-            let written =
-                fs::read(&progress).ok().and_then(|json| serde_json::from_slice::<Value>(&json).ok());
-            if written.is_some_and(|record| record["tables"].as_u64() >= Some(tables)) {
-                return child;
-            }
+        let are_there = || {
+            let record: Value = serde_json::from_slice(&fs::read(&progress).ok()?).ok()?;
+            (record["tables"].as_u64()? >= tables).then_some(())
+        };
+        let is_time = (0..6000).any(|_| {
             thread::sleep(Duration::from_millis(10));
+            are_there().is_some()
+        });
+        if !is_time {
+            child.kill().expect("it runs");
+            panic!("waited a minute, in vain, for {tables} tables: {:?}", child.wait_with_output());
         }
-        panic!("waited a minute, in vain, for {tables} tables");
+        child
     }
 }
 
