@@ -10,25 +10,29 @@
 ARG RUST_IMAGE=rust:1.95-slim-bookworm
 ARG RUNTIME_IMAGE=debian:bookworm-slim
 
-# --- What compiles: a C++ compiler for libtorch's bindings and libjpeg, Python for fetching libtorch.
+# --- What compiles: a C++ compiler for libtorch's bindings and libjpeg, nasm for libjpeg's SIMD, Python for fetching
+# libtorch.
 FROM ${RUST_IMAGE} AS tools
 # The versions are the distribution's: pinned ones vanish from its mirrors with each update.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates g++ make python3 python3-pip \
+    && apt-get install --yes --no-install-recommends ca-certificates g++ make nasm python3 python3-pip \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 
-# --- libtorch, from wheels that are pinned by digest. Names of other indexes are passed as pip knows them.
+# --- libtorch, from wheels that are pinned by digest. Names of other indexes are passed as pip knows them. PyTorch's
+# own libraries bring 90 MB of names for debuggers; NVIDIA's stay as they are, as their licence wants.
 FROM tools AS libtorch
 ARG PIP_INDEX_URL
 COPY tools/libtorch/fetch.py tools/libtorch/fetch.py
-RUN python3 tools/libtorch/fetch.py /opt/libtorch
+RUN python3 tools/libtorch/fetch.py /opt/libtorch \
+    && strip --strip-unneeded /opt/libtorch/lib/libtorch*.so /opt/libtorch/lib/libc10*.so
 
 FROM tools AS libtorch-cuda
 ARG PIP_INDEX_URL
 COPY tools/libtorch/fetch.py tools/libtorch/fetch.py
-RUN python3 tools/libtorch/fetch.py --cuda /opt/libtorch-cuda
+RUN python3 tools/libtorch/fetch.py --cuda /opt/libtorch-cuda \
+    && strip --strip-unneeded /opt/libtorch-cuda/lib/libtorch*.so /opt/libtorch-cuda/lib/libc10*.so
 
 # --- The binary. Its run path is $LIBTORCH/lib, so libtorch lies at the same place in the final image.
 FROM libtorch AS build

@@ -48,6 +48,7 @@
 //! | tool below `/admin` | a handler beside what it shows | `http/admin.rs` |
 //! | setting | a field in `config/<room>.rs` | `config/default.toml` |
 //! | metric | a field in `telemetry/metrics.rs` | none |
+//! | span of a trace | `trace_span!` where it happens | the tree in `docs/tracing.md` |
 
 pub mod app;
 pub mod batch;

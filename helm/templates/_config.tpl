@@ -19,6 +19,11 @@
 {{- $_ := set $implied "auth" (dict "keys_file" (print "/etc/sidelens/keys/" .key)) -}}
 {{- end -}}
 {{- end -}}
+{{- with .Values.secrets.redisUrl -}}
+{{- if .existingSecret -}}
+{{- $_ := set $implied "cache" (dict "redis" (dict "url_file" (print "/etc/sidelens/redis/" .key))) -}}
+{{- end -}}
+{{- end -}}
 {{- mergeOverwrite $implied (deepCopy .Values.config) | toJson -}}
 {{- end -}}
 
@@ -127,7 +132,8 @@ another slash, or none, is a directory. */}}
 
 {{/* "true" where Redis is in use. */}}
 {{- define "sidelens.usesRedis" -}}
-{{- if or .Values.secrets.redisUrl.existingSecret (dig "cache" "redis" "url" "" .Values.config) }}true{{ end -}}
+{{- $redis := (include "sidelens.config" . | fromJson | dig "cache" "redis" dict) -}}
+{{- if or $redis.url $redis.url_file }}true{{ end -}}
 {{- end -}}
 
 {{/* "true" where callers need a key. */}}

@@ -72,7 +72,7 @@ template:
           {{- end }}
         env:
           {{- include "sidelens.env" (dict "root" $root "own" (include "sidelens.serverEnv" $root)) | nindent 10 }}
-        {{- with .Values.extraEnvFrom }}
+        {{- with include "sidelens.envFrom" . | fromYamlArray }}
         envFrom:
           {{- toYaml . | nindent 10 }}
         {{- end }}
@@ -84,6 +84,9 @@ template:
           {{- include "sidelens.resources" $root | fromJson | toYaml | nindent 10 }}
         volumeMounts:
           {{- include "sidelens.volumeMounts" . | nindent 10 }}
+          {{- with include "sidelens.secretMounts" (dict "root" . "secrets" (list "redisUrl")) | trim }}
+          {{- . | nindent 10 }}
+          {{- end }}
           {{- if $job.claim }}
           - name: job
             mountPath: {{ $job.mountPath }}
@@ -92,7 +95,7 @@ template:
           {{- toYaml . | nindent 10 }}
           {{- end }}
     volumes:
-      {{- include "sidelens.volumes" (dict "root" . "secrets" (list "hubToken")) | nindent 6 }}
+      {{- include "sidelens.volumes" (dict "root" . "secrets" (list "hubToken" "redisUrl")) | nindent 6 }}
       {{- with $job.claim }}
       - name: job
         persistentVolumeClaim:

@@ -29,14 +29,12 @@ not count those of `a-b`. */}}
 {{- end -}}
 
 {{/* Items in the system of all replicas, by Little's law: a rate of seconds spent, per second, is the number of those
-who spend them. An input's wait is counted for each input, a forward pass once for all of its inputs, hence the mean
-batch as a factor. One element. Nothing, not zero, where there are no series: then the fallback holds. */}}
+who spend them. Waits and passes are counted for each input. One element. Nothing, not zero, where there are no series:
+then the fallback holds. */}}
 {{- define "sidelens.itemsInSystem" -}}
-{{- $rate := printf "rate(sidelens_%%s{%s}[1m])" (include "sidelens.seriesSelector" . | replace "%" "%%") -}}
-{{- $passes := printf $rate "inference_seconds_sum" -}}
-{{- $batch := printf "%s / (%s > 0)" (printf $rate "batch_size_sum") (printf $rate "batch_size_count") -}}
-sum({{ printf $rate "queue_wait_seconds_sum" }})
-+ sum({{ $passes }} * ({{ $batch }}) or {{ $passes }})
+{{- $own := include "sidelens.seriesSelector" . -}}
+sum(rate(sidelens_queue_wait_seconds_sum{ {{- $own -}} }[1m]))
++ sum(rate(sidelens_input_compute_seconds_total{ {{- $own -}} }[1m]))
 {{- end -}}
 
 {{- define "sidelens.itemsPerReplica" -}}

@@ -142,15 +142,6 @@ chart's, since a name listed twice is refused by server-side apply. */}}
 - name: HF_TOKEN_PATH
   value: /etc/sidelens/hub-token/{{ .Values.secrets.hubToken.key }}
 {{- end }}
-{{- with .Values.secrets.redisUrl }}
-{{- if .existingSecret }}
-- name: SIDELENS_CACHE__REDIS__URL
-  valueFrom:
-    secretKeyRef:
-      name: {{ .existingSecret }}
-      key: {{ .key }}
-{{- end }}
-{{- end }}
 {{- end -}}
 
 {{/* Variables of the service alone. */}}
@@ -177,6 +168,30 @@ chart's, since a name listed twice is refused by server-side apply. */}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Sources of variables: the Secret with settings, and `extraEnvFrom`. */}}
+{{- define "sidelens.envFrom" -}}
+{{- $settings := .Values.secrets.settings.existingSecret -}}
+{{- concat (ternary (list (dict "secretRef" (dict "name" $settings))) list (ne $settings "")) .Values.extraEnvFrom | toYaml -}}
+{{- end -}}
+
+{{/* The names of the volumes of `secrets`. */}}
+{{- define "sidelens.secretVolumes" -}}
+{{- dict "hubToken" "hub-token" "apiKeys" "keys" "redisUrl" "redis" "tls" "tls" | toJson -}}
+{{- end -}}
+
+{{/* Mounts of Secrets at /etc/sidelens, from a dict of `root` and their keys in `secrets`. */}}
+{{- define "sidelens.secretMounts" -}}
+{{- range $key := .secrets }}
+{{- if (index $.root.Values.secrets $key).existingSecret }}
+{{- $name := index (include "sidelens.secretVolumes" $ | fromJson) $key }}
+# The whole directory: a file mounted by `subPath` would never change.
+- name: {{ $name }}
+  mountPath: /etc/sidelens/{{ $name }}
+  readOnly: true
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "sidelens.volumeMounts" -}}
@@ -225,7 +240,7 @@ chart's, since a name listed twice is refused by server-side apply. */}}
     {{- end }}
 {{- end }}
 {{- end }}
-{{- $names := dict "hubToken" "hub-token" "apiKeys" "keys" "tls" "tls" -}}
+{{- $names := include "sidelens.secretVolumes" $ | fromJson -}}
 {{- range $key := .secrets }}
 {{- $secret := index $values.secrets $key }}
 {{- if $secret.existingSecret }}

@@ -1,9 +1,12 @@
 //! The message between the handle and the worker.
 
+use prometheus::Histogram;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::domain::{Embedding, Lane, Prepared};
+use crate::telemetry::traces::{trace_span, trace_span_below};
 
 /// Why an input has no vector.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,9 +26,56 @@ pub enum BatchError {
 pub(super) struct Job {
     pub prepared: Prepared,
     pub lane: Lane,
-    pub enqueued_at: Instant,
+    pub wait: Wait,
     pub deadline: Instant,
+    pub trace: Trace,
     pub reply: Reply,
+}
+
+/// An input's time in the queue, counted when it ends: by its pass, at its deadline, or since nobody waits any more.
+pub(super) struct Wait {
+    /// When it began.
+    pub since: Instant,
+    seconds: Histogram,
+}
+
+impl Wait {
+    /// Begins at `since`.
+    pub fn new(since: Instant, seconds: Histogram) -> Self {
+        Self { since, seconds }
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        self.seconds.observe(self.since.elapsed().as_secs_f64());
+    }
+}
+
+/// What the trace of the input's request shows of its way: how long it waited, then how long it took to compute. A batch
+/// serves many requests, so that each gets a span of its own with what the batch was.
+pub(super) struct Trace {
+    input: Span,
+    wait: Span,
+}
+
+impl Trace {
+    /// Begins the wait of an input that the current span is about.
+    pub fn begin_wait(lane: Lane) -> Self {
+        Self { input: Span::current(), wait: trace_span!("queue", sidelens.lane = lane.as_str()) }
+    }
+
+    /// Ends the wait, and begins the forward pass, which ends when its span is dropped.
+    pub fn begin_forward(self, batch: u64, n_inputs: usize, device: &str) -> Span {
+        drop(self.wait);
+        trace_span_below!(
+            &self.input,
+            "forward",
+            sidelens.batch.id = batch,
+            sidelens.batch.size = n_inputs,
+            sidelens.device = device
+        )
+    }
 }
 
 /// Where the answer goes.

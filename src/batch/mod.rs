@@ -21,7 +21,7 @@ pub use worker::Device;
 
 use crate::domain::{Embedding, Lane, Lanes, Prepared};
 use crate::telemetry::Metrics;
-use job::{Job, Message, Reply};
+use job::{Job, Message, Reply, Trace, Wait};
 use worker::Worker;
 
 const STOPPING: &str = "the service is stopping";
@@ -37,6 +37,7 @@ struct Inner {
     messages: mpsc::UnboundedSender<Message>,
     lost: watch::Receiver<Option<String>>,
     closing: AtomicBool,
+    metrics: Arc<Metrics>,
     worker: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -47,9 +48,9 @@ impl Batcher {
         // Not bounded: admission bounds the inputs in the house before any of them is prepared.
         let (messages, inbox) = mpsc::unbounded_channel();
         let (lost_sender, lost) = watch::channel(None);
-        let worker = tokio::spawn(Worker::new(devices, policy, inbox, lost_sender, metrics).run());
+        let worker = tokio::spawn(Worker::new(devices, policy, inbox, lost_sender, metrics.clone()).run());
         let worker = Mutex::new(Some(worker));
-        Self { inner: Arc::new(Inner { messages, lost, closing: AtomicBool::new(false), worker }) }
+        Self { inner: Arc::new(Inner { messages, lost, closing: AtomicBool::new(false), metrics, worker }) }
     }
 
     /// The vector of one input, computed in a batch with others.
@@ -66,8 +67,9 @@ impl Batcher {
         deadline: Instant,
     ) -> Result<Embedding, BatchError> {
         let (sender, answer) = oneshot::channel();
-        let reply = Reply::new(sender);
-        let job = Job { prepared, lane, enqueued_at: Instant::now(), deadline, reply };
+        let seconds = self.inner.metrics.queue_wait_seconds.with_label_values(&[lane.as_str()]);
+        let (wait, trace) = (Wait::new(Instant::now(), seconds), Trace::begin_wait(lane));
+        let job = Job { prepared, lane, wait, deadline, trace, reply: Reply::new(sender) };
         self.inner.messages.send(Message::Job(job)).map_err(|_| self.unavailable())?;
         answer.await.unwrap_or_else(|_| Err(self.unavailable()))
     }

@@ -123,7 +123,7 @@ impl Queue {
             return Next::Empty;
         }
         let delay = self.policy.max_queue_delay;
-        let due_at = |queue: &VecDeque<Job>| queue.front().map(|head| head.enqueued_at + delay);
+        let due_at = |queue: &VecDeque<Job>| queue.front().map(|head| head.wait.since + delay);
         let is_due = |kind, queue: &VecDeque<Job>| {
             bulk_first
                 || queue.len() >= self.most(Lane::Bulk, kind, demand)
@@ -166,7 +166,7 @@ impl Queue {
         self.lanes[lane as usize]
             .iter()
             .filter(|(kind, queue)| may_go(**kind, queue))
-            .max_by_key(|(_, queue)| queue.front().map(|head| Reverse(head.enqueued_at)))
+            .max_by_key(|(_, queue)| queue.front().map(|head| Reverse(head.wait.since)))
             .map(|(kind, _)| *kind)
     }
 
@@ -199,10 +199,11 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    use prometheus::{Histogram, HistogramOpts};
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::batch::job::Reply;
+    use crate::batch::job::{Reply, Trace, Wait};
     use crate::domain::{Embedding, Pixels, Prepared, Tokens};
 
     type Answer = oneshot::Receiver<Result<Embedding, BatchError>>;
@@ -242,8 +243,10 @@ mod tests {
         fn push_prepared(&mut self, prepared: Prepared, lane: Lane, ms: u64) {
             let (sender, answer) = oneshot::channel();
             self.answers.push(answer);
-            let (enqueued_at, deadline) = (self.at(ms), self.at(ms + 1000));
-            self.queue.push(Job { prepared, lane, enqueued_at, deadline, reply: Reply::new(sender) });
+            let seconds = Histogram::with_opts(HistogramOpts::new("waits", "waits")).unwrap();
+            let (wait, deadline) = (Wait::new(self.at(ms), seconds), self.at(ms + 1000));
+            let (trace, reply) = (Trace::begin_wait(lane), Reply::new(sender));
+            self.queue.push(Job { prepared, lane, wait, deadline, trace, reply });
         }
 
         fn next(&mut self, ms: u64) -> Next {

@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
+use tracing::Span;
 
 use super::job::{BatchError, Job, Message, Reply};
 use super::policy::BatchPolicy;
@@ -30,6 +31,16 @@ pub trait Device: Send + 'static {
     fn cap(&self, _modality: Modality) -> Option<usize> {
         None
     }
+
+    /// How many batches were too large for its memory and were halved since this was last asked.
+    fn take_splits(&mut self) -> u64 {
+        0
+    }
+
+    /// What traces call it: `cpu`, `cuda:0`, ...
+    fn name(&self) -> &str {
+        "none"
+    }
 }
 
 impl Device for DeviceThread {
@@ -39,6 +50,14 @@ impl Device for DeviceThread {
 
     fn cap(&self, modality: Modality) -> Option<usize> {
         DeviceThread::cap(self, modality)
+    }
+
+    fn take_splits(&mut self) -> u64 {
+        DeviceThread::take_splits(self)
+    }
+
+    fn name(&self) -> &str {
+        DeviceThread::name(self)
     }
 }
 
@@ -53,6 +72,8 @@ pub(super) struct Worker<D> {
     passes: FuturesUnordered<Pin<Box<dyn Future<Output = Pass<D>> + Send>>>,
     inbox: Inbox,
     lost: watch::Sender<Option<String>>,
+    /// Batches begun, by which traces of several requests show that they shared one.
+    n_batches: u64,
     metrics: Arc<Metrics>,
 }
 
@@ -62,6 +83,8 @@ struct Pass<D> {
     kind: Kind,
     lane: Lane,
     started: Instant,
+    /// The inputs' spans, open until they are answered.
+    spans: Vec<Span>,
     replies: Vec<Reply>,
     result: Result<Vec<Embedding>, BackendError>,
 }
@@ -87,7 +110,7 @@ impl<D: Device> Worker<D> {
         let idle = devices.into_iter().map(|(device, lanes)| Engine { device, lanes }).collect();
         let queue = Queue::new(policy);
         let inbox = Inbox { messages, is_open: true, queue, shown_depth: 0, metrics: metrics.clone() };
-        Self { idle, passes: FuturesUnordered::new(), inbox, lost, metrics }
+        Self { idle, passes: FuturesUnordered::new(), inbox, lost, n_batches: 0, metrics }
     }
 
     /// Runs until told to close (and all is answered), or until a device is lost.
@@ -139,26 +162,31 @@ impl<D: Device> Worker<D> {
         let (kind, lane) = (Kind::of(&jobs[0].prepared), jobs[0].lane);
         let modality = kind.modality().as_str();
         self.metrics.batch_size.with_label_values(&[modality]).observe(jobs.len() as f64);
-        let waits = self.metrics.queue_wait_seconds.with_label_values(&[lane.as_str()]);
-        let (batch, replies) = jobs
-            .into_iter()
-            .map(|job| {
-                waits.observe(started.duration_since(job.enqueued_at).as_secs_f64());
-                (job.prepared, job.reply)
-            })
-            .unzip();
+        self.n_batches += 1;
+        let n_inputs = jobs.len();
+        let (mut batch, mut replies, mut spans) = (Vec::new(), Vec::new(), Vec::new());
+        for job in jobs {
+            spans.push(job.trace.begin_forward(self.n_batches, n_inputs, engine.device.name()));
+            batch.push(job.prepared);
+            replies.push(job.reply);
+        }
         self.passes.push(Box::pin(async move {
             let result = engine.device.embed(batch).await;
-            Pass { engine, kind, lane, started, replies, result }
+            Pass { engine, kind, lane, started, spans, replies, result }
         }));
     }
 
     /// Answers one batch; `Err` when its device is lost.
     fn finish(&mut self, pass: Pass<D>) -> Result<(), String> {
-        let Pass { engine, kind, lane, started, mut replies, result } = pass;
+        let Pass { mut engine, kind, lane, started, spans, mut replies, result } = pass;
         let elapsed = started.elapsed();
+        // Before the answers, whose callers close the spans around these.
+        drop(spans);
         let modality = kind.modality().as_str();
         self.metrics.inference_seconds.with_label_values(&[modality]).observe(elapsed.as_secs_f64());
+        let item_seconds = elapsed.as_secs_f64() * replies.len() as f64;
+        self.metrics.input_compute_seconds.with_label_values(&[lane.as_str()]).inc_by(item_seconds);
+        self.count_errors(engine.device.take_splits(), result.as_ref().err());
         if let Some(cap) = engine.device.cap(kind.modality()) {
             self.metrics.batch_size_cap.with_label_values(&[modality]).set(cap as i64);
         }
@@ -186,6 +214,18 @@ impl<D: Device> Worker<D> {
         }
         replies.iter_mut().for_each(|reply| reply.send(Err(error.clone())));
         lost
+    }
+
+    /// Counts what a pass met with on its device.
+    fn count_errors(&self, n_splits: u64, error: Option<&BackendError>) {
+        let errors = |kind| self.metrics.device_errors.with_label_values(&[kind]);
+        errors("oom").inc_by(n_splits);
+        match error {
+            Some(BackendError::OutOfMemory(_)) => errors("oom").inc(),
+            Some(BackendError::DeviceLost(_)) => errors("lost").inc(),
+            Some(BackendError::Failed(_)) => errors("other").inc(),
+            None => {}
+        }
     }
 
     /// Answers all that wait, then those whose batch still runs on another engine; dropping the receiver refuses

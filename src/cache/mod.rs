@@ -16,6 +16,7 @@ mod value;
 use std::{future::Future, sync::Arc};
 
 use prometheus::IntCounter;
+use tracing::{Instrument, Span};
 
 pub use file::replace_file;
 pub use key::CacheKey;
@@ -23,7 +24,10 @@ pub use table::{FailedItem, TableError, TableItem, write_items};
 pub use value::{CachedVector, Source};
 
 use self::{memory::Memory, tier::Tier};
-use crate::{config::CacheConfig, telemetry::Metrics};
+use crate::{
+    config::CacheConfig,
+    telemetry::{Metrics, traces::trace_span},
+};
 
 /// The tiers behind memory, nearest first.
 fn further_tiers(
@@ -53,6 +57,17 @@ pub enum CacheSetupError {
         "`cache.redis.url` cannot be used ({0}); write it as redis://:password@host:port/db, or rediss:// for TLS"
     )]
     RedisUrl(String),
+    /// The file with the address cannot be used. What is in it is not shown.
+    #[error(
+        "`cache.redis.url_file` {file} cannot be used: {cause}; it holds one address, \
+         redis://:password@host:port/db, or rediss:// for TLS"
+    )]
+    UrlFile {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        cause: String,
+    },
     /// The certificates cannot be used.
     #[error(
         "`cache.redis.ca_file` {file} cannot be used: {cause}; it needs certificates in PEM, and a rediss:// address"
@@ -110,6 +125,7 @@ impl VectorCache {
                 return Ok(found);
             }
             self.metrics.cache_misses.inc();
+            Span::current().record("sidelens.cache", "miss");
             let value = compute.await?;
             for tier in self.further.iter() {
                 tier.put(key, value.clone()).await;
@@ -119,6 +135,7 @@ impl VectorCache {
         let result = self.memory.get_or_find(key, find).await;
         if was_here {
             self.memory_hits.inc();
+            Span::current().record("sidelens.cache", self.memory.name());
         }
         result.map_err(|error| LookupError { error, was_joined: was_here })
     }
@@ -126,8 +143,10 @@ impl VectorCache {
     /// The vector of `key` from a tier behind memory. The tiers before that one keep it then.
     async fn find_further(&self, key: CacheKey) -> Option<CachedVector> {
         for (i, tier) in self.further.iter().enumerate() {
-            if let Some(value) = tier.get(key).await {
+            let lookup = trace_span!("lookup", sidelens.tier = tier.name());
+            if let Some(value) = tier.get(key).instrument(lookup).await {
                 self.metrics.cache_hits.with_label_values(&[tier.name()]).inc();
+                Span::current().record("sidelens.cache", tier.name());
                 for nearer in &self.further[..i] {
                     nearer.put(key, value.clone()).await;
                 }

@@ -22,7 +22,7 @@ pub struct DownloadArgs {
 /// Downloads what is missing, and prints the directory.
 pub(super) fn run(args: DownloadArgs) -> Result<(), CliError> {
     let config = args.config.load()?;
-    logging::init(&config.log)?;
+    logging::init(&config.log, None)?;
     if let ModelSource::Directory(dir) = ModelSource::from(args.name.to_string()) {
         tracing::warn!("there is a directory {} as well, which `--model` would take", dir.display());
     }

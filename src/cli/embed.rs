@@ -111,7 +111,7 @@ pub(super) fn run(args: &EmbedArgs) -> Result<(), CliError> {
     }
     let mut config = args.config.load()?;
     args.choose_model(&mut config)?;
-    logging::init(&config.log)?;
+    logging::init(&config.log, None)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(embed(args, config));
     // A list that is a pipe, or a decoder still busy, must not hold up the exit.

@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod cache;
+mod check;
 mod config;
 mod download;
 mod embed;
@@ -18,13 +19,19 @@ use clap::{Parser, Subcommand};
 pub use args::ConfigArgs;
 pub use bench::{BenchArgs, BenchError};
 pub use cache::{CacheCommand, CacheError, ExportArgs, ImportArgs, ServiceArgs};
+pub use check::{CheckArgs, CheckError};
 pub use download::DownloadArgs;
 pub use embed::{EmbedArgs, EmbedCommandError};
 pub use healthcheck::HealthcheckError;
 pub use settings::{SettingsArgs, SettingsError};
 pub use verify::{VerifyArgs, VerifyError};
 
-use crate::{app::AppError, config::ConfigError, hub::HubError, telemetry::logging::LoggingError};
+use crate::{
+    app::AppError,
+    config::ConfigError,
+    hub::HubError,
+    telemetry::{logging::LoggingError, traces::TracesError},
+};
 
 /// Image and text vectors for Meilisearch, beside it.
 ///
@@ -57,6 +64,8 @@ enum Command {
     Verify(VerifyArgs),
     /// Embeds a list of pictures and texts, without a server, and writes Parquet.
     Embed(Box<EmbedArgs>),
+    /// Asks a running service for vectors as Meilisearch does, and checks them: exit status 0 or 1.
+    Check(CheckArgs),
     /// Moves vectors between a running service and a Parquet file.
     #[command(subcommand)]
     Cache(CacheCommand),
@@ -73,6 +82,9 @@ pub enum CliError {
     /// The log filter is wrong.
     #[error(transparent)]
     Logging(#[from] LoggingError),
+    /// The collector of traces cannot be reached as the settings say.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     /// The service could not run.
     #[error(transparent)]
     App(#[from] AppError),
@@ -91,6 +103,9 @@ pub enum CliError {
     /// Not everything is embedded.
     #[error(transparent)]
     Embed(#[from] EmbedCommandError),
+    /// The service does not give vectors as it should.
+    #[error(transparent)]
+    Check(#[from] CheckError),
     /// No vectors were moved.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -134,6 +149,7 @@ impl Cli {
             Command::Download(args) => download::run(args),
             Command::Verify(args) => verify::run(&args),
             Command::Embed(args) => embed::run(&args),
+            Command::Check(args) => check::run(&args),
             Command::Cache(command) => cache::run(&command),
             Command::Bench(args) => bench::run(&args),
         }
@@ -154,7 +170,7 @@ mod tests {
             Command::Download(args) => args.config.sets(),
             Command::Verify(args) => args.config.sets(),
             Command::Embed(args) => args.config.sets(),
-            Command::Cache(_) | Command::Bench(_) => panic!("it has no settings"),
+            Command::Check(_) | Command::Cache(_) | Command::Bench(_) => panic!("it has no settings"),
         }
     }
 

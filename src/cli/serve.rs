@@ -7,15 +7,19 @@ use crate::{
     app::{self, App, AppError},
     config::Config,
     shutdown,
-    telemetry::logging,
+    telemetry::{Traces, logging},
 };
 
 /// Serves until SIGTERM or SIGINT.
 pub(super) fn run(args: ConfigArgs) -> Result<(), CliError> {
     let config = args.load()?;
-    logging::init(&config.log)?;
+    let traces = Traces::start(&config.traces)?;
+    logging::init(&config.log, traces.as_ref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve(config));
+    if let Some(traces) = traces {
+        traces.shut_down();
+    }
     // A model still loading, or a decoder still busy, must not hold up the exit.
     runtime.shutdown_background();
     Ok(outcome?)

@@ -160,7 +160,7 @@ pub(super) fn run(args: &SettingsArgs) -> Result<(), CliError> {
 }
 
 /// The path with the facts of the model that the endpoint's path chooses.
-fn info_path(endpoint: &Url) -> String {
+pub(super) fn info_path(endpoint: &Url) -> String {
     let below = endpoint.path().strip_prefix("/models/");
     match below.and_then(|below| below.trim_end_matches('/').strip_suffix("/embed")) {
         Some(name) => format!("/models/{name}/info"),

@@ -1,8 +1,10 @@
 //! Vectors kept.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
-use super::ApiKey;
+use super::{ApiKey, empty_is_none};
 
 /// How many vectors are kept, where, and for how long.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -28,10 +30,20 @@ pub struct CacheConfig {
 pub struct RedisConfig {
     /// Its address, `redis://` or, with TLS, `rediss://`; empty for none. A secret, as it may hold a password.
     pub url: ApiKey,
+    /// A file with that address, read at the start, instead of `url`.
+    #[serde(with = "empty_is_none")]
+    pub url_file: Option<PathBuf>,
     /// A PEM file with the certificates that sign the server's; empty for Mozilla's.
     pub ca_file: String,
     /// Seconds that a vector lives there.
     pub ttl_s: u64,
     /// Milliseconds that a lookup may take.
     pub timeout_ms: u64,
+}
+
+impl RedisConfig {
+    /// Whether `text` begins as the address of a server.
+    pub fn is_url(text: &str) -> bool {
+        ["redis://", "rediss://"].iter().any(|scheme| text.starts_with(scheme))
+    }
 }

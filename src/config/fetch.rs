@@ -97,6 +97,17 @@ pub struct FetchHost {
 }
 
 impl FetchConfig {
+    /// The schemes of addresses that pictures are taken from.
+    pub fn schemes(&self) -> Vec<&'static str> {
+        let mut schemes = vec!["data", "http", "https"];
+        schemes.extend((!self.files_root.is_empty()).then_some("file"));
+        let mut services: Vec<_> = self.buckets.iter().map(|bucket| bucket.url.service.scheme()).collect();
+        services.sort_unstable();
+        services.dedup();
+        schemes.extend(services);
+        schemes
+    }
+
     /// [`base_url`](Self::base_url) as a folder: with a slash at its end.
     ///
     /// # Errors
@@ -163,19 +174,9 @@ impl FetchConfig {
         self.proxy_url().map_err(|limit| out_of_range("fetch.proxy", "not one", limit.into()))?;
         for FetchHost { host, headers, .. } in &self.hosts {
             for (name, value) in headers {
-                let wrong = |limit: &str| {
+                if let Some(limit) = header_fault(name, value) {
                     let place = format!("a list whose entry `{host}` has the header `{name}`");
-                    Err(out_of_range("fetch.hosts", place, limit.into()))
-                };
-                if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) {
-                    return wrong("a name is letters, digits, `-` and `_`");
-                }
-                if OWN_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
-                    return wrong("that one is not for settings");
-                }
-                let value = value.expose();
-                if value.is_empty() || value == "***" || !value.bytes().all(|b| (b' '..=b'~').contains(&b)) {
-                    return wrong("a value is visible ASCII, and `***` only stands for a hidden one");
+                    return Err(out_of_range("fetch.hosts", place, limit.into()));
                 }
             }
         }
@@ -184,6 +185,20 @@ impl FetchConfig {
             return Err(out_of_range("fetch.base_url", "set beside `fetch.files_root`", limit.into()));
         }
         self.buckets.iter().try_for_each(BucketConfig::validate)
+    }
+}
+
+/// What keeps a header out of the settings, if anything does.
+pub(super) fn header_fault(name: &str, value: &ApiKey) -> Option<&'static str> {
+    let value = value.expose();
+    if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) {
+        Some("a name is letters, digits, `-` and `_`")
+    } else if OWN_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
+        Some("that one is not for settings")
+    } else if value.is_empty() || value == "***" || !value.bytes().all(|b| (b' '..=b'~').contains(&b)) {
+        Some("a value is visible ASCII, and `***` only stands for a hidden one")
+    } else {
+        None
     }
 }
 

@@ -25,3 +25,11 @@ pub struct ImageConfig {
     /// Pictures decoded and texts tokenised at once; 0 means one per core.
     pub threads: usize,
 }
+
+impl ImageConfig {
+    /// The formats that are read.
+    pub fn formats(&self) -> Vec<&'static str> {
+        let formats = ["jpeg", "png", "gif", "bmp", "webp", "tiff"];
+        formats.into_iter().chain(self.avif.then_some("avif")).collect()
+    }
+}

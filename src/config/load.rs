@@ -128,7 +128,10 @@ struct Layer {
 
 impl Layer {
     fn setting(origin: String, key: &str, raw: &str, defaults: &Dict) -> Self {
-        let value = parse_value(raw, find(key, defaults));
+        let text = Value::from("");
+        let table = key.rsplit_once('.').and_then(|(table, _)| find(table, defaults));
+        let default = if table.is_some_and(is_free) { Some(&text) } else { find(key, defaults) };
+        let value = parse_value(raw, default);
         let dict = match nest(key, value) {
             Value::Dict(_, dict) => dict,
             // An empty key is an unknown key, and refused as one.
@@ -191,9 +194,15 @@ fn find<'a>(key: &str, dict: &'a Dict) -> Option<&'a Value> {
     }
 }
 
+/// Whether it is a table with keys of the reader's own, such as headers: its values are texts.
+fn is_free(default: &Value) -> bool {
+    matches!(default, Value::Dict(_, table) if table.is_empty())
+}
+
 fn unknown_key(dict: &Dict, known: &Dict, prefix: &str) -> Option<String> {
     dict.iter().find_map(|(key, value)| match (known.get(key), value) {
         (None, _) => Some(format!("{prefix}{key}")),
+        (Some(default), _) if is_free(default) => None,
         (Some(Value::Dict(_, known)), Value::Dict(_, dict)) => {
             unknown_key(dict, known, &format!("{prefix}{key}."))
         }
@@ -249,6 +258,7 @@ fn holds_secrets(key: &str) -> bool {
         "fetch.hosts",
         "fetch.proxy",
         "hub.token",
+        "traces.headers",
     ]
     .iter()
     .any(|secret| key.starts_with(secret))
@@ -327,6 +337,25 @@ mod tests {
             assert_eq!(config.fetch.allow_networks.len(), 2);
             let config = load(None, &[("fetch.allow_networks", "")]).unwrap();
             assert!(config.fetch.allow_networks.is_empty());
+        });
+    }
+
+    #[test]
+    fn a_table_of_ones_own_takes_any_text() {
+        jailed(|jail| {
+            jail.create_file("a.toml", "[traces]\nheaders = {X-Scope = \"file\"}").unwrap();
+            jail.set_env("SIDELENS_TRACES__HEADERS__AUTHORIZATION", "Bearer hunter2");
+            let config = load(Some("a.toml"), &[("traces.headers.X-Tenant", "42424242")]).unwrap();
+            let headers: Vec<_> =
+                config.traces.headers.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
+            assert_eq!(
+                headers,
+                [("X-Scope", "file"), ("X-Tenant", "42424242"), ("authorization", "Bearer hunter2")]
+            );
+            let shown = toml::to_string(&config).unwrap();
+            assert!(!shown.contains("hunter2") && !shown.contains("4242"), "{shown}");
+            jail.create_file("number.toml", "[traces]\nheaders = {X-Tenant = 42424242}").unwrap();
+            assert!(!refusal(Some("number.toml"), &[]).contains("4242"));
         });
     }
 

@@ -19,6 +19,7 @@ mod log;
 mod model;
 mod models;
 mod server;
+mod traces;
 mod validate;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,7 @@ pub use log::{LogConfig, LogFormat};
 pub use model::{DeviceChoice, DtypeChoice, ModelConfig, ModelParts, ModelSource};
 pub use models::{BatchEntry, ModelEntry, ServedModel};
 pub use server::ServerConfig;
+pub use traces::TracesConfig;
 
 use crate::domain::OnItemError;
 
@@ -70,4 +72,6 @@ pub struct Config {
     pub cache: CacheConfig,
     /// Logs.
     pub log: LogConfig,
+    /// Traces.
+    pub traces: TracesConfig,
 }

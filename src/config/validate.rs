@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt::Display};
 
 use super::{
-    BatchConfig, CacheConfig, Config, ConfigError, ModelSource, ServedModel,
+    BatchConfig, CacheConfig, Config, ConfigError, ModelSource, RedisConfig, ServedModel,
     keys::{KeyFault, check_keys},
 };
 
@@ -46,6 +46,7 @@ impl Config {
         at_most("image.threads", image.threads, MAX_THREADS)?;
 
         fetch.validate()?;
+        self.traces.validate()?;
 
         self.validate_cache()
     }
@@ -60,7 +61,11 @@ impl Config {
         at_least("cache.redis.timeout_ms", redis.timeout_ms, 1)?;
         at_most("cache.redis.timeout_ms", redis.timeout_ms, 1000)?;
         let url = redis.url.expose();
-        if !url.is_empty() && !["redis://", "rediss://"].iter().any(|scheme| url.starts_with(scheme)) {
+        if redis.url_file.is_some() && !url.is_empty() {
+            let limit = "must be left out then: give one of the two".into();
+            return Err(out_of_range("cache.redis.url", "set beside `cache.redis.url_file`", limit));
+        }
+        if !url.is_empty() && !RedisConfig::is_url(url) {
             // Not shown: it may hold a password all the same.
             let limit = "must be redis://host:port/db, or rediss:// for TLS";
             return Err(out_of_range("cache.redis.url", "not one", limit.into()));
@@ -310,6 +315,17 @@ mod tests {
             let limit = "must be redis://host:port/db, or rediss:// for TLS";
             check(|c| c.cache.redis.url = url.into(), &format!("`cache.redis.url` is not one, but {limit}"));
         }
+    }
+
+    #[test]
+    fn the_address_of_redis_is_given_once() {
+        check(
+            |c| {
+                c.cache.redis.url = "redis://:hunter2@host".into();
+                c.cache.redis.url_file = Some("url".into());
+            },
+            "`cache.redis.url` is set beside `cache.redis.url_file`, but must be left out then: give one of the two",
+        );
     }
 
     #[test]

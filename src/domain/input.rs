@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Embedding, ItemError};
+use super::{Embedding, ItemError, Lane};
 
 /// One request: every input gets exactly one vector, in this order.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +16,13 @@ pub struct EmbedRequest {
     pub input_type: Option<InputType>,
     /// The inputs, in the caller's order.
     pub inputs: Vec<EmbedInput>,
+}
+
+impl EmbedRequest {
+    /// Who waits for it: a person sends one input.
+    pub fn lane(&self) -> Lane {
+        if self.inputs.len() == 1 { Lane::Search } else { Lane::Bulk }
+    }
 }
 
 /// What a text is for: some models want to be told, by a prompt before it.

@@ -12,6 +12,8 @@ mod pipeline;
 mod placeholder;
 mod prepare;
 mod registry;
+mod spans;
+mod unreadable;
 mod vectors;
 mod warm_up;
 
@@ -22,6 +24,7 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
+use tracing::Span;
 
 use crate::batch::{BatchPolicy, Batcher};
 use crate::cache::{CacheSetupError, VectorCache};
@@ -41,6 +44,7 @@ pub use kept::KeptError;
 use pipeline::{ItemVector, Pipeline, Turn};
 use prepare::PreparePool;
 pub use registry::Models;
+use unreadable::Unreadable;
 use vectors::{Store, VectorFile};
 
 /// Batches of decoded bulk pictures per engine, beside those being decoded: one runs, one is ready, one
@@ -175,6 +179,16 @@ impl Embedder {
             .into_iter()
             .map(|Engine { backend, lanes }| Ok((DeviceThread::spawn(backend, &device)?, lanes)))
             .collect::<Result<Vec<_>, std::io::Error>>()?;
+        metrics
+            .model_info
+            .with_label_values(&[
+                spec.name.as_str(),
+                &fingerprint.to_string(),
+                &dtype,
+                &device,
+                &spec.dimensions.to_string(),
+            ])
+            .set(1);
         let n_bulk = threads.iter().filter(|(_, lanes)| lanes.serve(Lane::Bulk)).count();
         let policy = BatchPolicy::new(batch, &device);
         let max_pixels = PIXEL_BATCHES * n_bulk * policy.max_batch_size + pool.threads();
@@ -190,6 +204,7 @@ impl Embedder {
             batcher: Batcher::spawn(threads, policy, metrics.clone()),
             deadline: Duration::from_millis(batch.deadline_ms),
             failures,
+            unreadable: Unreadable::new(),
             metrics: metrics.clone(),
         };
         let inner = Inner {
@@ -237,7 +252,8 @@ impl Embedder {
             let (actual, model) = (spec.dimensions, spec.name.clone());
             return Err(EmbedError::Dimensions { requested, actual, model });
         }
-        let lane = if request.inputs.len() == 1 { Lane::Search } else { Lane::Bulk };
+        let lane = request.lane();
+        Span::current().record("sidelens.lane", lane.as_str());
         let n_parts = request.inputs.iter().map(|input| input.parts.len()).sum();
         let _admitted = inner.admission.admit(n_parts, lane)?;
         let turn = Turn { lane, deadline, input_type: request.input_type, on_item_error };
@@ -282,7 +298,9 @@ impl Embedder {
             if on_item_error == OnItemError::Fail {
                 return Err(EmbedError::Items(errors));
             }
-            self.inner.metrics.placeholder_vectors.inc_by(errors.len() as u64);
+            for error in &errors {
+                self.inner.metrics.placeholder_vectors.with_label_values(&[error.kind.as_str()]).inc();
+            }
             let first = &errors[0];
             tracing::warn!(
                 n_items = errors.len(),

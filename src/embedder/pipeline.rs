@@ -2,16 +2,19 @@
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant as Moment, SystemTime};
 
 use bytes::Bytes;
-use futures_util::future::try_join_all;
+use futures_util::{TryFutureExt, future::try_join_all};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
+use tracing::{Instrument, Span, field::Empty};
 
 use super::failures::Failures;
 use super::prepare::{Panicked, PreparePool};
+use super::spans::{mark_failed, part_span};
+use super::unreadable::Unreadable;
 use crate::batch::{BatchError, Batcher};
 use crate::cache::{CacheKey, CachedVector, Source, VectorCache};
 use crate::domain::{
@@ -21,7 +24,7 @@ use crate::domain::{
 };
 use crate::fetch::{FetchError, Fetched, Fetcher};
 use crate::imaging::{self, ImagingError, ImagingOptions};
-use crate::telemetry::{Metrics, metrics::TIERS};
+use crate::telemetry::{Metrics, metrics::TIERS, traces::trace_span_below};
 use crate::text::Tokenizer;
 
 /// Texts below this many bytes are tokenised where they are: a hop to the pool costs more.
@@ -50,6 +53,7 @@ pub(super) struct Pipeline {
     /// The most that a request may take.
     pub deadline: Duration,
     pub failures: Arc<Failures>,
+    pub unreadable: Unreadable,
     pub metrics: Arc<Metrics>,
 }
 
@@ -67,6 +71,12 @@ pub(super) struct Turn {
 pub(super) struct ItemVector {
     pub embedding: Embedding,
     pub usage: Usage,
+}
+
+/// A file that need not be seen again.
+struct Held {
+    digest: ContentDigest,
+    vector: Result<CachedVector, PartError>,
 }
 
 /// Why a part has no vector.
@@ -88,7 +98,10 @@ impl Pipeline {
     ) -> Result<Result<ItemVector, ItemError>, EmbedError> {
         let has_image = input.parts.iter().any(|part| matches!(part.content, Content::Image(_)));
         let modality = if has_image { Modality::Image } else { Modality::Text };
-        let parts = input.parts.into_iter().map(|part| self.part(part, turn));
+        let parts = input.parts.into_iter().map(|part| {
+            let span = part_span(index, &part);
+            self.part(part, turn).inspect_err(mark_failed).instrument(span)
+        });
         let result = match try_join_all(parts).await {
             Ok(parts) => combine(&parts),
             Err(error) => Err(error),
@@ -166,7 +179,7 @@ impl Pipeline {
     ) -> Result<(CacheKey, CachedVector), PartError> {
         let spec = self.spec.image.as_ref().ok_or_else(|| self.no_tower(Modality::Image))?;
         let held = self.held(&picture).await;
-        let digest = held.as_ref().map(|(digest, _)| *digest);
+        let digest = held.as_ref().map(|held| held.digest);
         let (encoded, digest) = match (self.fetched(picture, digest, turn).await?, held) {
             (Fetched::File { bytes, digest: Some(digest) }, _) => (bytes, digest),
             (Fetched::File { bytes, digest: None }, _) => {
@@ -174,11 +187,16 @@ impl Pipeline {
                 (bytes, digest)
             }
             (Fetched::Unchanged, held) => {
+                let Held { digest, vector } = held.expect("only what is held can be unchanged");
+                let vector = vector?;
                 self.metrics.cache_hits.with_label_values(&[TIERS[0]]).inc();
-                let (digest, vector) = held.expect("only what is held can be unchanged");
+                Span::current().record("sidelens.cache", TIERS[0]);
                 return Ok((self.image_key(&digest), vector));
             }
         };
+        if let Some(error) = self.unreadable(&digest) {
+            return Err(error);
+        }
         let key = self.image_key(&digest);
         // Taken by the computation, so that nothing holds the file once it is pixels.
         let encoded = Mutex::new(Some(encoded));
@@ -189,18 +207,31 @@ impl Pipeline {
             };
             let encoded = encoded.lock().unwrap_or_else(PoisonError::into_inner).take();
             let encoded = encoded.expect("an input that was computed is not computed again");
-            let pixels = self.decode(encoded, spec, turn.lane).await?;
+            let pixels = self.decode(encoded, spec, turn.lane).await.inspect_err(|error| {
+                if let PartError::Item(kind, message) = error {
+                    self.unreadable.remember(digest, *kind, message, Moment::now());
+                }
+            })?;
             let embedding = self.submit(pixels, turn).await?;
             Ok(CachedVector::of_image(embedding, source.clone()))
         })
         .await
     }
 
-    /// The vector of what an address last led to: if that still holds, nothing need be downloaded.
-    async fn held(&self, source: &ImageSource) -> Option<(ContentDigest, CachedVector)> {
+    /// What became of the file that an address last led to: if it still does, nothing need be downloaded.
+    async fn held(&self, source: &ImageSource) -> Option<Held> {
         let digest = self.fetcher.recall(source)?;
-        let vector = self.cache.peek(&self.image_key(&digest)).await?;
-        Some((digest, vector))
+        let vector = match self.unreadable(&digest) {
+            Some(error) => Err(error),
+            None => Ok(self.cache.peek(&self.image_key(&digest)).await?),
+        };
+        Some(Held { digest, vector })
+    }
+
+    /// Why a file is no picture, if that is known.
+    fn unreadable(&self, file: &ContentDigest) -> Option<PartError> {
+        let (kind, message) = self.unreadable.recall(file, Moment::now())?;
+        Some(PartError::Item(kind, message))
     }
 
     /// The encoded file, unless it is the one that is held; what was base64 stands where the base64 stood.
@@ -213,8 +244,14 @@ impl Pipeline {
         let lane = turn.lane;
         let fetched = match &source {
             ImageSource::Url(_) => {
-                let _timer = self.metrics.fetch_seconds.start_timer();
-                self.fetched_patiently(source, held, turn).await
+                let timer = self.metrics.fetch_seconds.start_timer();
+                let fetched = self.fetched_patiently(source, held, turn).await;
+                match &fetched {
+                    // Mostly without a word to its host.
+                    Ok(Fetched::Unchanged) => drop(timer.stop_and_discard()),
+                    _ => timer.observe_duration(),
+                }
+                fetched
             }
             ImageSource::Encoded(text) if text.len() > INLINE_ENCODED_BYTES => {
                 let (fetcher, handle) = (self.fetcher.clone(), Handle::current());
@@ -270,8 +307,11 @@ impl Pipeline {
 
     async fn decode(&self, encoded: Bytes, spec: &ImageSpec, lane: Lane) -> Result<Prepared, PartError> {
         let (spec, seconds) = (spec.clone(), self.metrics.decode_seconds.clone());
-        let options = self.imaging;
+        let (options, part) = (self.imaging, Span::current());
         let work = move || {
+            // Begins with its turn: what is before it is a wait for the others.
+            let _span = trace_span_below!(&part, "decode", sidelens.format = Empty, sidelens.pixels = Empty)
+                .entered();
             let _timer = seconds.start_timer();
             imaging::prepare(&encoded, &spec, &options)
         };

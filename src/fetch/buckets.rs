@@ -16,9 +16,9 @@ use object_store::{
     path::Path,
 };
 use reqwest::Client;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::time::timeout;
 
-use super::{FetchError, FetchSetupError, Fetched, HostFailure, Source, client};
+use super::{FetchError, FetchSetupError, Fetched, HostFailure, Source, client, places::Places};
 use crate::config::{BucketConfig, FetchConfig, ObjectService, ObjectUrl};
 use crate::domain::ContentDigest;
 
@@ -31,7 +31,7 @@ pub(super) struct Buckets {
     max_bytes: usize,
     timeout_ms: u64,
     connect_timeout_ms: u64,
-    places: Semaphore,
+    places: Places,
 }
 
 struct Bucket {
@@ -42,7 +42,7 @@ struct Bucket {
 }
 
 impl Buckets {
-    pub(super) fn new(config: &FetchConfig) -> Result<Self, FetchSetupError> {
+    pub(super) fn new(config: &FetchConfig, places: Places) -> Result<Self, FetchSetupError> {
         let client = client::builder(config)?.build()?;
         let retry = RetryConfig {
             max_retries: 1,
@@ -63,7 +63,7 @@ impl Buckets {
             max_bytes: config.max_bytes,
             timeout_ms: config.timeout_ms,
             connect_timeout_ms: config.connect_timeout_ms,
-            places: Semaphore::new(config.max_concurrent.clamp(1, Semaphore::MAX_PERMITS)),
+            places,
         })
     }
 
@@ -82,7 +82,7 @@ impl Buckets {
         };
         let bucket =
             self.buckets.iter().find(allows).ok_or_else(|| FetchError::Bucket { bucket: host.clone() })?;
-        let _place = self.places.acquire().await.expect("the semaphore is never closed");
+        let _place = self.places.take().await;
         let limit_ms = self.timeout_ms;
         timeout(Duration::from_millis(limit_ms), self.object(&*bucket.store, &key, &host))
             .await

@@ -7,17 +7,16 @@ use std::{
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use rustix::io::Errno;
-use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+use tokio::{task::spawn_blocking, time::timeout};
 use url::Url;
 
-use super::{FetchError, FetchSetupError, Fetched, HostFailure, Source, has_scheme};
+use super::{FetchError, FetchSetupError, Fetched, HostFailure, Source, has_scheme, places::Places};
 use crate::config::FetchConfig;
 use crate::domain::ContentDigest;
 
@@ -30,12 +29,12 @@ pub(super) struct Files {
     root: Option<PathBuf>,
     max_bytes: usize,
     timeout_ms: u64,
-    places: Arc<Semaphore>,
+    places: Places,
 }
 
 impl Files {
     /// Tries the directory, so that a mistake in its name is found at the start.
-    pub(super) fn new(config: &FetchConfig) -> Result<Self, FetchSetupError> {
+    pub(super) fn new(config: &FetchConfig, places: Places) -> Result<Self, FetchSetupError> {
         let root = match config.files_root.as_str() {
             "" => None,
             root => {
@@ -45,12 +44,7 @@ impl Files {
                 Some(root)
             }
         };
-        Ok(Self {
-            root,
-            max_bytes: config.max_bytes,
-            timeout_ms: config.timeout_ms,
-            places: Arc::new(Semaphore::new(config.max_concurrent.clamp(1, Semaphore::MAX_PERMITS))),
-        })
+        Ok(Self { root, max_bytes: config.max_bytes, timeout_ms: config.timeout_ms, places })
     }
 
     /// Whether any file may be read.
@@ -62,11 +56,11 @@ impl Files {
         let root = self.root.clone().ok_or(FetchError::FilesOff)?;
         let path = below(&root, address)?;
         let name = shown(&path);
-        let permit = self.places.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let place = self.places.take().await;
         let max_bytes = self.max_bytes;
         let reading = spawn_blocking(move || {
             // A thread that hangs in a dead network file system keeps its place.
-            let _permit = permit;
+            let _place = place;
             read(&root, &path, max_bytes)
         });
         match timeout(Duration::from_millis(self.timeout_ms), reading).await {

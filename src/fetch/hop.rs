@@ -11,6 +11,7 @@ use bytes::Bytes;
 use reqwest::header::{HeaderValue, LOCATION};
 use reqwest::{Client, Response, StatusCode};
 use tokio::time::timeout;
+use tracing::Span;
 use url::{Host, Url};
 
 use super::body::BodyLimits;
@@ -72,17 +73,22 @@ impl Hops {
                     url = next_hop(&url, response.headers().get(LOCATION))?;
                 }
                 (StatusCode::NOT_MODIFIED, Some((known, _))) => {
+                    record(StatusCode::NOT_MODIFIED);
                     // What is left unsaid is as it was.
                     let freshness = Freshness { unsaid: known.lifetime, ..self.freshness };
                     return Ok(Answer::NotModified { lifetime: shortened(freshness) });
                 }
                 (status, _) if status.is_success() => {
+                    record(status);
                     let lifetime = shortened(self.freshness);
                     let validator = Validator::new(&url, response.headers());
                     let (bytes, digest) = self.body.read(&host_of(&url), response).await?;
                     return Ok(Answer::File { bytes, digest, validator, lifetime });
                 }
-                (status, _) => return Err(refusal(host_of(&url), status)),
+                (status, _) => {
+                    record(status);
+                    return Err(refusal(host_of(&url), status));
+                }
             }
         }
         Err(FetchError::Redirects { host: host_of(first), limit: self.max_redirects })
@@ -149,6 +155,11 @@ impl Hops {
             failed(host, HostFailure::Answer, error)
         }
     }
+}
+
+/// Adds the last status of a chain of redirects to the span of the download.
+fn record(status: StatusCode) {
+    Span::current().record("http.response.status_code", status.as_u16());
 }
 
 /// `url`, if it is an http(s) URL without credentials.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant as Moment};
 use futures_util::future::BoxFuture;
 use reqwest::dns::Resolve;
 use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{Instrument, Span};
 use url::Url;
 
 use super::body::BodyLimits;
@@ -48,12 +49,17 @@ struct Inner {
 }
 
 impl Downloads {
-    pub(super) fn new(config: &FetchConfig, metrics: Arc<Metrics>) -> Result<Self, FetchSetupError> {
-        Self::with_names(config, metrics, Arc::new(SystemNames))
+    pub(super) fn new(
+        config: &FetchConfig,
+        places: Places,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, FetchSetupError> {
+        Self::with_names(config, places, metrics, Arc::new(SystemNames))
     }
 
     fn with_names(
         config: &FetchConfig,
+        places: Places,
         metrics: Arc<Metrics>,
         names: Arc<dyn Resolve>,
     ) -> Result<Self, FetchSetupError> {
@@ -80,7 +86,7 @@ impl Downloads {
         };
         let inner = Inner {
             hops,
-            places: Places::new(config.max_concurrent, config.max_concurrent_per_host),
+            places,
             memory: Memory::new(config.remembered_urls, Duration::from_secs(config.dead_url_ttl_s)),
             base,
             timeout_ms: config.timeout_ms,
@@ -96,6 +102,7 @@ impl Downloads {
     /// Others who ask for the same at that moment still get it.
     async fn get(&self, text: &str, held: Option<ContentDigest>) -> Result<Fetched, FetchError> {
         let url = self.inner.parse(text)?;
+        Span::current().record("server.address", host_of(&url));
         let (key, now) = (UrlKey::of(&url), Moment::now());
         let known = match self.inner.memory.recall(&key, now) {
             Ok(known) => known.filter(|known| held == Some(known.digest)),
@@ -111,7 +118,8 @@ impl Downloads {
         let known = known.filter(|known| known.validator.is_some());
         let to_confirm = known.as_ref().map(|known| known.digest);
         let inner = self.inner.clone();
-        let download = async move { inner.download(url, key, known).await };
+        // Whoever's turn it is to drive it, it belongs to the trace that began it.
+        let download = async move { inner.download(url, key, known).await }.in_current_span();
         let (result, was_joined) = self.flights.join((key, to_confirm), download).await;
         if was_joined {
             self.inner.count("joined");
@@ -142,13 +150,14 @@ impl Inner {
     }
 
     fn count(&self, outcome: &str) {
+        Span::current().record("sidelens.outcome", outcome);
         self.metrics.fetches.with_label_values(&[outcome]).inc();
     }
 
     async fn download(&self, url: Url, key: UrlKey, known: Option<Known>) -> Result<Fetched, FetchError> {
         // The clock starts with the place: a picture is not to blame for those before it, and the
         // request as a whole has its own deadline.
-        let place = self.places.take(&host_of(&url)).await;
+        let place = self.places.take_at(&host_of(&url)).await;
         let result = self.attempts(&url, known.as_ref()).await;
         drop(place);
         let now = Moment::now();

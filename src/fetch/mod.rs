@@ -29,18 +29,19 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
+use tracing::{Instrument, field::Empty};
 use url::{ParseError, Url};
 
 pub use bucket_folder::BucketFolder;
 pub use error::{FetchError, FetchSetupError, HostFailure};
 pub use guard::{Guard, is_global};
 
-use self::{buckets::Buckets, files::Files, http::Downloads};
+use self::{buckets::Buckets, files::Files, http::Downloads, places::Places};
 use crate::config::FetchConfig;
 use crate::domain::{ContentDigest, ImageSource};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, traces::trace_span};
 
-/// Where pictures are fetched from. Each source bounds how much it does at once, and how long.
+/// Where pictures are fetched from. Each source bounds how long it takes, and they share how much they do at once.
 trait Source: Send + Sync {
     /// The file at `address`, which begins with a scheme of this source or with none; nothing is brought that the caller
     /// says to hold, by the digest that [`recall`](Self::recall) gave.
@@ -94,9 +95,10 @@ impl Fetcher {
     /// # Errors
     /// [`FetchSetupError`] when the settings of a source cannot be used.
     pub fn new(config: &FetchConfig, metrics: Arc<Metrics>) -> Result<Self, FetchSetupError> {
-        let downloads = Arc::new(Downloads::new(config, metrics)?);
-        let buckets = Arc::new(Buckets::new(config)?);
-        let files = Arc::new(Files::new(config)?);
+        let places = Places::new(config.max_concurrent, config.max_concurrent_per_host);
+        let downloads = Arc::new(Downloads::new(config, places.clone(), metrics)?);
+        let buckets = Arc::new(Buckets::new(config, places.clone())?);
+        let files = Arc::new(Files::new(config, places)?);
         let relative: Arc<dyn Source> = if files.are_on() { files.clone() } else { downloads.clone() };
         Ok(Self {
             max_bytes: config.max_bytes,
@@ -174,7 +176,7 @@ impl Fetcher {
         } else if text.is_empty() {
             Err(FetchError::Empty)
         } else if let Some(place) = self.place(&text, is_url)? {
-            place.fetch(&String::from_utf8_lossy(&text), held).await
+            fetch_traced(place, &String::from_utf8_lossy(&text), held).await
         } else {
             data_url::decode_base64(text, self.max_bytes).map(Fetched::from)
         }
@@ -194,6 +196,33 @@ impl Fetcher {
             Some(Ok(_)) => Err(FetchError::Scheme),
         }
     }
+}
+
+/// Fetches within a span of its own. The source adds which host it asks, and what came of it.
+async fn fetch_traced(
+    place: &dyn Source,
+    address: &str,
+    held: Option<ContentDigest>,
+) -> Result<Fetched, FetchError> {
+    let span = trace_span!(
+        "fetch",
+        otel.kind = "client",
+        otel.status_code = Empty,
+        server.address = Empty,
+        http.response.status_code = Empty,
+        sidelens.outcome = Empty,
+        sidelens.bytes = Empty,
+        error.r#type = Empty,
+    );
+    let result = place.fetch(address, held).instrument(span.clone()).await;
+    match &result {
+        Ok(Fetched::File { bytes, .. }) => _ = span.record("sidelens.bytes", bytes.len()),
+        Ok(Fetched::Unchanged) => {}
+        Err(error) => {
+            span.record("otel.status_code", "error").record("error.type", error.kind().as_str());
+        }
+    }
+    result
 }
 
 /// Whether `text` begins with `scheme`, in whatever case, and a colon.

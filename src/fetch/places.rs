@@ -1,4 +1,4 @@
-//! How many downloads run at once: over all hosts, and from one host.
+//! How many pictures are fetched at once: of all sources, and from one host.
 
 use std::{
     collections::HashMap,
@@ -6,6 +6,8 @@ use std::{
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+const NEVER_CLOSED: &str = "the semaphore is never closed";
 
 /// The bounds. Clones share them.
 #[derive(Clone)]
@@ -16,7 +18,7 @@ pub(super) struct Places {
     hosts: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
 }
 
-/// The right to one download, given back on drop.
+/// The right to one download from a host, given back on drop.
 pub(super) struct Place {
     host: String,
     hosts: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
@@ -30,18 +32,21 @@ impl Places {
         Self { all: Arc::new(Semaphore::new(clamp(all))), per_host: clamp(per_host), hosts: Arc::default() }
     }
 
-    /// Waits for a place. The host's own comes first, so that the queue of a slow host takes none of the
+    /// Waits for a place at what is the operator's own, which needs no protection of its own.
+    pub(super) async fn take(&self) -> OwnedSemaphorePermit {
+        self.all.clone().acquire_owned().await.expect(NEVER_CLOSED)
+    }
+
+    /// Waits for a place at a host. The host's own comes first, so that the queue of a slow host takes none of the
     /// places that others could use.
-    pub(super) async fn take(&self, host: &str) -> Place {
+    pub(super) async fn take_at(&self, host: &str) -> Place {
         let of_host = {
             let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
             hosts.entry(host.into()).or_insert_with(|| Arc::new(Semaphore::new(self.per_host))).clone()
         };
         let mut place = Place { host: host.into(), hosts: self.hosts.clone(), permits: None };
-        let never_closed = "the semaphore is never closed";
-        let of_host = of_host.acquire_owned().await.expect(never_closed);
-        let of_all = self.all.clone().acquire_owned().await.expect(never_closed);
-        place.permits = Some((of_host, of_all));
+        let of_host = of_host.acquire_owned().await.expect(NEVER_CLOSED);
+        place.permits = Some((of_host, self.take().await));
         place
     }
 }
@@ -66,12 +71,13 @@ mod tests {
     #[tokio::test]
     async fn a_busy_host_holds_up_only_itself() {
         let places = Places::new(3, 2);
-        let a = [places.take("a").await, places.take("a").await];
-        assert!(places.take("a").now_or_never().is_none(), "the host has two places");
-        let b = places.take("b").now_or_never().expect("another host has its own");
-        assert!(places.take("c").now_or_never().is_none(), "three are all there are");
+        let a = [places.take_at("a").await, places.take_at("a").await];
+        assert!(places.take_at("a").now_or_never().is_none(), "the host has two places");
+        let b = places.take_at("b").now_or_never().expect("another host has its own");
+        assert!(places.take_at("c").now_or_never().is_none(), "three are all there are");
+        assert!(places.take().now_or_never().is_none(), "for files and buckets, too");
         drop((a, b));
-        assert!(places.take("a").now_or_never().is_some());
+        assert!(places.take_at("a").now_or_never().is_some());
         assert!(places.hosts.lock().unwrap().is_empty(), "idle hosts are forgotten");
     }
 }

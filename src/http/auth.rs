@@ -7,7 +7,7 @@ use actix_web::{
     http::header::{AUTHORIZATION, HeaderMap},
 };
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
-use tracing::Span;
+use tracing_actix_web::RootSpan;
 
 use super::{FilesError, HttpError, limit::Limit, live::Live};
 use crate::{
@@ -93,8 +93,10 @@ impl Keys {
     /// [`HttpError::Unauthorized`].
     pub(super) fn identify(&self, request: &HttpRequest) -> Result<Arc<Caller>, HttpError> {
         let caller = self.find(request.headers()).ok_or(HttpError::Unauthorized)?;
-        if let Some(name) = &caller.key {
-            Span::current().record("key", name);
+        if let Some(name) = &caller.key
+            && let Some(span) = request.extensions().get::<RootSpan>()
+        {
+            span.record("key", name);
         }
         request.extensions_mut().insert(caller.clone());
         Ok(caller)

@@ -74,7 +74,7 @@ impl Bodies {
     ///
     /// # Errors
     /// [`HttpError::BodyTooLarge`], before reading where Content-Length tells; [`EmbedError::Deadline`] when
-    /// room or body take too long; [`EmbedError::Unavailable`] when too many wait for room;
+    /// room or body take too long; [`HttpError::NoBodyRoom`] when too many wait for room;
     /// [`HttpError::SlowBody`] when the body stops or crawls; [`EmbedError::InvalidRequest`] when it breaks off.
     ///
     /// # Cancel safety
@@ -108,12 +108,8 @@ impl Bodies {
                 return Ok(Some(permit));
             }
         }
-        let _place = self.waiting.try_acquire().map_err(|_| {
-            EmbedError::Unavailable(format!(
-                "{MAX_WAITING} requests wait for room to read their bodies; try again, or raise \
-                 `server.max_inflight_body_bytes`"
-            ))
-        })?;
+        let _place =
+            self.waiting.try_acquire().map_err(|_| HttpError::NoBodyRoom { waiting: MAX_WAITING })?;
         let permit = last_room.clone().acquire_many_owned(units).await;
         Ok(Some(permit.expect("the semaphore is never closed")))
     }

@@ -1,12 +1,13 @@
 //! The one embed handler, shared by all dialects.
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpMessage, HttpRequest, HttpResponse,
     http::header::{CONTENT_TYPE, ContentType},
     web,
 };
 use bytes::BytesMut;
 use percent_encoding::percent_decode_str;
+use tracing::Span;
 
 use super::{HttpError, HttpState};
 use crate::{
@@ -44,8 +45,7 @@ async fn answer(
     let caller = state.keys.get().identify(request)?;
     if !state.models.is_ready() {
         // At once, before the body: Meilisearch tries again, and its first call may block a worker of its own.
-        let message = "the model is not ready: it is loading or its device is lost; try again";
-        return Err(EmbedError::Unavailable(message.into()).into());
+        return Err(HttpError::NotReady);
     }
     // Who is above the limit already need not send the body.
     caller.take(0, 1)?;
@@ -53,6 +53,7 @@ async fn answer(
     let _room = body.room;
     let types = request.headers().get_all(CONTENT_TYPE).filter_map(|value| value.to_str().ok());
     let call = parse(Reader::new(dialect, types), body.bytes).await?;
+    request.extensions_mut().insert(call.request.lane());
     let n_inputs = call.request.inputs.len();
     caller.take(1, n_inputs)?;
     // The path is the clearer word: a body may carry the name that some template left in it.
@@ -60,6 +61,7 @@ async fn answer(
         Some(name) => state.models.named(&percent_decode_str(name).decode_utf8_lossy()),
         None => state.models.choose(call.request.model.as_deref()),
     }?;
+    Span::current().record("sidelens.model", embedder.name()).record("sidelens.inputs", n_inputs);
     let response = embedder.embed(call.request, state.config.on_item_error).await?;
     if response.embeddings.len() != n_inputs {
         let found = response.embeddings.len();

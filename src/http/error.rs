@@ -14,6 +14,10 @@ use crate::{
     domain::{EmbedError, Fault, ItemErrorKind},
 };
 
+/// Why a request was refused for now, by one of [`REFUSALS`](crate::telemetry::metrics::REFUSALS).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Refusal(pub(super) &'static str);
+
 /// Why a request has no answer, as the edge sees it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum HttpError {
@@ -54,6 +58,18 @@ pub enum HttpError {
         /// Bytes per second that all parts together must come with.
         min_bytes_per_s: usize,
     },
+    /// A model is loading, or its device is lost.
+    #[error("the model is not ready: it is loading or its device is lost; try again")]
+    NotReady,
+    /// Too many bodies at once.
+    #[error(
+        "{waiting} requests wait for room to read their bodies; try again, or raise \
+         `server.max_inflight_body_bytes`"
+    )]
+    NoBodyRoom {
+        /// Requests that wait already.
+        waiting: usize,
+    },
     /// The body is larger than will ever be read.
     #[error(
         "the body is above `server.max_body_bytes` ({limit}); raise it, or send fewer or smaller pictures"
@@ -81,7 +97,9 @@ impl HttpError {
             Self::NotAdmin { .. } => StatusCode::FORBIDDEN,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             // Not 408, which is final: a slow network may be quicker the next time.
-            Self::SlowBody { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::SlowBody { .. } | Self::NotReady | Self::NoBodyRoom { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
@@ -110,7 +128,22 @@ impl HttpError {
         }
     }
 
-    /// The answer in a dialect's shape. Logs the failure: this is the one place where it is handled.
+    /// Why it was refused for now, as the metrics call it: for every 429 and 503.
+    fn refusal(&self) -> Option<Refusal> {
+        let reason = match self {
+            Self::RateLimited { .. } => "rate_limit",
+            Self::SlowBody { .. } => "slow_body",
+            Self::NotReady => "not_ready",
+            Self::NoBodyRoom { .. } => "body_room",
+            Self::Embed(EmbedError::QueueFull { .. }) => "queue_full",
+            Self::Embed(EmbedError::Deadline { .. }) => "deadline",
+            Self::Embed(EmbedError::Unavailable(_)) => "stopped",
+            _ => return None,
+        };
+        Some(Refusal(reason))
+    }
+
+    /// The answer in a dialect's shape, with its [`Refusal`] for those who count. Logs the failure: this is the one place where it is handled.
     pub(super) fn response_in(&self, dialect: &dyn Dialect) -> HttpResponse {
         let status = self.status();
         self.log(status);
@@ -118,7 +151,12 @@ impl HttpError {
         if let Self::WrongMethod(allowed) = self {
             response.insert_header((ALLOW, *allowed));
         }
-        response.insert_header(ContentType::json()).body(dialect.render_error(&self.failure()))
+        let mut response =
+            response.insert_header(ContentType::json()).body(dialect.render_error(&self.failure()));
+        if let Some(refusal) = self.refusal() {
+            response.extensions_mut().insert(refusal);
+        }
+        response
     }
 
     /// The answer where no dialect is known.
@@ -131,7 +169,9 @@ impl HttpError {
             Self::Embed(error) => error.into(),
             Self::Unauthorized => Failure::new("unauthorized", self.to_string()),
             Self::NotAdmin { .. } => Failure::new("forbidden", self.to_string()),
-            Self::RateLimited { .. } | Self::SlowBody { .. } => Failure::new("overloaded", self.to_string()),
+            Self::RateLimited { .. } | Self::SlowBody { .. } | Self::NotReady | Self::NoBodyRoom { .. } => {
+                Failure::new("overloaded", self.to_string())
+            }
             Self::BodyTooLarge { .. } | Self::NoRoute | Self::WrongMethod(_) => {
                 Failure::new("invalid_request", self.to_string())
             }
@@ -154,7 +194,7 @@ impl HttpError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::ItemError;
+    use crate::{domain::ItemError, telemetry::metrics::REFUSALS};
 
     fn items(kinds: &[ItemErrorKind]) -> HttpError {
         let item = |(index, &kind)| ItemError { index, kind, message: "m".into() };
@@ -186,8 +226,13 @@ mod tests {
             (HttpError::NotAdmin { has_key: true }, 403),
             (HttpError::RateLimited { per_s: 1, burst: 1 }, 429),
             (HttpError::SlowBody { received: 1, client_timeout_ms: 1, min_bytes_per_s: 1 }, 503),
+            (HttpError::NotReady, 503),
+            (HttpError::NoBodyRoom { waiting: 1 }, 503),
         ] {
             assert_eq!(error.status().as_u16(), expected, "{error}");
+            let reason = error.refusal().map(|Refusal(reason)| reason);
+            assert_eq!(reason.is_some(), [429, 503].contains(&expected), "{error}");
+            assert!(reason.is_none_or(|reason| REFUSALS.contains(&reason)), "{error}");
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
     io::{self, Read},
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::task::{AbortHandle, spawn_blocking};
@@ -79,6 +79,16 @@ impl<T: Send + Sync + 'static> Live<T> {
         let contents = read(&paths)?;
         let mut seen = Ok(digest(&contents));
         let mut live = Self::fixed(make(&contents)?);
+        let note = move |is_ok: bool| {
+            metrics.last_reload_successful.with_label_values(&[label]).set(is_ok.into());
+            if is_ok {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                metrics.last_reload_success_timestamp.with_label_values(&[label]).set(now.as_secs() as i64);
+            }
+            metrics.reloads.with_label_values(&[label, if is_ok { "ok" } else { "failed" }])
+        };
+        // Not a change, so it is not counted as one.
+        note(true);
         let current = live.current.clone();
         let follow = async move {
             let mut every = tokio::time::interval(INTERVAL);
@@ -92,18 +102,18 @@ impl<T: Send + Sync + 'static> Live<T> {
                     continue;
                 }
                 seen = found;
-                let outcome = match read.and_then(|contents| make(&contents)) {
+                let counter = match read.and_then(|contents| make(&contents)) {
                     Ok(value) => {
                         *current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(value);
                         tracing::info!("{label}: changed on disk, in force from now on");
-                        "ok"
+                        note(true)
                     }
                     Err(error) => {
                         tracing::error!("{label}: {error}; what held before still holds");
-                        "failed"
+                        note(false)
                     }
                 };
-                metrics.reloads.with_label_values(&[label, outcome]).inc();
+                counter.inc();
             }
         };
         live.follower = Some(tokio::spawn(follow).abort_handle());
@@ -178,20 +188,26 @@ mod tests {
         let (dir, metrics) = (tempfile::tempdir().unwrap(), Metrics::new());
         let path = dir.path().join("file");
         let failed = || metrics.reloads.with_label_values(&["keys", "failed"]).get();
+        let successful = || metrics.last_reload_successful.with_label_values(&["keys"]).get();
+        let read_at = || metrics.last_reload_success_timestamp.with_label_values(&["keys"]).get();
         assert!(text(&path, &metrics).is_err());
+        assert_eq!((successful(), read_at()), (1, 0), "nothing is in force");
         fs::write(&path, "one").unwrap();
         let live = text(&path, &metrics).unwrap();
+        assert!(successful() == 1 && read_at() > 0);
         fs::write(&path, "two").unwrap();
         until("two is there", || *live.get() == "two").await;
         fs::write(&path, "").unwrap();
         until("the empty file was seen", || failed() == 1).await;
         fs::remove_file(&path).unwrap();
         until("the gap was seen", || failed() == 2).await;
+        assert_eq!(successful(), 0);
         assert_eq!(*live.get(), "two");
         fs::write(&path, "three").unwrap();
         until("three is there", || *live.get() == "three").await;
         assert_eq!(failed(), 2);
         assert_eq!(metrics.reloads.with_label_values(&["keys", "ok"]).get(), 2);
+        assert_eq!(successful(), 1);
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! What every request leaves behind: a span with its id, the id in the answer, and three metrics.
+//! What every request leaves behind: a span with its id, the id in the answer, metrics, and a trace.
 
 use std::{sync::Arc, time::Instant};
 
@@ -14,11 +14,18 @@ use actix_web::{
     web,
 };
 use prometheus::IntGauge;
-use tracing::{Span, field::Empty};
+use tracing::{Instrument, Span, field::Empty};
 use tracing_actix_web::{RequestId, RootSpanBuilder};
 
-use super::{HttpState, auth::Caller};
-use crate::{dialect::DIALECTS, telemetry::metrics::STATUSES};
+use super::{HttpState, auth::Caller, error::Refusal};
+use crate::{
+    dialect::DIALECTS,
+    domain::Lane,
+    telemetry::{
+        metrics::{NO_LANE, STATUSES},
+        traces::{self, trace_span},
+    },
+};
 
 /// The header that carries the request's id back.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -34,7 +41,10 @@ pub(super) async fn observe(
     let started = Instant::now();
     let _in_flight = state.as_ref().map(|state| InFlight::new(&state.metrics.requests_in_flight));
 
-    let mut response = next.call(request).await?;
+    let trace = if route == "embed" { begin_trace(&request, id.as_deref()) } else { Span::none() };
+    let response = next.call(request).instrument(trace.clone()).await;
+    end_trace(&trace, &response);
+    let mut response = response?;
 
     if let Some(value) = id.and_then(|id| HeaderValue::try_from(id).ok()) {
         response.headers_mut().insert(REQUEST_ID, value);
@@ -47,9 +57,60 @@ pub(super) async fn observe(
         {
             state.metrics.key_requests.with_label_values(&[key, status]).inc();
         }
-        state.metrics.request_seconds.with_label_values(&[route]).observe(started.elapsed().as_secs_f64());
+        let lane = response.request().extensions().get::<Lane>().map_or(NO_LANE, |lane| lane.as_str());
+        let seconds = state.metrics.request_seconds.with_label_values(&[route, lane]);
+        seconds.observe(started.elapsed().as_secs_f64());
+        if let Some(Refusal(reason)) = response.response().extensions().get() {
+            state.metrics.refused_requests.with_label_values(&[*reason, lane]).inc();
+        }
     }
     Ok(response)
+}
+
+/// The span around an embedding request, below the caller's if it sent one. Where it is recorded, the log names its trace.
+fn begin_trace(request: &ServiceRequest, id: Option<&str>) -> Span {
+    let span = trace_span!(
+        "request",
+        otel.name = Empty,
+        otel.kind = "server",
+        otel.status_code = Empty,
+        http.request.method = request.method().as_str(),
+        http.route = Empty,
+        http.response.status_code = Empty,
+        sidelens.request_id = id,
+        sidelens.model = Empty,
+        sidelens.lane = Empty,
+        sidelens.inputs = Empty,
+    );
+    if span.is_disabled() {
+        return span;
+    }
+    let route = request.match_pattern();
+    let route = route.as_deref().unwrap_or("other");
+    span.record("otel.name", format!("{} {route}", request.method())).record("http.route", route);
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    if let Some(id) = traces::join(&span, header("traceparent"), header("tracestate")) {
+        Span::current().record("trace_id", id);
+    }
+    span
+}
+
+fn end_trace<B>(span: &Span, outcome: &Result<ServiceResponse<B>, Error>) {
+    if span.is_disabled() {
+        return;
+    }
+    let status = status_of(outcome);
+    span.record("http.response.status_code", status.as_u16());
+    if status.is_server_error() {
+        span.record("otel.status_code", "error");
+    }
+}
+
+fn status_of<B>(outcome: &Result<ServiceResponse<B>, Error>) -> StatusCode {
+    match outcome {
+        Ok(response) => response.status(),
+        Err(error) => error.as_response_error().status_code(),
+    }
 }
 
 /// Counts a request for as long as it lives, also when it is dropped half-way.
@@ -120,15 +181,12 @@ impl RootSpanBuilder for RequestSpan {
             path = request.path(),
             key = Empty,
             status = Empty,
+            trace_id = Empty,
         )
     }
 
     fn on_request_end<B: MessageBody>(span: Span, outcome: &Result<ServiceResponse<B>, Error>) {
-        let status = match outcome {
-            Ok(response) => response.status(),
-            Err(error) => error.as_response_error().status_code(),
-        };
-        span.record("status", status.as_u16());
+        span.record("status", status_of(outcome).as_u16());
     }
 }
 

@@ -110,6 +110,9 @@ fn describe(state: &HttpState, embedder: &Embedder) -> Value {
             "image_size": spec.image.as_ref().map(ImageSpec::size),
         },
     });
+    if spec.image.is_some() {
+        body["pictures"] = json!({"schemes": config.fetch.schemes(), "formats": config.image.formats()});
+    }
     if info.is_demo {
         let note = "this is the small demo model, made for drawn pictures; \
                     for photographs start with `--model org/name`, a model of the hub, or a directory";

@@ -12,6 +12,9 @@ pub enum HubError {
         "cannot set up downloads from the hub: {0}; without system certificates, install ca-certificates"
     )]
     Setup(String),
+    /// `HF_ENDPOINT` is not as it must be.
+    #[error("HF_ENDPOINT holds a name or password, which messages would show: use HF_TOKEN or `hub.token`")]
+    Endpoint,
     /// 401 or 403.
     #[error("`{repo}` is gated or private, or does not exist: {endpoint} answered {status}; {}", next_step(.repo, .endpoint, *.has_token))]
     Gated {

@@ -83,6 +83,10 @@ impl Remote {
             builder = builder.token(token);
         }
         let hub = builder.build().map_err(|error| setup(&error))?;
+        // Every error names the address; the setting was checked when it was read, HF_ENDPOINT was not.
+        if hub.endpoint().contains('@') {
+            return Err(HubError::Endpoint);
+        }
         let (org, name) = hf_hub::split_id(&model.repo);
         Ok(Self {
             repo: hub.model(org, name),

@@ -21,7 +21,7 @@ use super::yuv::{self, Matrix, Plane, Planes};
 use super::{ImagingError, icc};
 use crate::domain::Icc;
 
-const FORMAT: &str = "AVIF";
+pub(super) const FORMAT: &str = "AVIF";
 
 /// Decodes the primary picture, of a sequence the first.
 ///

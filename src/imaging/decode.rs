@@ -6,11 +6,12 @@
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, ImageReader};
+use tracing::Span;
 
 use super::crop::Size;
 use super::limits::{Limits, Paced};
 use super::sniff::{Format, sniff};
-use super::{ImagingError, ImagingOptions, avif, icc, jpeg};
+use super::{ImagingError, ImagingOptions, avif, icc, jpeg, tiff};
 use crate::domain::{Icc, Resize};
 
 /// A picture's first frame, on its full canvas, not yet upright.
@@ -37,13 +38,17 @@ pub(super) fn decode(
         return Err(ImagingError::Empty);
     }
     let (limits, icc) = (Limits::begin(options), options.icc);
-    match sniff(encoded) {
-        Ok(Format::Avif) if !options.avif => Err(ImagingError::AvifOff),
-        Ok(Format::Jpeg) => jpeg::decode(encoded, limits, icc, reduce_for),
-        Ok(Format::Avif) => avif::decode(encoded, limits, icc),
-        Ok(Format::Other(format, name)) => other(encoded, format, name, limits, icc),
-        Err(found) => Err(ImagingError::UnknownFormat { found }),
-    }
+    let format = sniff(encoded).map_err(|found| ImagingError::UnknownFormat { found })?;
+    // For the trace of the picture's request.
+    Span::current().record("sidelens.format", format.name());
+    let decoded = match format {
+        Format::Avif if !options.avif => Err(ImagingError::AvifOff),
+        Format::Jpeg => jpeg::decode(encoded, limits, icc, reduce_for),
+        Format::Avif => avif::decode(encoded, limits, icc),
+        Format::Other(format, name) => other(encoded, format, name, limits, icc),
+    }?;
+    Span::current().record("sidelens.pixels", decoded.full.width * decoded.full.height);
+    Ok(decoded)
 }
 
 fn other(
@@ -58,7 +63,12 @@ fn other(
     let mut own_limits = image::Limits::no_limits();
     own_limits.max_alloc = Some(limits.max_memory_bytes);
     reader.limits(own_limits.clone());
-    let mut decoder = reader.into_decoder().map_err(failed)?;
+    let mut decoder = match reader.into_decoder() {
+        Err(ImageError::Unsupported(_)) if format == ImageFormat::Tiff => {
+            return tiff::decode(encoded, limits, icc);
+        }
+        decoder => decoder.map_err(failed)?,
+    };
     let (width, height) = decoder.dimensions();
     limits.check_size(name, width.into(), height.into())?;
     let pixels = u64::from(width) * u64::from(height);

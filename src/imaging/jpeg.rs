@@ -19,7 +19,7 @@ use super::limits::{Limits, Paced};
 use super::{ImagingError, icc, orient, resample, scans};
 use crate::domain::{Icc, Resize};
 
-const FORMAT: &str = "JPEG";
+pub(super) const FORMAT: &str = "JPEG";
 
 /// What the `mozjpeg` crate puts before libjpeg's own words when it unwinds.
 const UNWOUND: &str = "libjpeg fatal error: ";

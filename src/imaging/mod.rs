@@ -23,6 +23,7 @@ mod scans;
 mod sniff;
 #[cfg(test)]
 mod tests;
+mod tiff;
 mod yuv;
 
 use crate::domain::{Background, Decode, Icc, ImageSpec, Pixels};

@@ -2,6 +2,8 @@
 
 use image::ImageFormat;
 
+use super::{avif, jpeg};
+
 /// How a file is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
@@ -11,6 +13,17 @@ pub(super) enum Format {
     Avif,
     /// By the `image` crate.
     Other(ImageFormat, &'static str),
+}
+
+impl Format {
+    /// What people call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Jpeg => jpeg::FORMAT,
+            Self::Avif => avif::FORMAT,
+            Self::Other(_, name) => name,
+        }
+    }
 }
 
 /// The format, or what the bytes look like otherwise, with an article, so that the message helps.

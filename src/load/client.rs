@@ -26,12 +26,17 @@ use crate::domain::Modality;
 
 /// Bytes of a refusal that are kept.
 const MAX_REFUSAL: usize = 200;
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const BOUNDARY: &str = "sidelens-7f1c9d3ab52e";
 
 /// A client that reaches what Meilisearch reaches, the way it does: HTTP/1.1, a new connection for each request,
 /// Mozilla's certificates, no proxy.
 pub fn http_client() -> ClientBuilder {
-    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    http_client_trusting(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() })
+}
+
+/// The same, with other authorities than Mozilla's.
+pub fn http_client_trusting(roots: RootCertStore) -> ClientBuilder {
     let tls = ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
         .with_safe_default_protocol_versions()
         .expect("ring speaks TLS 1.2 and 1.3")
@@ -125,6 +130,45 @@ impl From<reqwest::Error> for Failure {
     }
 }
 
+/// Posts a request for one new input, and gives the answer's body, whatever it holds.
+///
+/// # Errors
+/// [`Failure`], unless the status is 200.
+pub async fn ask(client: &Client, url: Url, template: &Template, inputs: &Inputs) -> Result<Bytes, Failure> {
+    let frame = template.frame(1).expect("one input fits into every template");
+    exchange(client, url, JSON, frame.fill(inputs, Length::Query)).await
+}
+
+/// Posts one body; gives the answer's, unzipped.
+async fn exchange(
+    client: &Client,
+    url: Url,
+    content_type: HeaderValue,
+    body: Vec<Bytes>,
+) -> Result<Bytes, Failure> {
+    let n_bytes: usize = body.iter().map(Bytes::len).sum();
+    // In pieces, since most of a body is shared with all others. The length makes it a plain body, not a
+    // chunked one.
+    let pieces = stream::iter(body.into_iter().map(Ok::<_, std::convert::Infallible>));
+    let request = client.post(url).header(CONTENT_TYPE, content_type).header(CONTENT_LENGTH, n_bytes);
+    let response = request.body(Body::wrap_stream(pieces)).send().await?;
+    let status = response.status().as_u16();
+    let zipped = response.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding == "gzip");
+    let mut body = response.bytes().await?;
+    if zipped {
+        let mut plain = Vec::new();
+        GzDecoder::new(&*body)
+            .read_to_end(&mut plain)
+            .map_err(|error| Failure::Answer(format!("the answer's gzip: {error}")))?;
+        body = plain.into();
+    }
+    if status != 200 {
+        let body = String::from_utf8_lossy(&body[..body.len().min(MAX_REFUSAL)]).into_owned();
+        return Err(Failure::Status { status, body });
+    }
+    Ok(body)
+}
+
 /// The server under load, and what is sent to it.
 #[derive(Debug)]
 pub struct Peer {
@@ -180,27 +224,7 @@ impl Peer {
         body: Vec<Bytes>,
         n: usize,
     ) -> Result<(), Failure> {
-        let n_bytes: usize = body.iter().map(Bytes::len).sum();
-        // In pieces, since most of a body is shared with all others. The length makes it a plain body, not a
-        // chunked one.
-        let pieces = stream::iter(body.into_iter().map(Ok::<_, std::convert::Infallible>));
-        let request =
-            self.client.post(url).header(CONTENT_TYPE, content_type).header(CONTENT_LENGTH, n_bytes);
-        let response = request.body(Body::wrap_stream(pieces)).send().await?;
-        let status = response.status().as_u16();
-        let zipped = response.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding == "gzip");
-        let mut body = response.bytes().await?;
-        if zipped {
-            let mut plain = Vec::new();
-            GzDecoder::new(&*body)
-                .read_to_end(&mut plain)
-                .map_err(|error| Failure::Answer(format!("the answer's gzip: {error}")))?;
-            body = plain.into();
-        }
-        if status != 200 {
-            let body = String::from_utf8_lossy(&body[..body.len().min(MAX_REFUSAL)]).into_owned();
-            return Err(Failure::Status { status, body });
-        }
+        let body = exchange(&self.client, url, content_type, body).await?;
         self.check(vectors(&body).map_err(Failure::Answer)?, n)
     }
 
@@ -246,8 +270,7 @@ impl Lane {
         match &self.frame {
             Some(frame) => {
                 let body = frame.fill(&peer.inputs, self.length);
-                let content_type = HeaderValue::from_static("application/json");
-                peer.post(url.clone(), content_type, body, *n_inputs).await
+                peer.post(url.clone(), JSON, body, *n_inputs).await
             }
             None => {
                 let uploads = (0..*n_inputs).map(|_| {

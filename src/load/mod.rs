@@ -18,7 +18,7 @@ mod tally;
 mod template;
 mod traffic;
 
-pub use client::{Failure, Form, Lane, Peer, Target, http_client};
+pub use client::{Failure, Form, Lane, Peer, Target, ask, http_client, http_client_trusting};
 pub use inputs::{Inputs, Length, Picture};
 pub use process::Memory;
 pub use report::{Lanes, Report};

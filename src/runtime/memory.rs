@@ -3,23 +3,34 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::{Backend, BackendError};
 use crate::domain::{Embedding, Modality, Prepared};
 
-/// The largest batch of each modality that is still tried; 0 where nothing is known.
+/// The largest batch of each modality that is still tried, and how often one was too large.
 #[derive(Debug, Default)]
-pub(super) struct Caps([AtomicUsize; Modality::ALL.len()]);
+pub(super) struct Caps {
+    /// 0 where nothing is known.
+    largest: [AtomicUsize; Modality::ALL.len()],
+    splits: AtomicU64,
+}
 
 impl Caps {
     /// The cap, once one was learnt.
     pub fn get(&self, modality: Modality) -> Option<usize> {
-        Some(self.0[modality as usize].load(Ordering::Relaxed)).filter(|cap| *cap > 0)
+        Some(self.largest[modality as usize].load(Ordering::Relaxed)).filter(|cap| *cap > 0)
     }
 
-    fn set(&self, modality: Modality, cap: usize) {
-        self.0[modality as usize].store(cap, Ordering::Relaxed);
+    /// The batches that were split since this was last asked.
+    pub fn take_splits(&self) -> u64 {
+        self.splits.swap(0, Ordering::Relaxed)
+    }
+
+    /// Keeps the cap of a batch that is split.
+    fn split(&self, modality: Modality, cap: usize) {
+        self.largest[modality as usize].store(cap, Ordering::Relaxed);
+        self.splits.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -59,7 +70,7 @@ impl Splitter {
                     let cap = size / 2;
                     let modality_name = modality.as_str();
                     tracing::warn!(reason, size, cap, modality = modality_name, "a batch is split");
-                    self.caps.set(modality, cap);
+                    self.caps.split(modality, cap);
                 }
                 Err(error) => return Err(error),
             }
@@ -129,6 +140,7 @@ mod tests {
         assert_eq!(splitter.embed(&texts(0..10)), Ok(expected));
         let sizes = || record.batches().iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!(sizes(), [10, 5, 2, 2, 2, 2, 2]);
+        assert_eq!((splitter.caps.take_splits(), splitter.caps.take_splits()), (2, 0));
         record.clear();
         splitter.embed(&texts(0..4)).unwrap();
         assert_eq!(sizes(), [2, 2]);

@@ -22,6 +22,7 @@ pub struct DeviceThread {
     // An Option, so that dropping can close the channel before joining.
     passes: Option<mpsc::Sender<Pass>>,
     thread: Option<JoinHandle<()>>,
+    device: String,
     caps: Arc<Caps>,
 }
 
@@ -41,12 +42,22 @@ impl DeviceThread {
                 let _ = pass.reply.send(splitter.embed(&pass.batch));
             }
         })?;
-        Ok(Self { passes: Some(passes), thread: Some(thread), caps })
+        Ok(Self { passes: Some(passes), thread: Some(thread), device: device.to_owned(), caps })
+    }
+
+    /// The device, as it was given.
+    pub fn name(&self) -> &str {
+        &self.device
     }
 
     /// The largest batch of `modality` that is tried, once a larger one did not fit into the device's memory.
     pub fn cap(&self, modality: Modality) -> Option<usize> {
         self.caps.get(modality)
+    }
+
+    /// How many batches did not fit into memory and were halved since this was last asked.
+    pub fn take_splits(&mut self) -> u64 {
+        self.caps.take_splits()
     }
 
     /// One forward pass, or several where the batch does not fit into memory: one vector per input, in order.

@@ -2,8 +2,9 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::{EnvFilter, filter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Layer, filter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
+use super::traces::{self, Traces};
 use crate::config::{LogConfig, LogFormat};
 
 /// Why there are no logs.
@@ -22,26 +23,31 @@ pub enum LoggingError {
     },
 }
 
-/// Starts logging for the whole process; later calls check their filter and change nothing.
+/// Starts logging for the whole process, and tracing where there are `traces`; later calls check their filter and change
+/// nothing.
 ///
-/// In both shapes a line carries the fields of the spans around it, among them the `request_id` that
-/// the answer carries too.
+/// In both shapes a line carries the fields of the spans around it, among them the `id` that the answer carries too, and
+/// the `trace_id` if there is one.
 ///
 /// # Errors
 /// [`LoggingError::Filter`] when `log.level` cannot be read.
-pub fn init(config: &LogConfig) -> Result<(), LoggingError> {
+pub fn init(config: &LogConfig, traces: Option<&Traces>) -> Result<(), LoggingError> {
     let filter = EnvFilter::builder()
         .parse(&config.level)
-        .map_err(|source| LoggingError::Filter { level: config.level.clone(), source })?;
-    let registry = tracing_subscriber::registry().with(filter);
-    // A second subscriber is refused: tests start several services in one process.
-    let _already_set = match config.format {
-        LogFormat::Pretty => registry
-            .with(fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal()))
-            .try_init(),
-        LogFormat::Json => registry
-            .with(fmt::layer().json().flatten_event(true).with_current_span(false).with_writer(io::stderr))
-            .try_init(),
+        .map_err(|source| LoggingError::Filter { level: config.level.clone(), source })?
+        // However much is logged, what is traced is not.
+        .add_directive(format!("{}=off", traces::TARGET).parse().expect("a target and a level"));
+    let lines = fmt::layer().with_writer(io::stderr);
+    let lines = match config.format {
+        LogFormat::Pretty => lines.with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
+    };
+    let registry = tracing_subscriber::registry().with(lines.with_filter(filter));
+    // A second subscriber is refused: tests start several services in one process. A layer that may be `None` would have
+    // every disabled span and event asked for each time.
+    let _already_set = match traces {
+        Some(traces) => registry.with(traces.layer()).try_init(),
+        None => registry.try_init(),
     };
     Ok(())
 }
@@ -53,9 +59,9 @@ mod tests {
     #[test]
     fn refuses_a_bad_filter_and_may_be_called_twice() {
         let config = |level: &str| LogConfig { format: LogFormat::Pretty, level: level.into() };
-        let message = init(&config("sidelens=loud")).unwrap_err().to_string();
+        let message = init(&config("sidelens=loud"), None).unwrap_err().to_string();
         assert!(message.starts_with("`log.level` is `sidelens=loud`: "), "{message}");
-        init(&config("warn,sidelens::fetch=debug")).unwrap();
-        init(&config("warn")).unwrap();
+        init(&config("warn,sidelens::fetch=debug"), None).unwrap();
+        init(&config("warn"), None).unwrap();
     }
 }

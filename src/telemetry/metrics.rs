@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+    core::{Atomic, GenericCounterVec},
 };
 
 use crate::domain::{ItemErrorKind, Modality};
@@ -20,6 +21,16 @@ pub const STATUSES: [&str; 12] =
 pub const FILES: [&str; 2] = ["keys", "certificate"];
 /// The values of the label `lane`.
 pub const LANES: [&str; 2] = ["search", "bulk"];
+/// The value of the label `lane` of a request that was answered before its inputs were counted, or has none.
+pub const NO_LANE: &str = "none";
+/// The values of the label `reason` of requests that were refused with 429 or 503: no room for its inputs, its key's
+/// limit, the deadline, a body that crawled, no room for bodies, a model that is loading or lost, a stop or a loss while
+/// it waited.
+pub const REFUSALS: [&str; 7] =
+    ["queue_full", "rate_limit", "deadline", "slow_body", "body_room", "not_ready", "stopped"];
+/// The values of the label `kind` of what went wrong on a device: a batch that was too large for its memory, a device
+/// that is gone, anything else.
+pub const DEVICE_ERRORS: [&str; 3] = ["oom", "lost", "other"];
 /// The values of the label `outcome` of fetches: downloaded, confirmed by a 304, known and fresh, shared with a download
 /// under way, dead when last asked, failed.
 pub const FETCH_OUTCOMES: [&str; 6] =
@@ -43,12 +54,19 @@ pub struct Metrics {
     registry: Registry,
     /// Requests answered, by `route` and `status`.
     pub requests: IntCounterVec,
-    /// Seconds from a request's head to its answer, by `route`.
+    /// Seconds from a request's head to its answer, by `route` and `lane`: `search` for one input, `bulk` for more,
+    /// `none` where they were not counted.
     pub request_seconds: HistogramVec,
+    /// Requests answered 429 or 503, by `reason` and `lane`.
+    pub refused_requests: IntCounterVec,
     /// Requests answered that came with a known key, by its name (`key`) and `status`.
     pub key_requests: IntCounterVec,
     /// Changes on disk by `files` and `outcome`: `ok`, or `failed` where what held before still holds.
     pub reloads: IntCounterVec,
+    /// 1 where the files are in force as they are on disk, 0 where their last change was refused, by `files`.
+    pub last_reload_successful: IntGaugeVec,
+    /// When the files that are in force were read, in seconds since 1970, by `files`; 0 where there are none.
+    pub last_reload_success_timestamp: IntGaugeVec,
     /// Requests being answered.
     pub requests_in_flight: IntGauge,
     /// Items by `modality` (text, image) and `outcome` (`ok`, or the kind of the fault).
@@ -57,12 +75,19 @@ pub struct Metrics {
     pub items_in_flight: IntGauge,
     /// Inputs waiting in the batch queue, by nothing: the sum of both lanes.
     pub queue_depth: IntGauge,
-    /// Seconds that an input waited in the batch queue, by `lane`.
+    /// Seconds that an input waited in the batch queue, by `lane`: until its pass began, or in vain.
     pub queue_wait_seconds: HistogramVec,
+    /// Seconds of forward passes, counted for each of their inputs, by `lane`: 8 inputs in a pass of 1 s add 8. With the
+    /// sum of the waits these are the seconds that inputs spend here, and their rate is how many are here.
+    pub input_compute_seconds: CounterVec,
     /// Inputs of one forward pass, by `modality`.
     pub batch_size: HistogramVec,
     /// The largest batch that fits into the device's memory, by `modality`; 0 while none was too large.
     pub batch_size_cap: IntGaugeVec,
+    /// What went wrong on a device, by `kind`; each halving of a batch that did not fit is an `oom`.
+    pub device_errors: IntCounterVec,
+    /// 1 for each model in service: its name (`model`), `fingerprint`, `dtype`, `device` and `dimensions`.
+    pub model_info: IntGaugeVec,
     /// Seconds of one forward pass, by `modality`.
     pub inference_seconds: HistogramVec,
     /// Seconds to decode, resize and crop one picture.
@@ -88,8 +113,8 @@ pub struct Metrics {
     pub redis_breaker_open: IntGauge,
     /// Texts that lost their end to the model's context length.
     pub truncated_texts: IntCounter,
-    /// Items answered by the placeholder vector.
-    pub placeholder_vectors: IntCounter,
+    /// Items answered by the placeholder vector, by the `kind` of their failure.
+    pub placeholder_vectors: IntCounterVec,
     /// 1 once the model is warmed up, else 0.
     pub ready: IntGauge,
 }
@@ -105,8 +130,14 @@ impl Metrics {
                 r,
                 "request_seconds",
                 "Seconds to answer a request.",
-                &["route"],
+                &["route", "lane"],
                 &SECONDS,
+            ),
+            refused_requests: counters(
+                r,
+                "refused_requests_total",
+                "Requests answered 429 or 503.",
+                &["reason", "lane"],
             ),
             key_requests: counters(
                 r,
@@ -120,6 +151,18 @@ impl Metrics {
                 "Changed files of keys and certificates, taken or refused.",
                 &["files", "outcome"],
             ),
+            last_reload_successful: gauges(
+                r,
+                "last_reload_successful",
+                "1 unless the last change of the files was refused.",
+                &["files"],
+            ),
+            last_reload_success_timestamp: gauges(
+                r,
+                "last_reload_success_timestamp_seconds",
+                "When the files in force were read, 0 without files.",
+                &["files"],
+            ),
             requests_in_flight: gauge(r, "requests_in_flight", "Requests being answered."),
             items: counters(r, "items_total", "Items answered, by outcome.", &["modality", "outcome"]),
             items_in_flight: gauge(r, "items_in_flight", "Inputs admitted and not yet answered."),
@@ -127,9 +170,15 @@ impl Metrics {
             queue_wait_seconds: histograms(
                 r,
                 "queue_wait_seconds",
-                "Seconds that an input waited for its batch.",
+                "Seconds that an input waited for its batch, or in vain.",
                 &["lane"],
                 &SECONDS,
+            ),
+            input_compute_seconds: counters(
+                r,
+                "input_compute_seconds_total",
+                "Seconds of forward passes, counted for each of their inputs.",
+                &["lane"],
             ),
             batch_size: histograms(r, "batch_size", "Inputs of one forward pass.", &["modality"], &SIZES),
             batch_size_cap: gauges(
@@ -137,6 +186,18 @@ impl Metrics {
                 "batch_size_cap",
                 "Most inputs of a forward pass since one ran out of memory, 0 if none did.",
                 &["modality"],
+            ),
+            device_errors: counters(
+                r,
+                "device_errors_total",
+                "Passes that did not fit into memory, lost their device, or failed otherwise.",
+                &["kind"],
+            ),
+            model_info: gauges(
+                r,
+                "model_info",
+                "1 for each model in service.",
+                &["model", "fingerprint", "dtype", "device", "dimensions"],
             ),
             inference_seconds: histograms(
                 r,
@@ -146,7 +207,7 @@ impl Metrics {
                 &SECONDS,
             ),
             decode_seconds: histogram(r, "decode_seconds", "Seconds to decode, resize and crop one picture."),
-            fetch_seconds: histogram(r, "fetch_seconds", "Seconds to fetch one picture."),
+            fetch_seconds: histogram(r, "fetch_seconds", "Seconds to fetch one picture that is not at hand."),
             fetches: counters(r, "fetches_total", "Pictures asked for by http(s) address.", &["outcome"]),
             fetch_retries: counter(r, "fetch_retries_total", "Second attempts to download a picture."),
             cache_hits: counters(
@@ -167,10 +228,11 @@ impl Metrics {
             ),
             redis_breaker_open: gauge(r, "redis_breaker_open", "1 while Redis is not asked."),
             truncated_texts: counter(r, "truncated_texts_total", "Texts cut to the model's context length."),
-            placeholder_vectors: counter(
+            placeholder_vectors: counters(
                 r,
                 "placeholder_vectors_total",
-                "Items answered by the placeholder vector.",
+                "Items answered by the placeholder vector, by what they failed with.",
+                &["kind"],
             ),
             ready: gauge(r, "ready", "1 once the model is warmed up."),
             registry,
@@ -180,11 +242,19 @@ impl Metrics {
     }
 
     fn touch_every_series(&self) {
+        for lane in LANES.into_iter().chain([NO_LANE]) {
+            self.request_seconds.with_label_values(&["embed", lane]);
+            REFUSALS.iter().for_each(|reason| _ = self.refused_requests.with_label_values(&[*reason, lane]));
+        }
         for route in ROUTES {
-            self.request_seconds.with_label_values(&[route]);
+            self.request_seconds.with_label_values(&[route, NO_LANE]);
             for status in STATUSES {
                 self.requests.with_label_values(&[route, status]);
             }
+        }
+        for files in FILES {
+            self.last_reload_successful.with_label_values(&[files]).set(1);
+            self.last_reload_success_timestamp.with_label_values(&[files]);
         }
         for (files, outcome) in FILES.into_iter().flat_map(|files| [(files, "ok"), (files, "failed")]) {
             self.reloads.with_label_values(&[files, outcome]);
@@ -206,6 +276,11 @@ impl Metrics {
         REDIS_OPERATIONS.iter().for_each(|operation| _ = self.redis_seconds.with_label_values(&[operation]));
         for lane in LANES {
             self.queue_wait_seconds.with_label_values(&[lane]);
+            self.input_compute_seconds.with_label_values(&[lane]);
+        }
+        DEVICE_ERRORS.iter().for_each(|kind| _ = self.device_errors.with_label_values(&[kind]));
+        for kind in ItemErrorKind::ALL {
+            self.placeholder_vectors.with_label_values(&[kind.as_str()]);
         }
     }
 
@@ -243,8 +318,14 @@ fn counter(registry: &Registry, id: &str, help: &str) -> IntCounter {
     registered(registry, IntCounter::with_opts(Opts::new(name(id), help)))
 }
 
-fn counters(registry: &Registry, id: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    registered(registry, IntCounterVec::new(Opts::new(name(id), help), labels))
+/// Of whole numbers, or of seconds.
+fn counters<P: Atomic + 'static>(
+    registry: &Registry,
+    id: &str,
+    help: &str,
+    labels: &[&str],
+) -> GenericCounterVec<P> {
+    registered(registry, GenericCounterVec::new(Opts::new(name(id), help), labels))
 }
 
 fn gauge(registry: &Registry, id: &str, help: &str) -> IntGauge {

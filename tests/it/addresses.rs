@@ -85,6 +85,19 @@ async fn bytes_decide_what_they_are_and_not_their_host() {
 }
 
 #[tokio::test]
+async fn what_is_no_picture_is_not_downloaded_again() {
+    let host = PictureServer::start("tests/fixtures/bad");
+    for (path, again) in [("fresh", "fresh"), ("tagged", "not_modified")] {
+        let app = TestApp::spawn(allow_loopback).await;
+        let body = json!({ "input": [{ "image_url": host.url(&format!("{path}/not_an_image.html")) }] });
+        let first = app.post("/embed", body.to_string()).await;
+        assert_eq!((first.0, &first.1["error"]["kind"]), (400, &json!("not_an_image")));
+        assert_eq!(app.post("/embed", body.to_string()).await, first);
+        assert_eq!((fetches(&app, "ok").await, fetches(&app, again).await), (1.0, 1.0), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn relative_paths_of_documents_are_below_the_base() {
     let host = PictureServer::start("tests/fixtures/images");
     let app = TestApp::spawn(|config| {

@@ -242,7 +242,7 @@ async fn every_broken_item_is_named() {
     let found: Vec<_> = items.iter().map(|item| (item.index, item.kind)).collect();
     assert_eq!(found, [(1, ItemErrorKind::NotAnImage), (3, ItemErrorKind::EmptyImage)]);
     assert_eq!(service.metrics.items.with_label_values(&["image", "not_an_image"]).get(), 1);
-    assert_eq!(service.metrics.placeholder_vectors.get(), 0);
+    assert_eq!(service.metrics.placeholder_vectors.with_label_values(&["not_an_image"]).get(), 0);
 }
 
 #[tokio::test]
@@ -255,7 +255,7 @@ async fn a_placeholder_stands_for_a_broken_item_and_is_far_from_all_others() {
     assert!((placeholder.cosine(placeholder) - 1.0).abs() < 1e-6);
     assert!(!close(placeholder, red) && close(blue, &service.vector(text("blue")).await));
     assert_eq!(response.errors.iter().map(|error| error.index).collect::<Vec<_>>(), [1, 2]);
-    assert_eq!(service.metrics.placeholder_vectors.get(), 2);
+    assert_eq!(service.metrics.placeholder_vectors.with_label_values(&["not_an_image"]).get(), 2);
 }
 
 #[tokio::test]

@@ -241,6 +241,14 @@ fn a_gated_model_names_the_next_step_and_opens_with_a_token() {
 }
 
 #[test]
+fn a_password_in_the_hubs_address_is_never_shown() {
+    let server = HubServer::start(&[]);
+    let endpoint = server.url().replace("http://", "http://me:hunter2@");
+    let message = refusal(&Machine::new(endpoint).run(&["download", "demo/clop"]));
+    assert!(message.contains("HF_ENDPOINT") && !message.contains("hunter2"), "{message}");
+}
+
+#[test]
 fn what_is_not_there_is_named() {
     let server = HubServer::start(&[]);
     let machine = Machine::new(server.url());

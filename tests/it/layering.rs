@@ -33,7 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 const KEPT_IN: &[(&str, &[&str])] = &[
     ("actix_web", &["http", "app"]),
     ("tch", &["model", "runtime"]),
-    ("reqwest", &["fetch", "hub", "load", "cli"]),
+    ("reqwest", &["fetch", "hub", "load", "cli", "telemetry"]),
     ("hf_hub", &["hub"]),
     ("object_store", &["fetch"]),
     ("mozjpeg", &["imaging"]),
@@ -44,6 +44,10 @@ const KEPT_IN: &[(&str, &[&str])] = &[
     ("parquet", &["cache"]),
     ("arrow_array", &["cache"]),
     ("arrow_schema", &["cache"]),
+    ("opentelemetry", &["telemetry"]),
+    ("opentelemetry_sdk", &["telemetry"]),
+    ("opentelemetry_otlp", &["telemetry"]),
+    ("tracing_opentelemetry", &["telemetry"]),
 ];
 
 fn rust_files(dir: &Path) -> Vec<PathBuf> {

@@ -7,7 +7,9 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use sidelens::{
     domain::{ItemErrorKind, OnItemError},
-    telemetry::metrics::{FETCH_OUTCOMES, FILES, LANES, REDIS_ERRORS, ROUTES, STATUSES, TIERS},
+    telemetry::metrics::{
+        DEVICE_ERRORS, FETCH_OUTCOMES, FILES, LANES, NO_LANE, REDIS_ERRORS, REFUSALS, ROUTES, STATUSES, TIERS,
+    },
 };
 
 use crate::support::{PictureServer, STUB_DIMENSIONS, TestApp, answer, slow_model};
@@ -92,7 +94,7 @@ async fn one_broken_picture_may_get_the_placeholder() {
     let vector: Vec<f64> = serde_json::from_value(body["data"][1]["embedding"].clone()).expect("numbers");
     let norm = vector.iter().map(|x| x * x).sum::<f64>().sqrt();
     assert!((norm - 1.0).abs() < 1e-5, "{norm}");
-    assert_eq!(app.metric("sidelens_placeholder_vectors_total").await, 1.0);
+    assert_eq!(app.metric("sidelens_placeholder_vectors_total{kind=\"corrupt\"}").await, 1.0);
 }
 
 #[tokio::test]
@@ -156,6 +158,8 @@ async fn a_full_queue_is_429_and_recovers() {
     let (status, body) = app.post("/embed", r#"{"input": ["d", "e"]}"#).await;
     assert_eq!(status, 429, "{body}");
     assert!(body.to_string().contains("batch.max_queue_items"), "{body}");
+    let refused = "sidelens_refused_requests_total{lane=\"bulk\",reason=\"queue_full\"}";
+    assert_eq!(app.metric(refused).await, 1.0);
     // A search has room kept for it.
     assert_eq!(app.post("/embed", r#"{"input": ["d"]}"#).await.0, 200);
     assert_eq!(first.await.expect("answered").0, 200);
@@ -177,6 +181,9 @@ async fn a_late_answer_is_503_within_the_deadline() {
     let (status, body) = app.post("/embed", r#"{"input": ["a"]}"#).await;
     assert_eq!(status, 503, "{body}");
     assert!(body.to_string().contains("batch.deadline_ms"), "{body}");
+    let refused = "sidelens_refused_requests_total{lane=\"search\",reason=\"deadline\"}";
+    assert_eq!(app.metric(refused).await, 1.0);
+    assert_eq!(app.metric("sidelens_request_seconds_count{lane=\"search\",route=\"embed\"}").await, 1.0);
     assert!(begin.elapsed() < Duration::from_millis(1500), "{:?}", begin.elapsed());
 }
 
@@ -208,12 +215,17 @@ async fn every_series_is_there_from_the_start() {
         "sidelens_cache_hits_total",
         "sidelens_cache_misses_total",
         "sidelens_decode_seconds",
+        "sidelens_device_errors_total",
         "sidelens_fetch_retries_total",
         "sidelens_fetch_seconds",
         "sidelens_fetches_total",
         "sidelens_inference_seconds",
+        "sidelens_input_compute_seconds_total",
         "sidelens_items_in_flight",
         "sidelens_items_total",
+        "sidelens_last_reload_success_timestamp_seconds",
+        "sidelens_last_reload_successful",
+        "sidelens_model_info",
         "sidelens_placeholder_vectors_total",
         "sidelens_queue_depth",
         "sidelens_queue_wait_seconds",
@@ -221,6 +233,7 @@ async fn every_series_is_there_from_the_start() {
         "sidelens_redis_breaker_open",
         "sidelens_redis_errors_total",
         "sidelens_redis_seconds",
+        "sidelens_refused_requests_total",
         "sidelens_reloads_total",
         "sidelens_request_seconds",
         "sidelens_requests_in_flight",
@@ -248,7 +261,19 @@ async fn every_series_is_there_from_the_start() {
     series.extend(TIERS.map(|tier| format!("cache_hits_total{{tier=\"{tier}\"}}")));
     series.extend(REDIS_ERRORS.map(|kind| format!("redis_errors_total{{kind=\"{kind}\"}}")));
     series.extend(LANES.map(|lane| format!("queue_wait_seconds_count{{lane=\"{lane}\"}}")));
+    series.extend(LANES.map(|lane| format!("input_compute_seconds_total{{lane=\"{lane}\"}}")));
+    for lane in LANES.into_iter().chain([NO_LANE]) {
+        series.push(format!("request_seconds_count{{lane=\"{lane}\",route=\"embed\"}}"));
+        series.extend(REFUSALS.map(|r| format!("refused_requests_total{{lane=\"{lane}\",reason=\"{r}\"}}")));
+    }
+    series.extend(DEVICE_ERRORS.map(|kind| format!("device_errors_total{{kind=\"{kind}\"}}")));
+    series.extend(FILES.map(|files| format!("last_reload_successful{{files=\"{files}\"}}")));
+    series.extend(
+        ItemErrorKind::ALL.map(|kind| format!("placeholder_vectors_total{{kind=\"{}\"}}", kind.as_str())),
+    );
     series.extend(FETCH_OUTCOMES.map(|outcome| format!("fetches_total{{outcome=\"{outcome}\"}}")));
+    let model = format!("device=\"cpu\",dimensions=\"{STUB_DIMENSIONS}\",dtype=\"fp32\",fingerprint=\"");
+    assert!(text.contains(&format!("\nsidelens_model_info{{{model}")), "{text}");
     for series in series {
         assert!(text.contains(&format!("\nsidelens_{series} ")), "no series {series}");
     }
@@ -267,7 +292,7 @@ async fn a_placeholder_covers_no_fault_that_passes_in_time() {
     let (status, body) = app.post("/embed", json!({ "input": [item, "a"] }).to_string()).await;
     assert_eq!(status, 200, "{body}");
     assert!(body["errors"].is_null(), "{body}");
-    assert_eq!(app.metric("sidelens_placeholder_vectors_total").await, 0.0);
+    assert_eq!(app.metric("sidelens_placeholder_vectors_total{kind=\"host_error\"}").await, 0.0);
 }
 
 #[tokio::test]

@@ -8,12 +8,8 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-};
 
-use crate::support::{STUB_DIMENSIONS, TestApp, sidelens};
+use crate::support::{STUB_DIMENSIONS, TestApp, closed_address, respond, server, sidelens};
 
 async fn bench(args: &[&str]) -> Output {
     let mut command = sidelens(&["bench", "--json"]);
@@ -120,40 +116,6 @@ async fn searches_run_beside_the_bulk() {
     }
 }
 
-/// A server that gives every request to `answer`, on loopback.
-async fn server<A, F>(answer: A) -> String
-where
-    A: Fn(TcpStream, String) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = std::io::Result<()>> + Send + 'static,
-{
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = listener.local_addr().expect("an address");
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let answer = answer.clone();
-            tokio::spawn(async move {
-                let mut request = Vec::new();
-                // The client may leave, which some tests are about.
-                while !is_whole(&request) && stream.read_buf(&mut request).await.unwrap_or(0) > 0 {}
-                _ = answer(stream, String::from_utf8_lossy(&request).into_owned()).await;
-            });
-        }
-    });
-    format!("http://{address}")
-}
-
-fn is_whole(request: &[u8]) -> bool {
-    let Some(end) = request.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
-    let head = String::from_utf8_lossy(&request[..end]).to_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-    request.len() - end - 4 >= length.map_or(0, |length| length.parse().expect("a number"))
-}
-
-async fn respond(mut stream: TcpStream, status: &str, headers: &str, body: &[u8]) -> std::io::Result<()> {
-    let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
-    stream.write_all(&[head.as_bytes(), body].concat()).await
-}
-
 #[tokio::test]
 async fn failures_are_counted_by_kind() {
     let three = ["--requests=3", "--connections=3", "--inputs=2", "--no-search"];
@@ -181,9 +143,7 @@ async fn failures_are_counted_by_kind() {
     });
     check(hangs.await, "timeout", "no whole answer in time", &["--timeout-s=1"]).await;
     check(server(|_, _| async { Ok(()) }).await, "broken", "the connection broke", &[]).await;
-    let closed =
-        TcpListener::bind("127.0.0.1:0").await.expect("a free port").local_addr().expect("an address");
-    check(format!("http://{closed}"), "connect", "refused", &[]).await;
+    check(closed_address().await, "connect", "refused", &[]).await;
 }
 
 #[tokio::test]

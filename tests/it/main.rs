@@ -4,6 +4,7 @@ mod addresses;
 mod admin;
 mod batching;
 mod cache;
+mod check;
 mod config;
 mod connections;
 #[cfg(feature = "torch")]
@@ -29,3 +30,5 @@ mod settings;
 mod shutdown;
 mod support;
 mod tls;
+#[cfg(feature = "torch")]
+mod traces;

@@ -20,6 +20,7 @@ fn settings() -> Config {
     let boss = NamedKey { admin: true, ..NamedKey::new("boss".into(), "hunter2-boss".into()) };
     config.auth.keys = vec![boss, NamedKey::new("shop".into(), "hunter2-shop".into())];
     config.hub.token = "hunter2-token".into();
+    config.traces.headers.insert("Authorization".into(), "hunter2-collector".into());
     config
 }
 
@@ -79,7 +80,7 @@ fn a_serving_process_shows_no_secret() {
 async fn serves_with_secrets() {
     let json = std::env::var("SECRETS_TEST_LOG").is_ok_and(|format| format == "json");
     let format = if json { LogFormat::Json } else { LogFormat::Pretty };
-    logging::init(&LogConfig { format, level: "trace".into() }).expect("a level");
+    logging::init(&LogConfig { format, level: "trace".into() }, None).expect("a level");
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("keys.toml");
     let keys = |name: &str| format!("[[keys]]\nname = \"{name}\"\nkey = \"hunter2-{name}\"\n");

@@ -34,9 +34,13 @@ impl Authority {
     /// Issues a certificate for this machine, as `name`, into the files of the settings; gives what is sent in
     /// the handshake.
     fn issue(&self) -> CertificateDer<'static> {
+        self.issue_for("localhost")
+    }
+
+    /// The same under another name than `localhost`.
+    fn issue_for(&self, name: &str) -> CertificateDer<'static> {
         let key = KeyPair::generate().expect("a key");
-        let params =
-            CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()]).expect("parameters");
+        let params = CertificateParams::new(vec!["127.0.0.1".into(), name.into()]).expect("parameters");
         let cert = params.signed_by(&key, &self.issuer).expect("a certificate");
         replace(&self.path("cert.pem"), &cert.pem());
         replace(&self.path("key.pem"), &key.serialize_pem());
@@ -114,4 +118,35 @@ async fn the_healthcheck_speaks_it_too() {
     });
     let output = output.await.expect("joined").expect("the program runs");
     assert!(output.status.success(), "{output:?}");
+}
+
+#[tokio::test]
+async fn the_check_trusts_the_authority_that_it_is_given() {
+    let authority = Authority::new();
+    authority.issue();
+    replace(&authority.path("ca.pem"), &authority.issuer.pem());
+    let app = authority.spawn().await;
+    let check = async |url: String, more: &[&str]| {
+        let mut command = sidelens(&["check", &url]);
+        command.args(more);
+        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("joined");
+        let output = output.expect("the program runs");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let ca = format!("--ca={}", authority.path("ca.pem").display());
+    let (passed, sentence) = check(app.url(""), &[&ca]).await;
+    assert!(passed, "{sentence}");
+    let (passed, sentence) = check(app.url(""), &[]).await;
+    assert!(!passed && sentence.contains("certificate") && sentence.contains("`--ca`"), "{sentence}");
+    let wrong = format!("--ca={}", authority.path("key.pem").display());
+    assert!(check(app.url(""), &[&wrong]).await.1.contains("no whole certificate"));
+    // By a name of the certificate that leads elsewhere, or nowhere.
+    authority.issue_for("vectors.invalid");
+    let url = format!("https://vectors.invalid:{}", app.address().port());
+    app.wait_until("the new one is shown", async || {
+        check(url.clone(), &[&ca, "--connect=127.0.0.1"]).await.0
+    })
+    .await;
+    assert!(!check(url.clone(), &[&ca]).await.0);
+    assert!(check(url, &["--connect=no.such.host.invalid"]).await.1.contains("has no address here"));
 }

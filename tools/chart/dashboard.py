@@ -92,10 +92,14 @@ def panel(kind, title, description, targets, unit, custom, options, thresholds, 
     }
 
 
+SEARCH = 'lane="search"'
 REQUESTS = rate("requests_total", 'route="embed"')
 SHED = rate("requests_total", 'route="embed"', 'status=~"429|503"')
 FAILED = rate("items_total", 'outcome!="ok"')
 PASSES, PASS_SECONDS = rate("batch_size_count"), rate("inference_seconds_sum")
+SEARCH_MEAN = (f"({total(rate('queue_wait_seconds_sum', SEARCH))} + {total(rate('input_compute_seconds_total', SEARCH))}) "
+               f"/ ({total(rate('queue_wait_seconds_count', SEARCH))} > 0)")
+PLACEHOLDERS = rate("placeholder_vectors_total")
 DEAD = rate("fetches_total", 'outcome=~"error|remembered_failure"')
 HITS, MISSES = rate("cache_hits_total"), rate("cache_misses_total")
 
@@ -118,7 +122,8 @@ ROWS = {
               "pictures' hosts, 500 is our fault, 400 the document's.",
               [(total(REQUESTS, "status") + " > 0", "{{status}}")], "reqps", stacked=True),
         graph("Seconds to answer", "From a request's head to its answer, fetching and waiting included. Meilisearch hangs "
-              "up after 30 s.", quantiles("request_seconds", matchers=['route="embed"']), "s",
+              "up after 30 s, and gives a search (one input) 1.5 s. Lane none: refused before its inputs were counted.",
+              quantiles("request_seconds", "lane", matchers=['route="embed"']), "s",
               thresholds=steps((30, "red"))),
         graph("Items by kind", "Texts and pictures answered a second, failures included.",
               [(total(rate("items_total"), "modality"), "{{modality}}")], "cps", stacked=True),
@@ -131,17 +136,18 @@ ROWS = {
     ],
     "Lanes": [
         graph("Search waits", "How long a request of one input waits for its pass. Meilisearch gives a search 1.5 s; the "
-              "alert is at 1 s.", quantiles("queue_wait_seconds", matchers=['lane="search"']), "s",
+              "alert is at 1 s, that of waits and passes together on their mean.",
+              [*quantiles("queue_wait_seconds", matchers=['lane="search"']), (SEARCH_MEAN, "wait and pass, mean")], "s",
               thresholds=steps((1, "red"))),
         graph("Bulk waits", "How long an input of indexing waits for its batch. The deadline answers 503 after 25 s; the alert "
               "is at 20 s.", quantiles("queue_wait_seconds", matchers=['lane="bulk"']), "s",
               thresholds=steps((20, "red"))),
-        graph("Inputs by lane", "Inputs a second that reached a pass.",
+        graph("Inputs by lane", "Inputs a second that reached a pass, or waited in vain.",
               [(total(rate("queue_wait_seconds_count"), "lane"), "{{lane}}")], "cps", stacked=True),
         graph("Items in the system", "Waiting or being computed, by Little's law, for each replica: the signal that replicas "
               "are scaled by.",
-              [(f"{total(rate('queue_wait_seconds_sum'), 'pod')} + sum by (pod) "
-                f"({PASS_SECONDS} * ({rate('batch_size_sum')} / ({PASSES} > 0)) or {PASS_SECONDS})", "{{pod}}")], width=12),
+              [(f"{total(rate('queue_wait_seconds_sum'), 'pod')} + {total(rate('input_compute_seconds_total'), 'pod')}",
+                "{{pod}}")], width=12),
         graph("Queue", "Inputs waiting for a batch at the moment of the scrape.",
               [(total(gauge("queue_depth"), "pod"), "{{pod}}")], width=12),
     ],
@@ -160,9 +166,14 @@ ROWS = {
         graph("Seconds of an input", "Computing shared by the inputs of a pass: what an image or a text costs.",
               [(f"{total(PASS_SECONDS, 'modality')} / ({total(rate('batch_size_sum'), 'modality')} > 0)", "{{modality}}")], "s"),
         graph("Batches cut for lack of memory", "Most inputs of a pass since one ran out of device memory; 0 if none did.",
-              [(f"max by (pod, modality) ({gauge('batch_size_cap')})", "{{pod}} {{modality}}")], width=12),
+              [(f"max by (pod, modality) ({gauge('batch_size_cap')})", "{{pod}} {{modality}}")]),
+        graph("Device errors", "A second, by kind. oom is a batch that was halved for lack of memory and costs no answer; lost ends "
+              "the process; other failed its batch.", [(total(rate("device_errors_total"), "kind"), "{{kind}}")], "cps"),
         graph("Seconds to decode", "One picture from bytes to the model's input, before the device.",
-              quantiles("decode_seconds"), "s", width=12),
+              quantiles("decode_seconds"), "s"),
+        graph("Models in service", "Replicas by model. Two fingerprints of one model are a rollout, or a stale replica.",
+              [("count by (model, fingerprint, device, dtype, dimensions) (" + gauge("model_info") + ")",
+                "{{model}} {{fingerprint}} on {{device}} in {{dtype}}, {{dimensions}} dimensions")], stacked=True, width=24),
     ],
     "Cache": [
         graph("Found", "Share of inputs that needed no computing, by where they were found.",
@@ -197,17 +208,20 @@ ROWS = {
         graph("Items without a vector", "Share of items that failed, of texts and of pictures. The objective is 1% at most.",
               [(f"{total(FAILED, 'modality')} / ({total(rate('items_total'), 'modality')} > 0)", "{{modality}}")],
               "percentunit", thresholds=steps((0.01, "orange"), (0.06, "red"))),
-        graph("Answers that lack something", "A second: placeholder vectors in the place of failed items, and texts cut to the "
+        graph("Answers that lack something", "A second: placeholder vectors by what the items failed with, and texts cut to the "
               "model's length.",
-              [(total(rate("placeholder_vectors_total")), "placeholders"), (total(rate("truncated_texts_total")), "cut texts")],
-              "cps"),
-        graph("Refused for lack of room", "Share of embedding requests answered 429 or 503.",
-              [(f"{total(SHED, 'status')} / on () group_left () ({total(REQUESTS)} > 0)", "{{status}}")], "percentunit",
-              stacked=True, thresholds=steps((0.05, "red"))),
+              [(total(PLACEHOLDERS, "kind") + " > 0 or " + total(PLACEHOLDERS) + " == 0", "placeholders {{kind}}"),
+               (total(rate("truncated_texts_total")), "cut texts")], "cps"),
+        graph("Refused by reason", "Share of embedding requests answered 429 (queue_full, rate_limit) or 503 (the others). The alert "
+              "is at 5%.",
+              [(f"{total(rate('refused_requests_total'), 'reason')} / on () group_left () ({total(REQUESTS)} > 0)",
+                "{{reason}}")], "percentunit", stacked=True, thresholds=steps((0.05, "red"))),
         graph("Starts", "Processes that began anew in their pod within the hour. A new pod is none of them.",
               [(total(f'resets(sidelens_requests_total{{{OWN},route="metrics",status="200"}}[1h])', "pod"), "{{pod}}")]),
         graph("Changed files", "Keys and certificates within the hour, taken or refused.",
-              [(total(f"increase(sidelens_reloads_total{{{OWN}}}[1h])", "files", "outcome"), "{{files}} {{outcome}}")]),
+              [(total(f"increase(sidelens_reloads_total{{{OWN}}}[1h])", "files", "outcome"), "{{files}} {{outcome}}")], width=12),
+        graph("Files in force", "1 where keys and certificates are as on disk, 0 where a replica refused their last change.",
+              [(f"min by (files) ({gauge('last_reload_successful')})", "{{files}}")], width=12),
     ],
 }
 

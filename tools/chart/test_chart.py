@@ -59,7 +59,7 @@ def test_output_is_as_agreed(golden, render, request):
 
 
 def test_pods_are_locked_down(name, kube, rendered):
-    own = {"sidelens", "text", "picture"}
+    own = "sidelens|(download|verify|check)-[0-9]+"
     for _, spec in pods(rendered(name, kube)):
         assert spec["automountServiceAccountToken"] is False and spec["enableServiceLinks"] is False
         pod = spec["securityContext"]
@@ -67,7 +67,7 @@ def test_pods_are_locked_down(name, kube, rendered):
         if name != "bare":
             assert pod["runAsUser"] >= 10_000 and pod["runAsGroup"] >= 10_000
         for container in spec["containers"] + spec.get("initContainers", []):
-            if container["name"] not in own and not re.match("(download|verify)-", container["name"]):
+            if not re.fullmatch(own, container["name"]):
                 continue
             security = container["securityContext"]
             assert security["readOnlyRootFilesystem"] is True and security["allowPrivilegeEscalation"] is False
@@ -111,7 +111,9 @@ def test_every_setting_exists(name, rendered):
     for variable in environment(server(manifest)):
         if variable.startswith("SIDELENS_"):
             used.add(variable.removeprefix("SIDELENS_").lower().replace("__", "."))
-    assert used <= known
+    # Below a table with keys of the reader's own, any may stand.
+    free = tuple(f"{path}." for path, value in leaves(DEFAULTS) if value == {})
+    assert {path for path in used if not path.startswith(free)} <= known
 
 
 @pytest.mark.skipif(not BINARY, reason="CHART_SIDELENS names no sidelens")
@@ -234,6 +236,14 @@ REFUSED = {
     "use [::]:7800": {"service": {"ipFamilies": ["IPv6"]}},
     "config.auth.api_keys would put a secret into a ConfigMap": {"config": {"auth": {"api_keys": ["k"]}}},
     "config.hub.token would put a secret into a ConfigMap": {"config": {"hub": {"token": "k"}}},
+    "config.fetch.hosts has headers for cdn.example.com": {
+        "config": {"fetch": {"hosts": [{"host": "cdn.example.com", "headers": {"Authorization": "k"}}]}}
+    },
+    "config.fetch.proxy has a name or password": {"config": {"fetch": {"proxy": "http://me:word@proxy:3128"}}},
+    "name two Redis servers": {
+        "config": {"cache": {"redis": {"url_file": "/a"}}}, "secrets": {"redisUrl": {"existingSecret": "own"}}
+    },
+    "config.traces.headers would put secrets into a ConfigMap": {"config": {"traces": {"headers": {"X-Scope": "k"}}}},
     "so the GPU would idle": {"preset": "gpu", "config": {"model": {"device": "cpu"}}},
     "a model's device is cuda:1": {"config": {"model": {"device": "cuda:1"}}},
     "a model's device is cuda,": {"config": {"models": [{"source": "demo", "device": "cuda"}]}},
@@ -373,11 +383,15 @@ def test_no_secret_is_in_a_configmap(rendered):
     [deployment] = of_kind(manifest, "Deployment")
     volumes = deployment["spec"]["template"]["spec"]["volumes"]
     mounted = {v["name"]: v["secret"]["secretName"] for v in volumes if "secret" in v}
-    assert mounted == {"keys": "sidelens-keys", "hub-token": "sidelens-hub"}
+    assert mounted == {"keys": "sidelens-keys", "hub-token": "sidelens-hub", "redis": "sidelens-redis"}
     variables = environment(server(manifest))
-    assert variables["SIDELENS_CACHE__REDIS__URL"] == {"secretKeyRef": {"name": "sidelens-redis", "key": "url"}}
     assert variables["HF_TOKEN_PATH"] == "/etc/sidelens/hub-token/hf"
-    assert tomllib.loads(configuration(manifest))["auth"] == {"keys_file": "/etc/sidelens/keys/keys.toml"}
+    config = tomllib.loads(configuration(manifest))
+    assert config["auth"] == {"keys_file": "/etc/sidelens/keys/keys.toml"}
+    assert config["cache"] == {"redis": {"url_file": "/etc/sidelens/redis/url"}}
+    assert server(manifest)["envFrom"] == [{"secretRef": {"name": "sidelens-settings"}}]
+    # The init containers have no use for them, nor has the test.
+    assert not any("secretKeyRef" in str(spec) for _, spec in pods(manifest))
     assert not of_kind(manifest, "Secret")
 
 
@@ -393,7 +407,7 @@ def test_the_job_has_what_the_service_has(kube, rendered):
     }
     # The keys of callers are the service's alone.
     names = {volume["name"] for volume in ours["volumes"]}
-    assert names == {"config", "tmp", "models", "hub-token", "job"}
+    assert names == {"config", "tmp", "models", "hub-token", "redis", "job"}
     assert {mount["name"] for mount in container["volumeMounts"]} == names
     assert container["resources"]["requests"]["cpu"] == "12" and container["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert ours["restartPolicy"] == "Never" and ours["terminationGracePeriodSeconds"] == 90
@@ -461,6 +475,7 @@ def test_the_network_is_open_where_needed_only(rendered):
     assert rule_ports(policy("secrets")["egress"]) == [[53, 53], [7800], [6379], [80, 443]]
     assert rule_ports(policy("models")["egress"]) == [[53, 53], [7800], [80, 443], [443]]
     assert rule_ports(policy("monitoring")["ingress"]) == [[7800], [7800]]
+    assert rule_ports(policy("monitoring")["egress"]) == [[53, 53], [7800], [80, 443], [4318]]
     assert rule_ports(policy("ingress")["ingress"]) == [[7800], [7800]]
     pictures = policy("network")["egress"][2]
     assert [peer["ipBlock"]["cidr"] for peer in pictures["to"]] == ["203.0.113.0/24", "10.30.0.0/16"]
@@ -481,6 +496,40 @@ def test_tls_reaches_every_reader(rendered):
     settings = tomllib.loads(configuration(manifest))["server"]
     mount = next(m["mountPath"] for m in container["volumeMounts"] if m["name"] == "tls")
     assert settings["tls_cert"] == f"{mount}/tls.crt" and settings["tls_key"] == f"{mount}/tls.key"
+
+
+def test_the_test_checks_what_meilisearch_will_get(rendered, render):
+    def arguments(manifest):
+        [pod] = of_kind(manifest, "Pod")
+        mounts = [{m["name"]: m["mountPath"] for m in c.get("volumeMounts", [])} for c in pod["spec"]["containers"]]
+        return [c["args"] for c in pod["spec"]["containers"]], mounts
+
+    here = f"http://sidelens.{NAMESPACE}.svc:7800"
+    assert arguments(rendered("default")) == ([["check", here, "--timeout-s=25"]], [{}])
+    [args], [mounts] = arguments(rendered("secrets"))
+    assert args[-1] == "--key-file=/etc/sidelens/test-key/key" and mounts == {"test-key": "/etc/sidelens/test-key"}
+    # A name of the certificate, at the address of the Service.
+    [args], [mounts] = arguments(rendered("tls"))
+    assert args[1:3] == ["https://vectors.example.com:443", f"--connect=sidelens.{NAMESPACE}.svc"]
+    assert args[-1] == "--ca=/etc/sidelens/test-ca/ca.crt" and mounts == {"test-ca": "/etc/sidelens/test-ca"}
+    tls = {"secrets": {"tls": {"existingSecret": "own"}}, "meilisearch": {"dimensions": 512}}
+    assert arguments(render(tls)[0])[0] == [["check", here.replace("http", "https"), "--timeout-s=25", "--dimensions=512"]]
+    every, _ = arguments(rendered("models"))
+    assert [args[3:] for args in every] == [[], ["--model=texts"], ["--model=drawings"]]
+    # Without a key to ask with there is none.
+    keys = {"secrets": {"apiKeys": {"existingSecret": "own"}}}
+    assert not of_kind(render(keys)[0], "Pod")
+
+
+@pytest.mark.skipif(not BINARY, reason="CHART_SIDELENS names no sidelens")
+def test_sidelens_takes_the_arguments_of_the_test(name, rendered):
+    for pod in of_kind(rendered(name), "Pod"):
+        for container in pod["spec"]["containers"]:
+            report = subprocess.run([BINARY, *container["args"], "--help"], capture_output=True, text=True)
+            assert report.returncode == 0, report.stderr
+            # `--help` ends the parsing: the flags themselves are looked up.
+            for argument in container["args"][2:]:
+                assert argument.partition("=")[0] in report.stdout
 
 
 def test_settings_to_come_need_the_schema_alone(helm, render, tmp_path):

@@ -6,13 +6,14 @@ import os
 import re
 import shutil
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
 import yaml
 
 import dashboard
-from chart import CHART, ROOT, of_kind
+from chart import BINARY, CHART, ROOT, of_kind, without_settings
 
 promql_parser = pytest.importorskip("promql_parser")
 
@@ -51,7 +52,7 @@ METRICS = metrics()
 # Values of labels that the source lists.
 VALUES = {
     "route": "ROUTES", "status": "STATUSES", "files": "FILES", "lane": "LANES", "tier": "TIERS",
-    "operation": "REDIS_OPERATIONS",
+    "operation": "REDIS_OPERATIONS", "reason": "REFUSALS",
 }
 RECORDED = {rule["record"]: rule["expr"] for rule in RULES if "record" in rule}
 
@@ -212,6 +213,21 @@ def test_promtool_takes_the_rules(path):
     for command in (["check", "rules", *files], ["test", "rules", str(path)]):
         report = subprocess.run(["promtool", *command], capture_output=True, text=True)
         assert report.returncode == 0, report.stdout + report.stderr
+
+
+@pytest.mark.skipif(not BINARY, reason="CHART_SIDELENS names no sidelens")
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+def test_promtool_takes_the_metrics():
+    command = [BINARY, "serve", "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=without_settings()) as service:
+        try:
+            url = service.stdout.readline().removeprefix("listening on ").strip()
+            with urllib.request.urlopen(f"{url}/metrics", timeout=60) as answer:
+                found = answer.read()
+        finally:
+            service.kill()
+    report = subprocess.run(["promtool", "check", "metrics"], input=found, capture_output=True)
+    assert report.returncode == 0 and b"sidelens_ready" in found, report.stdout + report.stderr
 
 
 def test_the_dashboard_is_as_generated():

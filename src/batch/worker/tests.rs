@@ -243,3 +243,53 @@ async fn shutting_down_waits_for_every_engine() {
     }
     assert_eq!(records.iter().map(StubRecord::n_inputs).sum::<usize>(), 3);
 }
+
+#[tokio::test(start_paused = true)]
+async fn seconds_of_waiting_and_computing_are_the_inputs_in_the_system() {
+    let (batcher, record) = spawn(Duration::ZERO);
+    let mut waiting = Vec::new();
+    for id in 0..7 {
+        waiting.push(bulk(&batcher, id).await);
+    }
+    let late = submit(&batcher, 7, Lane::Bulk, SECOND / 2).await;
+    for task in waiting {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(late.await.unwrap(), Err(BatchError::Deadline));
+    assert_eq!(batches(&record), [vec![0], vec![1, 2, 3, 4], vec![5, 6]]);
+    // Eight were there in the first second, one of them in vain, then six, then two.
+    let metrics = &batcher.inner.metrics;
+    let waited = metrics.queue_wait_seconds.with_label_values(&["bulk"]);
+    let computed = metrics.input_compute_seconds.with_label_values(&["bulk"]);
+    assert_eq!((waited.get_sample_sum(), computed.get()), (1.0 + 4.0 + 2.0 * 2.0, 1.0 + 4.0 + 2.0));
+    assert_eq!(waited.get_sample_sum() + computed.get(), 8.0 + 6.0 + 2.0);
+}
+
+/// Has room for nothing, and has tried twice to halve.
+struct Full;
+
+impl Device for Full {
+    async fn embed(&mut self, _: Vec<Prepared>) -> Result<Vec<Embedding>, BackendError> {
+        Err(BackendError::OutOfMemory("full".into()))
+    }
+
+    fn take_splits(&mut self) -> u64 {
+        2
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_went_wrong_on_a_device_is_counted_by_kind() {
+    let counted = |batcher: &Batcher| {
+        let errors = &batcher.inner.metrics.device_errors;
+        ["oom", "lost", "other"].map(|kind| errors.with_label_values(&[kind]).get())
+    };
+    let (batcher, _) = spawn(Duration::ZERO);
+    for (id, expected) in [(1, [0, 0, 0]), (90, [0, 0, 1]), (91, [0, 0, 2]), (92, [0, 1, 2])] {
+        assert_eq!(bulk(&batcher, id).await.await.unwrap().is_ok(), id == 1);
+        assert_eq!(counted(&batcher), expected, "{id}");
+    }
+    let full = Batcher::spawn(vec![(Full, Lanes::All)], policy(Duration::ZERO), Metrics::new());
+    bulk(&full, 1).await.await.unwrap().unwrap_err();
+    assert_eq!(counted(&full), [3, 0, 0]);
+}

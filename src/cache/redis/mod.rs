@@ -8,7 +8,7 @@ mod link;
 #[cfg(test)]
 mod tests;
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use redis::{
@@ -65,14 +65,28 @@ pub(super) fn tier(
     config: &RedisConfig,
     metrics: &Arc<Metrics>,
 ) -> Result<Option<Box<dyn Tier>>, CacheSetupError> {
-    if config.url.expose().is_empty() {
+    let url = match &config.url_file {
+        Some(file) => address_in(file)?,
+        None => config.url.expose().to_owned(),
+    };
+    if url.is_empty() {
         return Ok(None);
     }
-    Ok(Some(Box::new(Redis::new(config, metrics.clone())?)))
+    Ok(Some(Box::new(Redis::new(&url, config, metrics.clone())?)))
 }
 
-fn client(config: &RedisConfig) -> Result<Client, CacheSetupError> {
-    let url = config.url.expose();
+/// The address that a file holds. Spaces and a line's end around it do not count.
+fn address_in(file: &Path) -> Result<String, CacheSetupError> {
+    let unusable = |cause: String| CacheSetupError::UrlFile { file: file.display().to_string(), cause };
+    let content = fs::read_to_string(file).map_err(|error| unusable(error.to_string()))?;
+    let url = content.trim();
+    match RedisConfig::is_url(url) {
+        true => Ok(url.to_owned()),
+        false => Err(unusable("it begins with neither redis:// nor rediss://".into())),
+    }
+}
+
+fn client(url: &str, config: &RedisConfig) -> Result<Client, CacheSetupError> {
     // The kind alone: a message might repeat the address.
     let wrong = |error: RedisError| CacheSetupError::RedisUrl(error.category().to_owned());
     if url.starts_with("rediss://") {
@@ -103,8 +117,8 @@ async fn connect(client: &Client) -> Result<MultiplexedConnection, RedisError> {
 }
 
 impl Redis {
-    fn new(config: &RedisConfig, metrics: Arc<Metrics>) -> Result<Self, CacheSetupError> {
-        let client = client(config)?;
+    fn new(url: &str, config: &RedisConfig, metrics: Arc<Metrics>) -> Result<Self, CacheSetupError> {
+        let client = client(url, config)?;
         let shared = Arc::new(Shared {
             link: Link::new(metrics.redis_breaker_open.clone()),
             timeout: Duration::from_millis(config.timeout_ms),

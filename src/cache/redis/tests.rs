@@ -87,7 +87,8 @@ impl Server {
     }
 
     async fn tier(&self) -> Redis {
-        let redis = Redis::new(&self.config().redis, Metrics::new()).unwrap();
+        let config = self.config().redis;
+        let redis = Redis::new(config.url.expose(), &config, Metrics::new()).unwrap();
         until("connected", || !redis.shared.link.is_open()).await;
         redis
     }
@@ -250,7 +251,7 @@ async fn a_server_that_hangs_costs_a_few_timeouts_and_then_nothing() {
     let Some(server) = Server::start() else { return };
     let tier = {
         let config = RedisConfig { timeout_ms: 20, ..server.config().redis };
-        Redis::new(&config, Metrics::new()).unwrap()
+        Redis::new(config.url.expose(), &config, Metrics::new()).unwrap()
     };
     let metrics = &tier.shared.metrics;
     let asked = || metrics.redis_seconds.with_label_values(&["get"]).get_sample_count();
@@ -279,11 +280,40 @@ async fn a_server_that_hangs_costs_a_few_timeouts_and_then_nothing() {
 async fn what_cannot_be_an_address_is_told_without_it() {
     for url in ["redis://:hunter2@host:port/db", "redis://:hunter2@host/seven", "redis://"] {
         let config = RedisConfig { url: url.into(), ..config(0).redis };
-        let message = Redis::new(&config, Metrics::new()).err().unwrap().to_string();
+        let message = Redis::new(config.url.expose(), &config, Metrics::new()).err().unwrap().to_string();
         assert!(message.contains("cache.redis.url") && !message.contains("hunter2"), "{message}");
     }
     let defaults = config(0).redis;
     let config = RedisConfig { url: "rediss://host".into(), ca_file: "/nowhere/ca.pem".into(), ..defaults };
-    let message = Redis::new(&config, Metrics::new()).err().unwrap().to_string();
+    let message = Redis::new(config.url.expose(), &config, Metrics::new()).err().unwrap().to_string();
     assert!(message.contains("/nowhere/ca.pem"), "{message}");
+}
+
+#[tokio::test]
+async fn the_address_may_be_in_a_file_which_is_not_shown_either() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("url");
+    let metrics = Metrics::new();
+    let config = RedisConfig { url_file: Some(file.clone()), ..config(0).redis };
+    for (content, is_good) in [
+        (None, false),
+        (Some(""), false),
+        (Some("http://:hunter2@host"), false),
+        (Some("redis://:hunter2@127.0.0.1:1/seven"), false),
+        (Some(" redis://:hunter2@127.0.0.1:1/7\n"), true),
+    ] {
+        if let Some(content) = content {
+            fs::write(&file, content).unwrap();
+        }
+        match tier(&config, &metrics) {
+            Ok(found) => assert!(is_good && found.is_some(), "{content:?}"),
+            Err(error) => {
+                let message = error.to_string();
+                assert!(
+                    !is_good && message.contains("cache.redis.url") && !message.contains("hunter2"),
+                    "{message}"
+                );
+            }
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The contract with Meilisearch 1.50, request by request as its `rest` embedder sends them: its headers,
 //! pretty-printed bodies, a new connection each.
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sidelens::{config::Config, domain::OnItemError};
@@ -334,5 +335,43 @@ async fn info_tells_what_the_settings_need() {
     assert_eq!(info["limits"]["max_body_bytes"], json!(100 * 1024 * 1024));
     for key in ["version", "model", "family", "device", "dtype", "fingerprint"] {
         assert!(info[key].is_string(), "{key}");
+    }
+    let formats = json!(["jpeg", "png", "gif", "bmp", "webp", "tiff"]);
+    assert_eq!(info["pictures"], json!({"schemes": ["data", "http", "https"], "formats": formats}));
+}
+
+#[actix_web::test]
+async fn info_tells_where_pictures_may_be_and_what_they_may_be() {
+    let root = tempfile::Builder::new().prefix("secret").tempdir().expect("a directory");
+    let app = TestApp::spawn(|config| {
+        config.image.avif = true;
+        config.fetch.files_root = root.path().to_str().expect("UTF-8").into();
+        let bucket = |url: &str| {
+            let bucket = format!("url = \"{url}\"\noptions = {{skip_signature = \"true\"}}");
+            toml::from_str(&bucket).expect("a bucket")
+        };
+        config.fetch.buckets = ["s3://secret", "gs://secret", "s3://secret-2"].map(bucket).into();
+    })
+    .await;
+    let (_, info) = send(app.client.get(app.url("/info"))).await;
+    assert_eq!(info["pictures"]["schemes"], json!(["data", "http", "https", "file", "gs", "s3"]), "{info}");
+    assert!(!info.to_string().contains("secret"), "{info}");
+    // Each format that it names is read.
+    for format in info["pictures"]["formats"].as_array().expect("a list") {
+        let file = match format.as_str().expect("a name") {
+            "jpeg" => "420.jpg",
+            "png" => "animated.png",
+            "gif" => "animated.gif",
+            "bmp" => "bilevel.bmp",
+            "webp" => "animated.webp",
+            "tiff" => "bilevel.tif",
+            "avif" => "420_full.avif",
+            other => panic!("no picture in {other}"),
+        };
+        let path = format!("{}/tests/fixtures/formats/{file}", env!("CARGO_MANIFEST_DIR"));
+        let picture = BASE64_STANDARD.encode(std::fs::read(path).expect("a fixture"));
+        let body = json!({ "input": [{ "image_base64": picture }] }).to_string();
+        let (status, answer) = send(app.client.post(app.url("/embed")).body(body)).await;
+        assert_eq!(status, 200, "{format}: {answer}");
     }
 }

@@ -2,9 +2,12 @@
 
 mod binary;
 mod bucket_server;
+#[cfg(feature = "torch")]
+mod collector;
 mod hub_server;
 mod machine;
 mod picture_server;
+mod raw_server;
 mod slow;
 
 use std::{net::SocketAddr, thread, time::Duration};
@@ -21,9 +24,12 @@ use tokio::sync::oneshot;
 
 pub use binary::{Running, sidelens};
 pub use bucket_server::BucketServer;
+#[cfg(feature = "torch")]
+pub use collector::{Collector, attributes};
 pub use hub_server::{COMMIT, Faults, HubServer, TOKEN};
 pub use machine::{Machine, directory, refusal};
 pub use picture_server::PictureServer;
+pub use raw_server::{closed_address, respond, server};
 pub use slow::slow_model;
 
 /// Components of the stub's vectors.

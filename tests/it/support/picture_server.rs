@@ -13,8 +13,8 @@ use actix_web::{
 };
 
 /// Serves the files of a folder at `/NAME`; at `/fresh/NAME` for a minute, at `/tagged/NAME` for as long as an ETag says,
-/// at `/as/TYPE/NAME` under any content type, at `/third/NAME` after two answers of 503. Answers 404 for others, the status
-/// N at `/status/N`, and never within a test's patience at `/slow`.
+/// at `/as/TYPE/NAME` under any content type, at `/third/NAME` after two answers of 503, at `/untraced/NAME` if the request
+/// tells of no trace. Answers 404 for others, the status N at `/status/N`, and never within a test's patience at `/slow`.
 pub struct PictureServer {
     address: SocketAddr,
     handle: ServerHandle,
@@ -35,6 +35,7 @@ impl PictureServer {
                         .app_data(web::Data::new(folder.clone()))
                         .app_data(refused.clone())
                         .route("/third/{file}", web::get().to(third))
+                        .route("/untraced/{file}", web::get().to(untraced))
                         .route("/slow", web::get().to(slow))
                         .route("/status/{code}", web::get().to(status))
                         .route("/fresh/{file}", web::get().to(fresh))
@@ -100,6 +101,13 @@ async fn third(
 ) -> HttpResponse {
     if refused.fetch_add(1, Ordering::SeqCst) < 2 {
         return HttpResponse::ServiceUnavailable().finish();
+    }
+    read(&folder, &name, HttpResponse::Ok())
+}
+
+async fn untraced(folder: web::Data<PathBuf>, name: web::Path<String>, request: HttpRequest) -> HttpResponse {
+    if ["traceparent", "tracestate", "baggage"].iter().any(|name| request.headers().contains_key(*name)) {
+        return HttpResponse::BadRequest().finish();
     }
     read(&folder, &name, HttpResponse::Ok())
 }

@@ -1,0 +1,134 @@
+//! TIFF of the kinds that the image crate refuses: colours from a palette, and gray with transparency.
+//!
+//! The tiff crate knows no palettes either. But indices are samples like others, so it is given the file with another
+//! word for what they mean.
+
+use image::{DynamicImage, GrayAlphaImage, RgbImage, metadata::Orientation};
+use tiff::{
+    ColorType, TiffError,
+    decoder::{Decoder, DecodingResult},
+    tags::Tag,
+};
+
+use super::crop::Size;
+use super::decode::Decoded;
+use super::limits::{Limits, Paced};
+use super::{ImagingError, icc};
+use crate::domain::Icc;
+
+const FORMAT: &str = "TIFF";
+
+/// `PhotometricInterpretation`: what samples mean.
+const BLACK_IS_ZERO: u16 = 1;
+const PALETTE: u16 = 3;
+/// `PlanarConfiguration`: the samples of a pixel stand side by side.
+const CHUNKY: u16 = 1;
+
+/// Decodes the first page.
+///
+/// # Errors
+/// Any [`ImagingError`] but `ResizedTooLarge`; size and memory are checked before pixels are allocated.
+pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded, ImagingError> {
+    let failed = |error| failure(error, &limits);
+    let mut file = Decoder::new(Paced::new(encoded, limits)).map_err(failed)?;
+    let (width, height) = file.dimensions().map_err(failed)?;
+    limits.check_size(FORMAT, width.into(), height.into())?;
+    // What is decoded, what is made of it, upright RGB; and a copy of the file.
+    let pixels = u64::from(width) * u64::from(height);
+    limits.check_memory(FORMAT, pixels.saturating_mul(2 + 3 + 3).saturating_add(encoded.len() as u64))?;
+
+    let mut tag = |tag| file.find_tag_unsigned::<u16>(tag).map_err(failed);
+    let (meaning, layout) = (tag(Tag::PhotometricInterpretation)?, tag(Tag::PlanarConfiguration)?);
+    let (bits, orientation) = (tag(Tag::BitsPerSample), tag(Tag::Orientation));
+    let mut image: DynamicImage = if meaning == Some(PALETTE) && matches!(bits, Ok(Some(8))) {
+        let map = file.get_tag_u16_vec(Tag::ColorMap).map_err(failed)?;
+        let [reds, greens, blues] = thirds(&map).ok_or_else(|| corrupt("its palette has not 256 colours"))?;
+        let gray = with_meaning(encoded, BLACK_IS_ZERO).ok_or_else(|| unsupported("its palette"))?;
+        let mut gray = Decoder::new(Paced::new(&gray, limits)).map_err(failed)?;
+        let indices = samples(gray.read_image().map_err(failed)?)?;
+        let colour = |&index: &u8| [reds, greens, blues].map(|map| (map[usize::from(index)] >> 8) as u8);
+        let pixels = indices.iter().flat_map(colour).collect();
+        RgbImage::from_raw(width, height, pixels).ok_or_else(|| corrupt("it lacks pixels"))?.into()
+    } else {
+        match (file.colortype().map_err(failed)?, layout.unwrap_or(CHUNKY)) {
+            (ColorType::Multiband { bit_depth: 8, num_samples: 2 }, CHUNKY) => {
+                let pixels = samples(file.read_image().map_err(failed)?)?;
+                GrayAlphaImage::from_raw(width, height, pixels)
+                    .ok_or_else(|| corrupt("it lacks pixels"))?
+                    .into()
+            }
+            (other, _) => return Err(unsupported(format!("its samples are {other:?}"))),
+        }
+    };
+    limits.check_time(FORMAT)?;
+    // Unreadable metadata does not spoil readable pixels.
+    if let (Icc::Srgb, Ok(profile)) = (icc, file.get_tag_u8_vec(Tag::IccProfile)) {
+        image = icc::to_srgb(image, &profile);
+    }
+    let orientation = orientation.ok().flatten().and_then(|code| u8::try_from(code).ok());
+    Ok(Decoded {
+        image,
+        orientation: orientation.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms),
+        full: Size { width: width as usize, height: height as usize },
+        step: 1,
+    })
+}
+
+fn corrupt(detail: impl ToString) -> ImagingError {
+    ImagingError::Corrupt { format: FORMAT, detail: detail.to_string() }
+}
+
+fn unsupported(detail: impl ToString) -> ImagingError {
+    ImagingError::Unsupported { format: FORMAT, detail: detail.to_string() }
+}
+
+fn failure(error: TiffError, limits: &Limits) -> ImagingError {
+    if let Err(too_slow) = limits.check_time(FORMAT) {
+        return too_slow;
+    }
+    match error {
+        TiffError::UnsupportedError(error) => unsupported(error),
+        TiffError::LimitsExceeded => {
+            let limit = limits.max_memory_bytes;
+            ImagingError::TooMuchMemory { format: FORMAT, needed: limit.saturating_add(1), limit }
+        }
+        error => corrupt(error),
+    }
+}
+
+/// Samples of 8 bits.
+fn samples(decoded: DecodingResult) -> Result<Vec<u8>, ImagingError> {
+    match decoded {
+        DecodingResult::U8(samples) => Ok(samples),
+        _ => Err(corrupt("its samples have not 8 bits")),
+    }
+}
+
+/// All reds, then all greens, then all blues.
+fn thirds(map: &[u16]) -> Option<[&[u16; 256]; 3]> {
+    let (thirds, rest) = map.as_chunks::<256>();
+    match (thirds, rest) {
+        ([reds, greens, blues], []) => Some([reds, greens, blues]),
+        _ => None,
+    }
+}
+
+/// A copy of the file whose first page says that its samples mean something else.
+///
+/// Source: TIFF 6.0, section 2: a header of 8 bytes with the place of the first directory, which is a count and entries
+/// of 12 bytes (tag, type, count, value).
+fn with_meaning(encoded: &[u8], meaning: u16) -> Option<Vec<u8>> {
+    const TAG: u16 = 262;
+    let is_little = encoded.starts_with(b"II");
+    let array = |at: usize| encoded.get(at..)?.first_chunk::<2>().copied();
+    let short = |at| array(at).map(if is_little { u16::from_le_bytes } else { u16::from_be_bytes });
+    let place = encoded.get(4..)?.first_chunk::<4>().copied();
+    let directory = place.map(if is_little { u32::from_le_bytes } else { u32::from_be_bytes })? as usize;
+    let n_entries = usize::from(short(directory)?);
+    let mut entries = (0..n_entries).map(|i| directory + 2 + 12 * i);
+    let entry = entries.find(|&entry| short(entry) == Some(TAG))?;
+    let mut copy = encoded.to_vec();
+    let value = if is_little { meaning.to_le_bytes() } else { meaning.to_be_bytes() };
+    copy.get_mut(entry + 8..entry + 10)?.copy_from_slice(&value);
+    Some(copy)
+}
