@@ -174,6 +174,25 @@ fn load_blocking(_config: &ModelConfig) -> Result<LoadedModel, AppError> {
     Err(AppError::Model("this binary was built without the feature `torch`, so it has no engine".into()))
 }
 
+/// Joins the rooms behind the edge around `models`, as [`load_models`] gave them for this `config`: all that embeds,
+/// without an address. `decode_worker` starts a process that decodes. Needs a tokio runtime around it.
+///
+/// # Errors
+/// [`AppError`] when a room cannot be set up.
+pub fn join(
+    config: &Config,
+    models: Vec<LoadedModel>,
+    decode_worker: WorkerCommand,
+    metrics: Arc<Metrics>,
+) -> Result<Models, AppError> {
+    models.iter().for_each(log_model);
+    let wrong = |error: EmbedderSetupError| AppError::Model(error.to_string());
+    let fetcher = Fetcher::new(&config.fetch, metrics.clone())?;
+    let shared = Shared::new(config, fetcher, decode_worker, metrics).map_err(wrong)?;
+    let batches = config.served().into_iter().map(|served| served.batch);
+    Models::new(models.into_iter().zip(batches).collect(), &shared).map_err(wrong)
+}
+
 /// The rooms, joined and ready to serve.
 pub struct App {
     address: SocketAddr,
@@ -200,13 +219,8 @@ impl App {
         let admin_address = listeners.admin.as_ref().map(|admin| admin.local_addr()).transpose()?;
         let scheme = if config.server.tls_cert.is_some() { "https" } else { "http" };
         let stop_within = Duration::from_secs(config.server.shutdown_timeout_s) + STOP_GRACE;
-        models.iter().for_each(log_model);
         let metrics = Metrics::new();
-        let wrong = |error: EmbedderSetupError| AppError::Model(error.to_string());
-        let fetcher = Fetcher::new(&config.fetch, metrics.clone())?;
-        let shared = Shared::new(&config, fetcher, decode_worker, metrics.clone()).map_err(wrong)?;
-        let batches = config.served().into_iter().map(|served| served.batch);
-        let models = Models::new(models.into_iter().zip(batches).collect(), &shared).map_err(wrong)?;
+        let models = join(&config, models, decode_worker, metrics.clone())?;
         let state = HttpState::new(models.clone(), metrics, Arc::new(config))?;
         let servers = serve(listeners, state).map_err(|error| match error {
             ServeError::Socket(error) => AppError::Start(error),

@@ -20,7 +20,8 @@
 //!
 //! [`domain`] holds the words that all rooms share. [`config`] and [`telemetry`] are leaves that any room may
 //! read. [`hub`] turns a model's name into a directory before the model is read. [`app`] joins the rooms and runs them
-//! until told to stop ([`shutdown`]); [`cli`] is the command line. [`load`] is the other side of the wire: it asks any
+//! until told to stop ([`shutdown`]); [`cli`] is the command line. [`bulk`] takes lists through the same rooms
+//! without a server, and writes tables. [`load`] is the other side of the wire: it asks any
 //! server for vectors as Meilisearch does, and measures.
 //!
 //! # Promises
@@ -53,6 +54,7 @@
 
 pub mod app;
 pub mod batch;
+pub mod bulk;
 pub mod cache;
 pub mod cli;
 pub mod config;

@@ -31,9 +31,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 {{- end -}}
 
-{{/* Metadata of an object, from a dict of `root`, and at will `suffix`, `labels` and `annotations`. */}}
+{{/* Metadata of an object, from a dict of `root`, and at will `name`, `suffix`, `labels` and `annotations`. */}}
 {{- define "sidelens.metadata" -}}
-name: {{ include "sidelens.fullname" .root }}{{ .suffix }}
+name: {{ default (include "sidelens.fullname" .root) .name }}{{ .suffix }}
 namespace: {{ .root.Release.Namespace }}
 labels:
   {{- include "sidelens.labels" .root | nindent 2 }}

@@ -20,6 +20,79 @@
 {{- end -}}
 {{- end -}}
 
+{{/* Metadata of a pod, from a dict of `root` and `component`. */}}
+{{- define "sidelens.podMetadata" -}}
+labels:
+  # Not the chart's version: a chart that changes nothing here must not restart a pod.
+  {{- include "sidelens.selectorLabels" .root | nindent 2 }}
+  app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+  app.kubernetes.io/component: {{ .component }}
+  {{- with .root.Values.commonLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- with .root.Values.podLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+annotations:
+  # Sidelens reads its configuration at the start only.
+  checksum/config: {{ include "sidelens.toml" .root | sha256sum }}
+  {{- with .root.Values.podAnnotations }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{/* What all pods that run Sidelens have in common, but for containers and volumes. */}}
+{{- define "sidelens.podSettings" -}}
+{{- $preset := include "sidelens.preset" . | fromJson -}}
+serviceAccountName: {{ include "sidelens.serviceAccountName" . }}
+automountServiceAccountToken: false
+# Variables such as SIDELENS_SEARCH_PORT, after other Services, would be taken for settings.
+enableServiceLinks: false
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with default $preset.runtimeClassName .Values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with .Values.podSecurityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "sidelens.initContainers" -}}
+{{- if or .Values.initContainers (include "sidelens.downloads" .) }}
+initContainers:
+  {{- with .Values.initContainers }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- if include "sidelens.downloads" . }}
+  {{- include "sidelens.downloadContainers" . | trim | nindent 2 }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The nodes that pods may run on. */}}
+{{- define "sidelens.placement" -}}
+{{- $preset := include "sidelens.preset" . | fromJson -}}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with include "sidelens.affinity" . | fromJson }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with concat $preset.tolerations .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{/* Requests and limits of the service, as JSON. */}}
 {{- define "sidelens.resources" -}}
 {{- $preset := include "sidelens.preset" . | fromJson -}}
@@ -97,6 +170,30 @@ chart's, since a name listed twice is refused by server-side apply. */}}
 {{- end -}}
 {{- end -}}
 
+{{/* Sources of variables: the Secret with settings, and `extraEnvFrom`. */}}
+{{- define "sidelens.envFrom" -}}
+{{- $settings := .Values.secrets.settings.existingSecret -}}
+{{- concat (ternary (list (dict "secretRef" (dict "name" $settings))) list (ne $settings "")) .Values.extraEnvFrom | toYaml -}}
+{{- end -}}
+
+{{/* The names of the volumes of `secrets`. */}}
+{{- define "sidelens.secretVolumes" -}}
+{{- dict "hubToken" "hub-token" "apiKeys" "keys" "redisUrl" "redis" "tls" "tls" | toJson -}}
+{{- end -}}
+
+{{/* Mounts of Secrets at /etc/sidelens, from a dict of `root` and their keys in `secrets`. */}}
+{{- define "sidelens.secretMounts" -}}
+{{- range $key := .secrets }}
+{{- if (index $.root.Values.secrets $key).existingSecret }}
+{{- $name := index (include "sidelens.secretVolumes" $ | fromJson) $key }}
+# The whole directory: a file mounted by `subPath` would never change.
+- name: {{ $name }}
+  mountPath: /etc/sidelens/{{ $name }}
+  readOnly: true
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- define "sidelens.volumeMounts" -}}
 - name: config
   mountPath: /etc/sidelens/config
@@ -120,14 +217,16 @@ chart's, since a name listed twice is refused by server-side apply. */}}
 {{- end }}
 {{- end -}}
 
+{{/* A pod's volumes, from a dict of `root` and the keys of `secrets` that it mounts. */}}
 {{- define "sidelens.volumes" -}}
+{{- $values := .root.Values -}}
 - name: config
   configMap:
-    name: {{ include "sidelens.fullname" . }}
+    name: {{ include "sidelens.fullname" .root }}
 - name: tmp
   emptyDir:
-    sizeLimit: {{ .Values.tmpSizeLimit }}
-{{- with .Values.modelCache }}
+    sizeLimit: {{ $values.tmpSizeLimit }}
+{{- with $values.modelCache }}
 {{- if eq .mode "emptyDir" }}
 - name: models
   emptyDir:
@@ -135,24 +234,24 @@ chart's, since a name listed twice is refused by server-side apply. */}}
 {{- else if ne .mode "image" }}
 - name: models
   persistentVolumeClaim:
-    claimName: {{ include "sidelens.claimName" $ }}
+    claimName: {{ include "sidelens.claimName" $.root }}
     {{- if .readOnly }}
     readOnly: true
     {{- end }}
 {{- end }}
 {{- end }}
-{{- with .Values.secrets }}
-{{- range $name, $secret := dict "hub-token" .hubToken "keys" .apiKeys "redis" .redisUrl "tls" .tls }}
+{{- $names := include "sidelens.secretVolumes" $ | fromJson -}}
+{{- range $key := .secrets }}
+{{- $secret := index $values.secrets $key }}
 {{- if $secret.existingSecret }}
-- name: {{ $name }}
+- name: {{ index $names $key }}
   secret:
     secretName: {{ $secret.existingSecret }}
     # Readable by the pod's group, which is `fsGroup`.
     defaultMode: 0440
 {{- end }}
 {{- end }}
-{{- end }}
-{{- with .Values.extraVolumes }}
+{{- with $values.extraVolumes }}
 {{ toYaml . }}
 {{- end }}
 {{- end -}}

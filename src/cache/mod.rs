@@ -20,7 +20,7 @@ use tracing::{Instrument, Span};
 
 pub use file::replace_file;
 pub use key::CacheKey;
-pub use table::TableError;
+pub use table::{FailedItem, TableError, TableItem, write_items};
 pub use value::{CachedVector, Source};
 
 use self::{memory::Memory, tier::Tier};

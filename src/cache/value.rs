@@ -158,7 +158,7 @@ fn checksum(key: &CacheKey, body: &[u8]) -> [u8; SUM_BYTES] {
     *hasher.finalize().as_bytes().first_chunk().expect("a digest has 32 bytes")
 }
 
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

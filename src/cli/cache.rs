@@ -2,9 +2,9 @@
 
 use std::{
     error::Error,
-    fs::File,
+    fs::{self, File},
     io::{self, Read, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use clap::{Args, Subcommand};
@@ -25,17 +25,34 @@ const MAX_REFUSAL: usize = 1000;
 #[derive(Debug, Subcommand)]
 pub enum CacheCommand {
     /// Writes the vectors that a running service holds in memory to a Parquet file.
-    Export(CacheArgs),
-    /// Gives the vectors of such a file to a running service that has the same model.
-    Import(CacheArgs),
+    Export(ExportArgs),
+    /// Gives the vectors of such files, or of what `sidelens embed` wrote, to a running service that has the same model.
+    Import(ImportArgs),
 }
 
 /// The file, and the service.
 #[derive(Debug, Args)]
-pub struct CacheArgs {
+pub struct ExportArgs {
     /// The Parquet file; an existing one is replaced once the new one is whole.
     #[arg(value_name = "FILE.parquet")]
     file: PathBuf,
+    #[command(flatten)]
+    service: ServiceArgs,
+}
+
+/// The files, and the service.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// Parquet files, or directories of them; each is taken whole or refused whole, and the first refusal is the end.
+    #[arg(value_name = "FILE.parquet", required = true)]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    service: ServiceArgs,
+}
+
+/// The service.
+#[derive(Debug, Args)]
+pub struct ServiceArgs {
     /// Where the service listens.
     #[arg(long, default_value = "http://127.0.0.1:7800")]
     url: Url,
@@ -61,6 +78,9 @@ pub enum CacheError {
         /// What the system says.
         source: io::Error,
     },
+    /// Directories without tables.
+    #[error("there is no .parquet file in what was named")]
+    NoTables,
     /// The service does not answer, or no longer.
     #[error("no whole answer from {url}: {cause}")]
     Connection {
@@ -81,32 +101,61 @@ pub enum CacheError {
     },
 }
 
+impl CacheError {
+    /// With the name of the file that it is about.
+    fn of(self, file: &Path) -> Self {
+        match self {
+            Self::Io(source) => Self::File { file: file.display().to_string(), source },
+            other => other,
+        }
+    }
+}
+
 /// Moves them, and says how many.
 pub(super) fn run(command: &CacheCommand) -> Result<(), CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (CacheCommand::Export(args) | CacheCommand::Import(args)) = command;
-    let file = || args.file.display();
-    let moved = match command {
-        // The file comes first, so that a directory that cannot be written to is told at once.
-        CacheCommand::Export(_) => replace_file(&args.file, |file| runtime.block_on(export(args, file)))
-            .map(|n_bytes| format!("{n_bytes} bytes written to {}", file())),
-        CacheCommand::Import(_) => File::open(&args.file)
-            .map_err(CacheError::from)
-            .and_then(|table| runtime.block_on(import(args, table)))
-            .map(|n_vectors| format!("{n_vectors} vectors of {} imported", file())),
-    };
-    match moved {
-        Ok(moved) => eprintln!("# {moved}."),
-        Err(CacheError::Io(source)) => {
-            return Err(CacheError::File { file: file().to_string(), source }.into());
+    match command {
+        CacheCommand::Export(ExportArgs { file, service }) => {
+            // The file comes first, so that a directory that cannot be written to is told at once.
+            let exported = replace_file(file, |out| runtime.block_on(export(service, out)));
+            let n_bytes = exported.map_err(|error| error.of(file))?;
+            eprintln!("# {n_bytes} bytes written to {}.", file.display());
         }
-        Err(error) => return Err(error.into()),
+        CacheCommand::Import(ImportArgs { files, service }) => {
+            for file in tables(files)? {
+                let table = File::open(&file).map_err(CacheError::from);
+                let imported = table.and_then(|table| runtime.block_on(import(service, table)));
+                let n_vectors = imported.map_err(|error| error.of(&file))?;
+                eprintln!("# {n_vectors} vectors of {} imported.", file.display());
+            }
+        }
     }
     Ok(())
 }
 
+/// The files, with those of each directory in its place, sorted by name.
+fn tables(files: &[PathBuf]) -> Result<Vec<PathBuf>, CacheError> {
+    let mut tables = Vec::new();
+    for file in files {
+        if !file.is_dir() {
+            tables.push(file.clone());
+            continue;
+        }
+        let entries = fs::read_dir(file).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let entries = entries.map_err(|source| CacheError::Io(source).of(file))?;
+        let mut within: Vec<_> = entries.into_iter().map(|entry| entry.path()).collect();
+        within.retain(|path| path.extension().is_some_and(|extension| extension == "parquet"));
+        within.sort();
+        tables.append(&mut within);
+    }
+    match tables.is_empty() {
+        true => Err(CacheError::NoTables),
+        false => Ok(tables),
+    }
+}
+
 /// Writes the service's table, and gives its bytes.
-async fn export(args: &CacheArgs, out: &mut File) -> Result<u64, CacheError> {
+async fn export(args: &ServiceArgs, out: &mut File) -> Result<u64, CacheError> {
     let response = args.send(|client, url| client.get(url)).await?;
     let (mut chunks, mut n_bytes) = (response.bytes_stream(), 0);
     while let Some(chunk) = chunks.next().await {
@@ -118,7 +167,7 @@ async fn export(args: &CacheArgs, out: &mut File) -> Result<u64, CacheError> {
 }
 
 /// Sends the table, and gives the number of its vectors.
-async fn import(args: &CacheArgs, table: File) -> Result<u64, CacheError> {
+async fn import(args: &ServiceArgs, table: File) -> Result<u64, CacheError> {
     #[derive(Deserialize)]
     struct Answer {
         imported: u64,
@@ -139,7 +188,7 @@ async fn import(args: &CacheArgs, table: File) -> Result<u64, CacheError> {
     Ok(answer.imported)
 }
 
-impl CacheArgs {
+impl ServiceArgs {
     async fn send(
         &self,
         request: impl FnOnce(&Client, Url) -> RequestBuilder,

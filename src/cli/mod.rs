@@ -7,6 +7,7 @@ mod check;
 mod config;
 mod decode_worker;
 mod download;
+mod embed;
 mod healthcheck;
 mod meilisearch;
 mod serve;
@@ -18,9 +19,10 @@ use clap::{Parser, Subcommand};
 
 pub use args::ConfigArgs;
 pub use bench::{BenchArgs, BenchError};
-pub use cache::{CacheArgs, CacheCommand, CacheError};
+pub use cache::{CacheCommand, CacheError, ExportArgs, ImportArgs, ServiceArgs};
 pub use check::{CheckArgs, CheckError};
 pub use download::DownloadArgs;
+pub use embed::{EmbedArgs, EmbedCommandError};
 pub use healthcheck::HealthcheckError;
 pub use settings::{SettingsArgs, SettingsError};
 pub use verify::{VerifyArgs, VerifyError};
@@ -62,6 +64,8 @@ enum Command {
     Download(DownloadArgs),
     /// Checks that a model on this machine is whole and can be served.
     Verify(VerifyArgs),
+    /// Embeds a list of pictures and texts, without a server, and writes Parquet.
+    Embed(Box<EmbedArgs>),
     /// Asks a running service for vectors as Meilisearch does, and checks them: exit status 0 or 1.
     Check(CheckArgs),
     /// Moves vectors between a running service and a Parquet file.
@@ -101,6 +105,9 @@ pub enum CliError {
     /// The model cannot be served.
     #[error(transparent)]
     Verify(#[from] VerifyError),
+    /// Not everything is embedded.
+    #[error(transparent)]
+    Embed(#[from] EmbedCommandError),
     /// The service does not give vectors as it should.
     #[error(transparent)]
     Check(#[from] CheckError),
@@ -126,6 +133,7 @@ impl CliError {
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::App(error) => error.exit_status(),
+            Self::Embed(error) => error.exit_status(),
             _ => 1,
         }
     }
@@ -148,6 +156,7 @@ impl Cli {
             Command::Settings(args) => settings::run(&args),
             Command::Download(args) => download::run(args),
             Command::Verify(args) => verify::run(&args),
+            Command::Embed(args) => embed::run(&args),
             Command::Check(args) => check::run(&args),
             Command::Cache(command) => cache::run(&command),
             Command::Bench(args) => bench::run(&args),
@@ -169,6 +178,7 @@ mod tests {
             Command::Settings(args) => args.config.sets(),
             Command::Download(args) => args.config.sets(),
             Command::Verify(args) => args.config.sets(),
+            Command::Embed(args) => args.config.sets(),
             Command::Check(_) | Command::Cache(_) | Command::Bench(_) | Command::DecodeWorker => {
                 panic!("it has no settings")
             }

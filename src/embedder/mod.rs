@@ -2,11 +2,12 @@
 //!
 //! Siblings meet here. A request is admitted whole (`admission.rs`); each part goes through the cache, the
 //! fetcher, the CPU pool (`prepare.rs`) and the batcher (`pipeline.rs`); failed items become an error or the
-//! placeholder (`placeholder.rs`). Warming up runs real shapes (`warm_up.rs`, `calibration.rs`).
+//! placeholder (`placeholder.rs`). Work inside the process asks for vectors one by one (`kept.rs`). Warming up runs real shapes (`warm_up.rs`, `calibration.rs`).
 
 mod admission;
 mod calibration;
 mod failures;
+mod kept;
 mod pipeline;
 mod placeholder;
 mod prepare;
@@ -39,6 +40,7 @@ use crate::telemetry::Metrics;
 use crate::text::{TextError, Tokenizer};
 use admission::Admission;
 pub use failures::{FailedSource, Failures};
+pub use kept::KeptError;
 use pipeline::{ItemVector, Pipeline, Turn};
 use prepare::PreparePool;
 pub use registry::Models;
@@ -63,6 +65,8 @@ struct Inner {
     pipeline: Pipeline,
     admission: Arc<Admission>,
     max_batch_size: usize,
+    /// Bulk pictures that may be pixels at once.
+    max_pixels: usize,
     is_ready: AtomicBool,
     placeholder: OnceLock<Embedding>,
     metrics: Arc<Metrics>,
@@ -201,6 +205,7 @@ impl Embedder {
             .set(1);
         let n_bulk = threads.iter().filter(|(_, lanes)| lanes.serve(Lane::Bulk)).count();
         let policy = BatchPolicy::new(batch, &device);
+        let max_pixels = PIXEL_BATCHES * n_bulk * policy.max_batch_size + pool.threads();
         let pipeline = Pipeline {
             spec: spec.clone(),
             fingerprint,
@@ -208,7 +213,7 @@ impl Embedder {
             tokenizer,
             fetcher,
             cache,
-            pixels: Semaphore::new(PIXEL_BATCHES * n_bulk * policy.max_batch_size + pool.threads()),
+            pixels: Semaphore::new(max_pixels),
             pool,
             batcher: Batcher::spawn(threads, policy, metrics.clone()),
             deadline: Duration::from_millis(batch.deadline_ms),
@@ -229,6 +234,7 @@ impl Embedder {
             pipeline,
             admission: Arc::new(Admission::new(batch.max_queue_items, metrics.clone())),
             max_batch_size: policy.max_batch_size,
+            max_pixels,
             is_ready: AtomicBool::new(false),
             placeholder: OnceLock::new(),
             metrics,

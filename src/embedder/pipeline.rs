@@ -116,23 +116,29 @@ impl Pipeline {
     }
 
     async fn part(&self, part: Part, turn: Turn) -> Result<PartVector, PartError> {
-        let (vector, source) = match part.content {
+        let is_image = matches!(part.content, Content::Image(_));
+        let (_, vector) = self.vector(part.content, turn).await?;
+        Ok(PartVector { vector, weight: part.weight, is_image })
+    }
+
+    /// The vector of one text or picture, and what it is kept under.
+    pub async fn vector(&self, content: Content, turn: Turn) -> Result<(CacheKey, CachedVector), PartError> {
+        let (found, source) = match content {
             Content::Text(text) => (self.text(&text, turn).await, Source::Text),
             Content::Image(picture) => {
                 let source = Source::of_picture(&picture);
                 (self.image(picture, &source, turn).await, source)
             }
         };
-        let is_image = source != Source::Text;
-        if let Err(PartError::Item(kind, message)) = &vector {
+        if let Err(PartError::Item(kind, message)) = &found {
             self.failures.record(source, *kind, message, &self.spec.name, SystemTime::now());
         }
-        let vector = vector?;
+        let (key, vector) = found?;
         self.metrics.truncated_texts.inc_by(u64::from(vector.truncated));
-        Ok(PartVector { vector, weight: part.weight, is_image })
+        Ok((key, vector))
     }
 
-    async fn text(&self, text: &str, turn: Turn) -> Result<CachedVector, PartError> {
+    async fn text(&self, text: &str, turn: Turn) -> Result<(CacheKey, CachedVector), PartError> {
         let tokenizer = self.tokenizer.as_ref().ok_or_else(|| self.no_tower(Modality::Text))?;
         let prompt = self.spec.text.as_ref().map_or("", |spec| spec.prompts.of(turn.input_type));
         let prompted = match prompt {
@@ -170,7 +176,7 @@ impl Pipeline {
         picture: ImageSource,
         source: &Source,
         turn: Turn,
-    ) -> Result<CachedVector, PartError> {
+    ) -> Result<(CacheKey, CachedVector), PartError> {
         let spec = self.spec.image.as_ref().ok_or_else(|| self.no_tower(Modality::Image))?;
         let held = self.held(&picture).await;
         let digest = held.as_ref().map(|held| held.digest);
@@ -181,10 +187,11 @@ impl Pipeline {
                 (bytes, digest)
             }
             (Fetched::Unchanged, held) => {
-                let vector = held.expect("only what is held can be unchanged").vector?;
+                let Held { digest, vector } = held.expect("only what is held can be unchanged");
+                let vector = vector?;
                 self.metrics.cache_hits.with_label_values(&[TIERS[0]]).inc();
                 Span::current().record("sidelens.cache", TIERS[0]);
-                return Ok(vector);
+                return Ok((self.image_key(&digest), vector));
             }
         };
         if let Some(error) = self.unreadable(&digest) {
@@ -318,13 +325,13 @@ impl Pipeline {
         key: CacheKey,
         turn: Turn,
         compute: impl Fn() -> F,
-    ) -> Result<CachedVector, PartError>
+    ) -> Result<(CacheKey, CachedVector), PartError>
     where
         F: Future<Output = Result<CachedVector, PartError>>,
     {
         loop {
             let failed = match self.cache.get_or_compute(key, compute()).await {
-                Ok(vector) => return Ok(vector),
+                Ok(vector) => return Ok((key, vector)),
                 Err(failed) => failed,
             };
             let is_deadline = matches!(*failed.error, PartError::Request(EmbedError::Deadline { .. }));

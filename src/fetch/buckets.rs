@@ -147,7 +147,7 @@ impl Source for Buckets {
 }
 
 /// Reaches nothing yet. The environment first, then the settings over it, then what was checked.
-fn open(
+pub(super) fn open(
     bucket: &BucketConfig,
     client: &Client,
     retry: &RetryConfig,

@@ -29,6 +29,14 @@ pub enum FetchSetupError {
         /// What the object store says.
         source: object_store::Error,
     },
+    /// A folder to be written to is none.
+    #[error("cannot use {url}: {source}")]
+    Folder {
+        /// Its URL.
+        url: String,
+        /// What the object store says.
+        source: object_store::Error,
+    },
     /// The directory of the files cannot be opened, or not so that nothing outside is reachable.
     #[error("cannot use `fetch.files_root` {}: {source}", path.display())]
     FilesRoot {

@@ -6,6 +6,7 @@
 //! to find out.
 
 mod body;
+mod bucket_folder;
 mod buckets;
 mod client;
 mod data_url;
@@ -31,6 +32,7 @@ use futures_util::future::BoxFuture;
 use tracing::{Instrument, field::Empty};
 use url::{ParseError, Url};
 
+pub use bucket_folder::BucketFolder;
 pub use error::{FetchError, FetchSetupError, HostFailure};
 pub use guard::{Guard, is_global};
 

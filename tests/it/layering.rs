@@ -22,12 +22,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("dialect", &[]),
     ("http", &["config", "dialect", "embedder", "telemetry"]),
     ("hub", &["config", "telemetry"]),
+    ("bulk", &["cache", "config", "embedder", "fetch"]),
     ("app", &["config", "embedder", "fetch", "http", "hub", "imaging", "runtime", "shutdown", "telemetry"]),
     ("shutdown", &[]),
     ("load", &[]),
     (
         "cli",
-        &["app", "cache", "config", "hub", "imaging", "load", "model", "runtime", "shutdown", "telemetry"],
+        &["app", "bulk", "cache", "config", "hub", "imaging", "load", "model", "runtime", "shutdown", "telemetry"],
     ),
 ];
 

@@ -10,6 +10,8 @@ mod connections;
 #[cfg(feature = "torch")]
 mod demo;
 mod dialect;
+#[cfg(feature = "torch")]
+mod embed;
 mod healthcheck;
 mod hub;
 mod keys;

@@ -81,6 +81,11 @@ RULES = {
         },
     },
     "networkPolicy.images.ports": {"type": "array", "items": PORT, "minItems": 1},
+    "job.shards": {"type": "integer", "minimum": 1, "maximum": 100_000},
+    "job.parallelism": {"type": "integer", "minimum": 0},
+    "job.retriesPerShard": {"type": "integer", "minimum": 0},
+    "job.activeDeadlineSeconds": or_null("integer", minimum=1),
+    "job.ttlSecondsAfterFinished": or_null("integer", minimum=0),
     "extraObjects": {"type": "array", "items": {"type": ["object", "string"]}},
     "replicaCount": {"type": "integer", "minimum": 0},
     "count": {"type": "integer", "minimum": 1},
@@ -114,7 +119,7 @@ RULES = {
         for name in (
             "tolerations imagePullSecrets topologySpreadConstraints from to internet extraIngress extraEgress "
             "relabelings metricRelabelings extraTriggers metrics tls parentRefs matches filters extraEnv extraEnvFrom "
-            "extraVolumes extraVolumeMounts initContainers sidecars"
+            "extraVolumes extraVolumeMounts initContainers sidecars volumes volumeMounts"
         ).split()
     },
 }

@@ -19,7 +19,7 @@ from chart import (
 from render import CUSTOM_KINDS, NAMESPACE
 
 GOLDEN = Path(__file__).parent / "golden"
-GOLDEN_NAMES = ["default", "gpu", "model-empty-dir", "settings", "secrets", "keda", "monitoring"]
+GOLDEN_NAMES = ["default", "gpu", "model-empty-dir", "settings", "secrets", "keda", "monitoring", "job"]
 
 
 # Every ci values file.
@@ -229,6 +229,7 @@ def test_lint_is_content(helm):
 
 HUB = {"model": {"source": "openai/clip-vit-base-patch32"}}
 CLAIM = {"mode": "claim", "accessModes": ["ReadWriteOnce"]}
+JOB = {"enabled": True, "input": "/list.txt", "output": "s3://vectors/all"}
 REFUSED = {
     "config.server.listen is 127.0.0.1:7800": {"config": {"server": {"listen": "127.0.0.1:7800"}}},
     "needs a fixed port": {"config": {"server": {"listen": "0.0.0.0:0"}}},
@@ -262,6 +263,12 @@ REFUSED = {
     "without a host": {"ingress": {"enabled": True}},
     "without a gateway": {"httpRoute": {"enabled": True}},
     "keeps its controller out": {"ingress": {"enabled": True, "hosts": ["a.example"]}},
+    "job is enabled without job.input": {"job": {"enabled": True, "output": "s3://b/a"}},
+    "job is enabled without job.output": {"job": {"enabled": True, "input": "/a"}},
+    "write {shard} where": {"job": {**JOB, "shards": 2}},
+    "no volume is mounted that would keep it": {"job": {**JOB, "output": "/out"}},
+    "the standard input": {"job": {**JOB, "input": "-"}},
+    "there are pods of the job beside others": {"config": HUB, "modelCache": CLAIM, "job": JOB},
     "is the pod itself": {"config": {"fetch": {"allow_networks": ["127.0.0.0/8"]}}},
 }
 
@@ -386,6 +393,70 @@ def test_no_secret_is_in_a_configmap(rendered):
     # The init containers have no use for them, nor has the test.
     assert not any("secretKeyRef" in str(spec) for _, spec in pods(manifest))
     assert not of_kind(manifest, "Secret")
+
+
+def test_the_job_has_what_the_service_has(kube, rendered):
+    manifest = rendered("job", kube)
+    [job], [deployment] = of_kind(manifest, "Job"), of_kind(manifest, "Deployment")
+    ours, theirs = job["spec"]["template"]["spec"], deployment["spec"]["template"]["spec"]
+    for part in ("initContainers", "securityContext", "serviceAccountName", "tolerations"):
+        assert ours[part] == theirs[part], part
+    [container], service = ours["containers"], server(manifest)
+    assert {key: container[key] for key in ("image", "securityContext", "env")} == {
+        key: service[key] for key in ("image", "securityContext", "env")
+    }
+    # The keys of callers are the service's alone.
+    names = {volume["name"] for volume in ours["volumes"]}
+    assert names == {"config", "tmp", "models", "hub-token", "redis", "job"}
+    assert {mount["name"] for mount in container["volumeMounts"]} == names
+    assert container["resources"]["requests"]["cpu"] == "12" and container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert ours["restartPolicy"] == "Never" and ours["terminationGracePeriodSeconds"] == 90
+    # The network policy holds for its pods, and the Service does not send to them.
+    labels = job["spec"]["template"]["metadata"]["labels"]
+    [policy], [service_] = of_kind(manifest, "NetworkPolicy"), of_kind(manifest, "Service")
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+    assert not service_["spec"]["selector"].items() <= labels.items()
+
+
+def test_shards_are_counted_as_the_cluster_can(kube, rendered):
+    [job] = of_kind(rendered("job", kube), "Job")
+    spec = job["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 16, 4)
+    [container] = spec["template"]["spec"]["containers"]
+    assert "--shard=$(JOB_COMPLETION_INDEX)/16" in container["args"] and container["args"][-1] == "--max-failed=20"
+    # A pod's host name has the index behind the Job's.
+    assert len(f"{job['metadata']['name']}-99999") <= 63
+    actions = [(rule["action"], rule.get("onExitCodes", {}).get("values")) for rule in spec.get("podFailurePolicy", {}).get("rules", [])]
+    if kube == "1.25":
+        assert spec["backoffLimit"] == 48 and not actions
+    else:
+        assert spec["backoffLimitPerIndex"] == 3 and "backoffLimit" not in spec
+        assert actions == [("Ignore", [75]), ("Ignore", None), ("FailIndex", [65])]
+
+
+def test_another_job_has_another_name(render):
+    def name(**more):
+        [job] = of_kind(render({"job": {**JOB, **more}})[0], "Job")
+        return job["metadata"]["name"]
+
+    assert name() == name() and name() != name(parallelism=2)
+
+
+@pytest.mark.skipif(not BINARY, reason="CHART_SIDELENS names no sidelens")
+def test_sidelens_takes_the_arguments_of_the_job(rendered, tmp_path):
+    manifest = rendered("job-bucket")
+    (tmp_path / "sidelens.toml").write_text(configuration(manifest))
+    [job] = of_kind(manifest, "Job")
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    changes = {"$(JOB_COMPLETION_INDEX)": "0", "/etc/sidelens/config": str(tmp_path), "s3://vectors/pictures": str(tmp_path), "/list": str(tmp_path)}
+    arguments = []
+    for argument in container["args"]:
+        for old, new in changes.items():
+            argument = argument.replace(old, new)
+        arguments.append(argument)
+    (tmp_path / "pictures.txt").write_text("")
+    report = subprocess.run([BINARY, *arguments], capture_output=True, text=True, env=without_settings())
+    assert report.returncode == 0 and json.loads(report.stdout)["complete"], report.stderr
 
 
 def rule_ports(rules):

@@ -10,7 +10,10 @@
 //! | `text_tokens` | int32 | tokens of a text |
 //! | `truncated` | boolean | whether a text lost its end |
 //! | `created_at` | timestamp in ms, UTC | when it was computed |
+//!
+//! A table of items has more columns before these, see `items.rs`; where a row has no `key`, its item has no vector.
 
+mod items;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -21,6 +24,7 @@ use std::{io, sync::Arc};
 use arrow_schema::{ArrowError, DataType, Field, Schema, TimeUnit};
 use parquet::errors::ParquetError;
 
+pub use items::{FailedItem, TableItem, write_items};
 pub(super) use read::{Rows, fingerprints};
 pub(super) use write::TableWriter;
 

@@ -1,7 +1,8 @@
 //! Bytes to rows, a thousand at a time.
 //!
 //! What another program wrote is read too, such as the rows that DuckDB or pandas chose from a table: columns may come
-//! in any order and with others, vectors as lists of any size, times in any unit.
+//! in any order and with others, vectors as lists of any size, times in any unit. Rows without a key are passed over:
+//! their items have no vector.
 
 use std::{collections::BTreeSet, fs::File};
 
@@ -13,7 +14,10 @@ use arrow_array::{
 use arrow_schema::{DataType, TimeUnit};
 use parquet::arrow::{
     ProjectionMask,
-    arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder},
+    arrow_reader::{
+        ArrowPredicateFn, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+        RowFilter,
+    },
 };
 
 use super::{Row, TableError};
@@ -67,7 +71,11 @@ impl Rows {
     /// # Errors
     /// [`TableError`] when it is no table.
     pub fn open(file: File) -> Result<Self, TableError> {
-        let mut rows = Self { reader: open(file)?.build()?, batch: None, before: 0, at: 0 };
+        let builder = open(file)?;
+        let key = ProjectionMask::columns(builder.parquet_schema(), ["key"]);
+        let filter = RowFilter::new(vec![Box::new(ArrowPredicateFn::new(key, |batch| Ok(with_key(&batch))))]);
+        let reader = builder.with_row_filter(filter).build()?;
+        let mut rows = Self { reader, batch: None, before: 0, at: 0 };
         rows.next_batch()?;
         Ok(rows)
     }
@@ -167,6 +175,13 @@ impl Batch {
         };
         Ok((key, value))
     }
+}
+
+/// Which rows have a key; all of a table without such a column, which is refused for that.
+fn with_key(batch: &RecordBatch) -> BooleanArray {
+    let nulls = batch.column_by_name("key").and_then(|column| column.nulls());
+    let is_there = |i| nulls.is_none_or(|nulls| nulls.is_valid(i));
+    (0..batch.num_rows()).map(|i| Some(is_there(i))).collect()
 }
 
 fn strings(batch: &RecordBatch, name: &'static str) -> Result<StringArray, TableError> {

@@ -140,3 +140,49 @@ fn what_cannot_be_is_refused_by_its_name() {
     let message = read(rewritten(&without_key, &[])).unwrap_err().to_string();
     assert!(message.contains("column `key` should be a string, and is not there"), "{message}");
 }
+
+#[test]
+fn items_without_a_vector_are_told_of_and_passed_over() {
+    let model = Fingerprint::of(&[b"model"]);
+    let rows = rows(5000);
+    let item = |(i, row): (usize, &Row)| TableItem {
+        id: format!("p{i}"),
+        line: i as u64,
+        image: (i > 0).then(|| format!("https://host/{i}.jpg?size=big")),
+        outcome: match i % 5 {
+            4 => Err(FailedItem {
+                source: row.1.source.clone(),
+                error: "not_found",
+                message: "gone".into(),
+                at_ms: 7,
+            }),
+            _ => Ok(row.clone()),
+        },
+    };
+    let items: Vec<_> = rows.iter().enumerate().map(item).collect();
+    let mut file = tempfile::tempfile().unwrap();
+    write_items(&mut file, &items, model, 3).unwrap();
+    file.rewind().unwrap();
+
+    let first = ParquetRecordBatchReaderBuilder::try_new(file.try_clone().unwrap()).unwrap();
+    let first = first.with_batch_size(5).build().unwrap().next().unwrap().unwrap();
+    assert_eq!(*first.schema(), items::item_schema(3));
+    let text = |name: &str| {
+        let column = first.column_by_name(name).unwrap().as_string::<i32>().iter();
+        column.map(|text| text.map(str::to_owned)).collect::<Vec<_>>()
+    };
+    assert_eq!(text("id"), ["p0", "p1", "p2", "p3", "p4"].map(|id| Some(id.into())));
+    assert_eq!(text("image")[..2], [None, Some("https://host/1.jpg?size=big".into())]);
+    assert_eq!(text("source")[4], Some("https://host/4.jpg".into()));
+    assert_eq!((text("error")[3].clone(), text("error")[4].clone()), (None, Some("not_found".into())));
+    assert_eq!(text("error_message")[4].as_deref(), Some("gone"));
+    for name in ["key", "vector"] {
+        let column = first.column_by_name(name).unwrap();
+        assert_eq!((column.is_null(3), column.is_null(4)), (false, true), "{name}");
+    }
+
+    let vectors: Vec<_> =
+        rows.into_iter().enumerate().filter(|(i, _)| i % 5 != 4).map(|(_, row)| row).collect();
+    file.rewind().unwrap();
+    assert!(read(file).unwrap() == vectors);
+}

@@ -1,6 +1,7 @@
 //! The service in one line, so that a test reads as request, then answer.
 
 mod binary;
+mod bucket_server;
 #[cfg(feature = "torch")]
 mod collector;
 mod hub_server;
@@ -22,6 +23,7 @@ use sidelens::{
 use tokio::sync::oneshot;
 
 pub use binary::{Running, decode_worker, sidelens};
+pub use bucket_server::BucketServer;
 #[cfg(feature = "torch")]
 pub use collector::{Collector, attributes};
 pub use hub_server::{COMMIT, Faults, HubServer, TOKEN};

@@ -1,0 +1,87 @@
+//! Where a shard is written: a directory, or what passes for one in a bucket.
+
+use std::{fmt, fs, io, path::PathBuf};
+
+use bytes::Bytes;
+use tokio::task::spawn_blocking;
+
+use crate::{
+    cache::replace_file,
+    config::{FetchConfig, ObjectUrl},
+    fetch::{BucketFolder, FetchSetupError},
+};
+
+/// A place for a few files, each of which appears whole or not at all. Cheap to clone.
+#[derive(Clone)]
+pub struct Output {
+    name: String,
+    place: Place,
+}
+
+#[derive(Clone)]
+enum Place {
+    Directory(PathBuf),
+    Bucket(BucketFolder),
+}
+
+impl Output {
+    /// `name` is a directory's path, or begins with `s3://`, `gs://` or `az://`; reaches nothing yet.
+    ///
+    /// # Errors
+    /// When a bucket's settings cannot be used.
+    pub fn new(name: &str, config: &FetchConfig) -> Result<Self, FetchSetupError> {
+        let place = match name.parse::<ObjectUrl>() {
+            Ok(url) => Place::Bucket(BucketFolder::open(&url, config)?),
+            Err(_) => Place::Directory(name.into()),
+        };
+        Ok(Self { name: name.into(), place })
+    }
+
+    /// Makes the directory, and keeps other processes on this machine out of it while the result lives. A bucket has
+    /// no such lock, and not every network file system.
+    pub(super) fn claim(&self) -> io::Result<Option<fs::File>> {
+        let Place::Directory(dir) = &self.place else { return Ok(None) };
+        fs::create_dir_all(dir)?;
+        let lock = fs::File::open(dir)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Some(lock)),
+            Err(fs::TryLockError::WouldBlock) => {
+                Err(io::Error::other("another process is writing it; wait for its end"))
+            }
+            Err(fs::TryLockError::Error(error)) => {
+                tracing::debug!(%error, "the directory cannot be locked");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The content of a file; `None` if there is none of this name.
+    pub(super) async fn read(&self, name: &'static str) -> io::Result<Option<Bytes>> {
+        match &self.place {
+            Place::Directory(dir) => match fs::read(dir.join(name)) {
+                Ok(content) => Ok(Some(content.into())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            },
+            Place::Bucket(folder) => folder.get(name).await,
+        }
+    }
+
+    /// Writes a file, in the place of any of this name.
+    pub(super) async fn write(&self, name: &str, content: Vec<u8>) -> io::Result<()> {
+        match &self.place {
+            Place::Directory(dir) => {
+                let path = dir.join(name);
+                let write = move || replace_file(&path, |file| io::Write::write_all(file, &content));
+                spawn_blocking(write).await.map_err(io::Error::other)?
+            }
+            Place::Bucket(folder) => folder.put(name, content.into()).await,
+        }
+    }
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
