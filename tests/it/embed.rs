@@ -19,7 +19,9 @@ use sidelens::{
     telemetry::Metrics,
 };
 
-use crate::support::{BucketServer, PictureServer, STUB_DIMENSIONS, TestApp, decode_worker, refusal, sidelens};
+use crate::support::{
+    BucketServer, PictureServer, STUB_DIMENSIONS, TestApp, decode_worker, refusal, sidelens,
+};
 
 const CATALOGUE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/catalogue");
 
@@ -356,7 +358,8 @@ async fn a_lost_device_costs_what_was_under_way() {
     let work = Work::new("list.jsonl", &lines);
     let config: Config = toml::from_str(DEFAULT_TOML).expect("the defaults are valid");
     let run = async |config: &Config| {
-        let models = app::join(config, vec![stub_model(STUB_DIMENSIONS)], decode_worker, Metrics::new()).expect("joined");
+        let models = app::join(config, vec![stub_model(STUB_DIMENSIONS)], decode_worker, Metrics::new())
+            .expect("joined");
         let plan = Plan {
             list: work.list.clone(),
             is_json: false,

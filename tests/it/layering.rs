@@ -28,7 +28,19 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("load", &[]),
     (
         "cli",
-        &["app", "bulk", "cache", "config", "hub", "imaging", "load", "model", "runtime", "shutdown", "telemetry"],
+        &[
+            "app",
+            "bulk",
+            "cache",
+            "config",
+            "hub",
+            "imaging",
+            "load",
+            "model",
+            "runtime",
+            "shutdown",
+            "telemetry",
+        ],
     ),
 ];
 
