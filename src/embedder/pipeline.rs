@@ -1,15 +1,13 @@
-//! The way of one item: its parts looked up or fetched, prepared and computed, then averaged.
+//! The way of one item: its parts looked up, prepared and computed, then averaged. Pictures are in `picture.rs`.
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant as Moment, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use futures_util::{TryFutureExt, future::try_join_all};
-use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep_until};
-use tracing::{Instrument, Span, field::Empty};
+use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::failures::Failures;
 use super::prepare::{Panicked, PreparePool};
@@ -18,25 +16,16 @@ use super::unreadable::Unreadable;
 use crate::batch::{BatchError, Batcher};
 use crate::cache::{CacheKey, CachedVector, Source, VectorCache};
 use crate::domain::{
-    Content, ContentDigest, EmbedError, EmbedInput, Embedding, Fingerprint, ImageSource, ImageSpec,
-    InputType, ItemError, ItemErrorKind, Lane, Modality, ModelSpec, OnItemError, Part, Pixels, Prepared,
-    Tokens, Usage,
+    Content, EmbedError, EmbedInput, Embedding, Fingerprint, InputType, ItemError, ItemErrorKind, Lane,
+    Modality, ModelSpec, OnItemError, Part, Prepared, Tokens, Usage,
 };
-use crate::fetch::{FetchError, Fetched, Fetcher};
-use crate::imaging::{self, ImagingError, ImagingOptions};
-use crate::telemetry::{Metrics, metrics::TIERS, traces::trace_span_below};
+use crate::fetch::Fetcher;
+use crate::imaging::ImagingOptions;
+use crate::telemetry::Metrics;
 use crate::text::Tokenizer;
 
 /// Texts below this many bytes are tokenised where they are: a hop to the pool costs more.
 const INLINE_TEXT_BYTES: usize = 2 << 10;
-/// Base64 and digests up to this many bytes likewise: each of the two passes takes a tenth of a millisecond.
-const INLINE_ENCODED_BYTES: usize = 512 << 10;
-const INLINE_DIGEST_BYTES: usize = 512 << 10;
-
-/// The pauses before a picture's host is asked once more, beside the download's own second attempt.
-const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
-/// The part of a request's time that is kept for computing: one of this many.
-const RESERVED: u32 = 5;
 
 /// Everything that an item passes through.
 pub(super) struct Pipeline {
@@ -71,12 +60,6 @@ pub(super) struct Turn {
 pub(super) struct ItemVector {
     pub embedding: Embedding,
     pub usage: Usage,
-}
-
-/// A file that need not be seen again.
-struct Held {
-    digest: ContentDigest,
-    vector: Result<CachedVector, PartError>,
 }
 
 /// Why a part has no vector.
@@ -171,156 +154,9 @@ impl Pipeline {
         tokens.map_err(|error| PartError::Item(ItemErrorKind::Internal, error.to_string()))
     }
 
-    async fn image(
-        &self,
-        picture: ImageSource,
-        source: &Source,
-        turn: Turn,
-    ) -> Result<(CacheKey, CachedVector), PartError> {
-        let spec = self.spec.image.as_ref().ok_or_else(|| self.no_tower(Modality::Image))?;
-        let held = self.held(&picture).await;
-        let digest = held.as_ref().map(|held| held.digest);
-        let (encoded, digest) = match (self.fetched(picture, digest, turn).await?, held) {
-            (Fetched::File { bytes, digest: Some(digest) }, _) => (bytes, digest),
-            (Fetched::File { bytes, digest: None }, _) => {
-                let digest = self.digest(&bytes, turn.lane).await?;
-                (bytes, digest)
-            }
-            (Fetched::Unchanged, held) => {
-                let Held { digest, vector } = held.expect("only what is held can be unchanged");
-                let vector = vector?;
-                self.metrics.cache_hits.with_label_values(&[TIERS[0]]).inc();
-                Span::current().record("sidelens.cache", TIERS[0]);
-                return Ok((self.image_key(&digest), vector));
-            }
-        };
-        if let Some(error) = self.unreadable(&digest) {
-            return Err(error);
-        }
-        let key = self.image_key(&digest);
-        // Taken by the computation, so that nothing holds the file once it is pixels.
-        let encoded = Mutex::new(Some(encoded));
-        self.cached(key, turn, || async {
-            let _room = match turn.lane {
-                Lane::Bulk => Some(self.pixels.acquire().await.expect("the semaphore is never closed")),
-                Lane::Search => None,
-            };
-            let encoded = encoded.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let encoded = encoded.expect("an input that was computed is not computed again");
-            let pixels = self.decode(encoded, spec, turn.lane).await.inspect_err(|error| {
-                if let PartError::Item(kind, message) = error {
-                    self.unreadable.remember(digest, *kind, message, Moment::now());
-                }
-            })?;
-            let embedding = self.submit(pixels, turn).await?;
-            Ok(CachedVector::of_image(embedding, source.clone()))
-        })
-        .await
-    }
-
-    /// What became of the file that an address last led to: if it still does, nothing need be downloaded.
-    async fn held(&self, source: &ImageSource) -> Option<Held> {
-        let digest = self.fetcher.recall(source)?;
-        let vector = match self.unreadable(&digest) {
-            Some(error) => Err(error),
-            None => Ok(self.cache.peek(&self.image_key(&digest)).await?),
-        };
-        Some(Held { digest, vector })
-    }
-
-    /// Why a file is no picture, if that is known.
-    fn unreadable(&self, file: &ContentDigest) -> Option<PartError> {
-        let (kind, message) = self.unreadable.recall(file, Moment::now())?;
-        Some(PartError::Item(kind, message))
-    }
-
-    /// The encoded file, unless it is the one that is held; what was base64 stands where the base64 stood.
-    async fn fetched(
-        &self,
-        source: ImageSource,
-        held: Option<ContentDigest>,
-        turn: Turn,
-    ) -> Result<Fetched, PartError> {
-        let lane = turn.lane;
-        let fetched = match &source {
-            ImageSource::Url(_) => {
-                let timer = self.metrics.fetch_seconds.start_timer();
-                let fetched = self.fetched_patiently(source, held, turn).await;
-                match &fetched {
-                    // Mostly without a word to its host.
-                    Ok(Fetched::Unchanged) => drop(timer.stop_and_discard()),
-                    _ => timer.observe_duration(),
-                }
-                fetched
-            }
-            ImageSource::Encoded(text) if text.len() > INLINE_ENCODED_BYTES => {
-                let (fetcher, handle) = (self.fetcher.clone(), Handle::current());
-                let work = move || handle.block_on(fetcher.fetch_unless_held(source, held));
-                self.pool.run(lane, work).await?
-            }
-            ImageSource::Encoded(_) | ImageSource::Bytes(_) => {
-                self.fetcher.fetch_unless_held(source, held).await
-            }
-        };
-        fetched.map_err(|error: FetchError| PartError::Item(error.kind(), error.to_string()))
-    }
-
-    /// Asks again where a placeholder would cover a fault that may pass, as long as that leaves the time to compute:
-    /// Meilisearch takes the placeholder for good, and a request that is late altogether is asked for again whole.
-    async fn fetched_patiently(
-        &self,
-        source: ImageSource,
-        held: Option<ContentDigest>,
-        turn: Turn,
-    ) -> Result<Fetched, FetchError> {
-        let latest = turn.deadline.checked_sub(self.fetcher.timeout() + self.deadline / RESERVED);
-        let mut pauses = match turn.on_item_error {
-            OnItemError::Placeholder => PAUSES.iter(),
-            // Meilisearch tries again by itself, and with more patience.
-            OnItemError::Fail => [].iter(),
-        };
-        loop {
-            let failed = match self.fetcher.fetch_unless_held(source.clone(), held).await {
-                Err(error) if error.kind().is_transient() => error,
-                outcome => return outcome,
-            };
-            let again = pauses.next().map(|pause| Instant::now() + *pause);
-            let Some(again) = again.filter(|again| latest.is_some_and(|latest| *again < latest)) else {
-                return Err(failed);
-            };
-            sleep_until(again).await;
-        }
-    }
-
-    async fn digest(&self, encoded: &Bytes, lane: Lane) -> Result<ContentDigest, PartError> {
-        if encoded.len() <= INLINE_DIGEST_BYTES {
-            return Ok(ContentDigest::of(encoded));
-        }
-        let encoded = encoded.clone();
-        Ok(self.pool.run(lane, move || ContentDigest::of(&encoded)).await?)
-    }
-
-    fn image_key(&self, file: &ContentDigest) -> CacheKey {
-        let ImagingOptions { decode, background, icc, .. } = self.imaging;
-        CacheKey::image(self.fingerprint, decode, background, icc, file)
-    }
-
-    async fn decode(&self, encoded: Bytes, spec: &ImageSpec, lane: Lane) -> Result<Prepared, PartError> {
-        let (spec, seconds) = (spec.clone(), self.metrics.decode_seconds.clone());
-        let (options, part) = (self.imaging.clone(), Span::current());
-        let work = move || {
-            // Begins with its turn: what is before it is a wait for the others.
-            let _span = trace_span_below!(&part, "decode", sidelens.format = Empty, sidelens.pixels = Empty)
-                .entered();
-            let _timer = seconds.start_timer();
-            imaging::prepare(&encoded, &spec, &options)
-        };
-        pixels(self.pool.run(lane, work).await)
-    }
-
     /// Looks up or computes, at most once. An input joined to another request's computation is not bound to
     /// that request's deadline: it tries again for itself while its own has not passed.
-    async fn cached<F>(
+    pub async fn cached<F>(
         &self,
         key: CacheKey,
         turn: Turn,
@@ -341,7 +177,7 @@ impl Pipeline {
         }
     }
 
-    async fn submit(&self, prepared: Prepared, turn: Turn) -> Result<Embedding, PartError> {
+    pub async fn submit(&self, prepared: Prepared, turn: Turn) -> Result<Embedding, PartError> {
         self.batcher
             .submit(prepared, turn.lane, turn.deadline)
             .await
@@ -356,7 +192,7 @@ impl Pipeline {
         }
     }
 
-    fn no_tower(&self, modality: Modality) -> PartError {
+    pub fn no_tower(&self, modality: Modality) -> PartError {
         let message = format!("model `{}` has no {} tower", self.spec.name, modality.as_str());
         PartError::Item(ItemErrorKind::UnsupportedModality, message)
     }
@@ -365,20 +201,6 @@ impl Pipeline {
 impl From<Panicked> for PartError {
     fn from(_: Panicked) -> Self {
         Self::Item(ItemErrorKind::Internal, "preparing the item panicked; this is a bug".into())
-    }
-}
-
-/// What decoding came to. A picture that makes a decoder panic would do so again: it is the picture's fault, not one
-/// that passes.
-fn pixels(outcome: Result<Result<Pixels, ImagingError>, Panicked>) -> Result<Prepared, PartError> {
-    match outcome {
-        Ok(Ok(pixels)) => Ok(Prepared::Pixels(pixels)),
-        Ok(Err(error)) => Err(PartError::Item(error.kind(), error.to_string())),
-        Err(Panicked) => {
-            let message =
-                "the picture makes its decoder fail; save it anew, and report it as a bug".to_owned();
-            Err(PartError::Item(ItemErrorKind::Corrupt, message))
-        }
     }
 }
 
@@ -425,12 +247,6 @@ mod tests {
         let item = combine(&[part([1.0, 0.0], 1.0), part([-1.0, 0.0], 1.0)]).ok().unwrap();
         assert_eq!(item.embedding.as_slice(), [1.0, 0.0]);
         assert_eq!(item.usage, Usage { text_tokens: 6, images: 0 });
-    }
-
-    #[test]
-    fn a_panicking_decoder_is_the_pictures_fault() {
-        let Err(PartError::Item(kind, _)) = pixels(Err(Panicked)) else { panic!("an item's error") };
-        assert_eq!((kind, kind.is_transient()), (ItemErrorKind::Corrupt, false));
     }
 
     #[test]

@@ -120,6 +120,12 @@ pub enum ImagingError {
 }
 
 impl ImagingError {
+    /// Whether the same bytes fail in the same way each time. A process may also be ended, and its memory taken, by
+    /// others than the picture.
+    pub fn comes_again(&self) -> bool {
+        !matches!(self, Self::DecoderDied { .. } | Self::NoDecoder { .. } | Self::TooMuchMemory { .. })
+    }
+
     /// The stable name of the failure.
     pub fn kind(&self) -> ItemErrorKind {
         match self {

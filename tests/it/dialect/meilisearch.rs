@@ -336,7 +336,7 @@ async fn info_tells_what_the_settings_need() {
     for key in ["version", "model", "family", "device", "dtype", "fingerprint"] {
         assert!(info[key].is_string(), "{key}");
     }
-    let formats = json!(["jpeg", "png", "gif", "bmp", "webp", "tiff"]);
+    let formats = json!(["jpeg", "png", "gif", "bmp", "webp", "tiff", "avif"]);
     assert_eq!(info["pictures"], json!({"schemes": ["data", "http", "https"], "formats": formats}));
 }
 
