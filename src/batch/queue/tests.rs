@@ -1,0 +1,240 @@
+//! The queue on a clock of its own: who goes when, and in what company.
+
+use prometheus::{Histogram, HistogramOpts};
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::batch::job::{Reply, Trace, Wait};
+use crate::domain::{Embedding, Pixels, Prepared, Tokens};
+
+type Answer = oneshot::Receiver<Result<Embedding, BatchError>>;
+
+struct Bench {
+    queue: Queue,
+    demand: Demand,
+    start: Instant,
+    answers: Vec<Answer>,
+}
+
+impl Bench {
+    fn new(max_batch_size: usize, delay_ms: u64) -> Self {
+        let max_queue_delay = Duration::from_millis(delay_ms);
+        let queue = Queue::new(BatchPolicy {
+            max_batch_size,
+            max_batch_tokens: 64,
+            max_bulk_batch: Some(Duration::from_millis(100)),
+            max_queue_delay,
+        });
+        let demand = Demand { lanes: Lanes::All, caps: [usize::MAX; 2], sharers: 1 };
+        Self { queue, demand, start: Instant::now(), answers: Vec::new() }
+    }
+
+    fn at(&self, ms: u64) -> Instant {
+        self.start + Duration::from_millis(ms)
+    }
+
+    /// Pushes a job named by `id` that comes at `ms` and expires a second later.
+    fn push(&mut self, id: u32, lane: Lane, modality: Modality, ms: u64) {
+        match modality {
+            Modality::Text => self.push_prepared(tokens(id, 1), lane, ms),
+            Modality::Image => self.push_prepared(picture(id, 1), lane, ms),
+        }
+    }
+
+    fn push_prepared(&mut self, prepared: Prepared, lane: Lane, ms: u64) {
+        let (sender, answer) = oneshot::channel();
+        self.answers.push(answer);
+        let seconds = Histogram::with_opts(HistogramOpts::new("waits", "waits")).unwrap();
+        let (wait, deadline) = (Wait::new(self.at(ms), seconds), self.at(ms + 1000));
+        let (trace, reply) = (Trace::begin_wait(lane), Reply::new(sender));
+        self.queue.push(Job { prepared, lane, wait, deadline, trace, reply });
+    }
+
+    fn next(&mut self, ms: u64) -> Next {
+        self.queue.next_batch(self.at(ms), &self.demand)
+    }
+
+    /// The ids of the batch that is due at `ms`, if one is.
+    fn batch(&mut self, ms: u64) -> Option<Vec<u32>> {
+        match self.next(ms) {
+            Next::Batch(jobs) => Some(jobs.iter().map(id).collect()),
+            _ => None,
+        }
+    }
+}
+
+fn tokens(id: u32, length: usize) -> Prepared {
+    Prepared::Tokens(Tokens { ids: vec![id; length], n_tokens: length, truncated: false })
+}
+
+fn picture(id: u32, width: u32) -> Prepared {
+    Prepared::Pixels(Pixels { rgb8: id.to_le_bytes().to_vec(), height: 1, width })
+}
+
+fn id(job: &Job) -> u32 {
+    match &job.prepared {
+        Prepared::Tokens(tokens) => tokens.ids[0],
+        Prepared::Pixels(pixels) => u32::from_le_bytes(pixels.rgb8[..].try_into().unwrap()),
+    }
+}
+
+use Lane::{Bulk, Search};
+use Modality::{Image, Text};
+
+#[test]
+fn bulk_waits_for_a_full_batch_or_the_delay() {
+    let mut bench = Bench::new(3, 2);
+    bench.push(1, Bulk, Text, 0);
+    bench.push(2, Bulk, Text, 1);
+    let due = bench.at(2);
+    assert!(matches!(bench.next(1), Next::WaitUntil(at) if at == due));
+    assert_eq!(bench.batch(2), Some(vec![1, 2]));
+    assert!(matches!(bench.next(2), Next::Empty));
+    (1..=4).for_each(|id| bench.push(id, Bulk, Text, 10));
+    assert_eq!(bench.batch(10), Some(vec![1, 2, 3]));
+    assert_eq!(bench.batch(10), None);
+}
+
+#[test]
+fn batches_are_of_one_modality_and_the_older_head_goes_first() {
+    let mut bench = Bench::new(8, 0);
+    bench.push(1, Bulk, Image, 0);
+    bench.push(2, Bulk, Text, 1);
+    bench.push(3, Bulk, Image, 2);
+    assert_eq!(bench.batch(2), Some(vec![1, 3]));
+    assert_eq!(bench.batch(2), Some(vec![2]));
+}
+
+#[test]
+fn a_full_batch_does_not_wait_behind_an_older_lone_job() {
+    let mut bench = Bench::new(2, 5);
+    bench.push(1, Bulk, Image, 0);
+    bench.push(2, Bulk, Text, 1);
+    bench.push(3, Bulk, Text, 1);
+    assert_eq!(bench.batch(1), Some(vec![2, 3]));
+    assert_eq!(bench.batch(5), Some(vec![1]));
+}
+
+#[test]
+fn searches_go_first_alone_and_at_once() {
+    let mut bench = Bench::new(8, 1000);
+    bench.push(1, Bulk, Text, 0);
+    bench.push(2, Search, Text, 5);
+    bench.push(3, Search, Text, 5);
+    assert_eq!(bench.batch(5), Some(vec![2, 3]));
+    assert_eq!(bench.batch(5), None);
+}
+
+#[test]
+fn bulk_is_served_after_four_search_batches() {
+    let mut bench = Bench::new(1, 0);
+    (0..10).for_each(|id| bench.push(id, Search, Text, 0));
+    bench.push(100, Bulk, Text, 0);
+    bench.push(101, Bulk, Image, 1);
+    let order: Vec<u32> = std::iter::from_fn(|| bench.batch(1)).flatten().collect();
+    assert_eq!(order, [0, 1, 2, 3, 100, 4, 5, 6, 7, 101, 8, 9]);
+}
+
+#[test]
+fn searches_before_bulk_came_do_not_count() {
+    let mut bench = Bench::new(1, 0);
+    (0..6).for_each(|id| bench.push(id, Search, Text, 0));
+    (0..5).for_each(|id| assert_eq!(bench.batch(0), Some(vec![id])));
+    bench.push(100, Bulk, Text, 0);
+    assert_eq!(bench.batch(0), Some(vec![5]));
+    assert_eq!(bench.batch(0), Some(vec![100]));
+}
+
+#[test]
+fn expired_jobs_are_answered_and_abandoned_ones_dropped() {
+    let mut bench = Bench::new(8, 0);
+    bench.push(1, Bulk, Text, 0);
+    bench.push(2, Bulk, Text, 500);
+    bench.push(3, Search, Image, 500);
+    drop(bench.answers.pop());
+    assert_eq!(bench.batch(1000), Some(vec![2]));
+    assert_eq!(bench.answers[0].try_recv(), Ok(Err(BatchError::Deadline)));
+    assert_eq!(bench.queue.len(), 0);
+}
+
+#[test]
+fn nothing_waits_once_no_more_will_come() {
+    let mut bench = Bench::new(8, 1000);
+    bench.push(1, Bulk, Text, 0);
+    assert_eq!(bench.batch(0), None);
+    bench.queue.stop_waiting();
+    assert_eq!(bench.batch(0), Some(vec![1]));
+}
+
+#[test]
+fn texts_go_with_others_of_their_length() {
+    let mut bench = Bench::new(8, 0);
+    for (id, length) in [(1, 3), (2, 40), (3, 16), (4, 17), (5, 33), (6, 100), (7, 64)] {
+        bench.push_prepared(tokens(id, length), Bulk, u64::from(id));
+    }
+    // 64 tokens to a batch: four short ones, two of 32, one of 64; what is longer goes alone.
+    let order: Vec<Vec<u32>> = std::iter::from_fn(|| bench.batch(10)).collect();
+    assert_eq!(order, [vec![1, 3], vec![2], vec![4], vec![5], vec![6], vec![7]]);
+    (0..6).for_each(|id| bench.push_prepared(tokens(id, 5), Bulk, 20));
+    assert_eq!(bench.batch(20), Some(vec![0, 1, 2, 3]));
+}
+
+#[test]
+fn pictures_of_two_sizes_never_share_a_batch() {
+    let mut bench = Bench::new(8, 0);
+    (0..4).for_each(|id| bench.push_prepared(picture(id, 1 + id % 2), Bulk, id.into()));
+    let order: Vec<Vec<u32>> = std::iter::from_fn(|| bench.batch(4)).collect();
+    assert_eq!(order, [vec![0, 2], vec![1, 3]]);
+}
+
+#[test]
+fn an_engine_gets_its_lane_only() {
+    let mut bench = Bench::new(8, 0);
+    bench.push(1, Bulk, Text, 0);
+    bench.demand.lanes = Lanes::Only(Search);
+    assert!(matches!(bench.next(0), Next::Empty));
+    bench.push(2, Search, Text, 0);
+    bench.demand.lanes = Lanes::Only(Bulk);
+    assert_eq!(bench.batch(0), Some(vec![1]));
+    assert!(matches!(bench.next(0), Next::Empty));
+    bench.demand.lanes = Lanes::Only(Search);
+    assert_eq!(bench.batch(0), Some(vec![2]));
+}
+
+#[test]
+fn what_waits_is_dealt_out_to_idle_engines() {
+    let mut bench = Bench::new(8, 0);
+    (0..10).for_each(|id| bench.push(id, Bulk, Image, 0));
+    bench.demand.sharers = 2;
+    assert_eq!(bench.batch(0).unwrap().len(), 5);
+    bench.demand.sharers = 1;
+    assert_eq!(bench.batch(0).unwrap().len(), 5);
+}
+
+#[test]
+fn no_batch_is_larger_than_memory() {
+    let mut bench = Bench::new(8, 0);
+    (0..4).for_each(|id| bench.push(id, Search, Image, 0));
+    bench.demand.caps[Image as usize] = 3;
+    assert_eq!(bench.batch(0).unwrap().len(), 3);
+}
+
+#[test]
+fn bulk_shrinks_until_a_search_need_not_wait_long() {
+    let mut bench = Bench::new(8, 0);
+    let fill = |bench: &mut Bench| (0..8).for_each(|id| bench.push(id, Bulk, Image, 0));
+    let image = Kind::of(&picture(0, 1));
+    fill(&mut bench);
+    assert_eq!(bench.batch(0).unwrap().len(), 8, "nothing is known yet");
+    bench.queue.learn(image, 8, Duration::from_millis(400));
+    fill(&mut bench);
+    assert_eq!(bench.batch(0).unwrap().len(), 2, "50 ms each, 100 ms in all");
+    (0..20).for_each(|_| bench.queue.learn(image, 2, Duration::from_millis(800)));
+    assert_eq!(bench.batch(0).unwrap().len(), 1, "never none");
+    (0..20).for_each(|_| bench.queue.learn(image, 1, Duration::from_millis(10)));
+    assert_eq!(bench.batch(0).unwrap().len(), 5, "all that is left, since it got faster");
+    bench.queue.learn(image, 1, Duration::from_secs(9));
+    fill(&mut bench);
+    bench.demand.lanes = Lanes::Only(Bulk);
+    assert_eq!(bench.batch(0).unwrap().len(), 8, "no search waits for this engine");
+}
