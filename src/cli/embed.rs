@@ -50,7 +50,7 @@ pub struct EmbedArgs {
     /// The most items without a vector, in percent, for which the exit status is still 0.
     #[arg(long, value_name = "PERCENT", default_value_t = 50.0, value_parser = percent)]
     max_failed: f64,
-    /// Which of several models, by its name in [[models]]; the first unless said.
+    /// Which of several models, by its name in `[[models]]`; the first unless said.
     #[arg(long, value_name = "NAME")]
     model_name: Option<String>,
     /// Prints the summary as one JSON object.

@@ -30,7 +30,7 @@ const FORMAT: &str = "AVIF";
 /// How long a process may take to start: half a second, but on a machine that has other things to do.
 const START: Duration = Duration::from_secs(30);
 
-/// How a process is started that calls [`serve`]. Of the environment it gets nothing but what finds libraries.
+/// How a process is started that calls [`serve()`]. Of the environment it gets nothing but what finds libraries.
 pub type WorkerCommand = fn() -> Command;
 
 /// The processes that decode. They end with it.
