@@ -10,7 +10,7 @@ use tracing::Span;
 
 use super::crop::Size;
 use super::limits::{Limits, Paced};
-use super::sniff::{Format, sniff};
+use super::sniff::Format;
 use super::{Avif, ImagingError, ImagingOptions, avif, icc, jpeg, tiff};
 use crate::domain::{Icc, Resize};
 
@@ -25,28 +25,25 @@ pub(super) struct Decoded {
     pub step: usize,
 }
 
-/// Decodes the first frame. With `reduce_for` it may come smaller, but in no side below what that resize asks for.
+/// Decodes the first frame of a file of this `format`. With `reduce_for` it may come smaller, but in no side below what
+/// that resize asks for.
 ///
 /// # Errors
 /// Any [`ImagingError`] but `ResizedTooLarge`. Size and memory are checked before pixels are allocated.
 pub(super) fn decode(
     encoded: &[u8],
+    format: Format,
     options: &ImagingOptions,
     reduce_for: Option<Resize>,
 ) -> Result<Decoded, ImagingError> {
-    if encoded.is_empty() {
-        return Err(ImagingError::Empty);
-    }
     let (limits, icc) = (Limits::begin(options), options.icc);
-    let format = sniff(encoded).map_err(|found| ImagingError::UnknownFormat { found })?;
-    // For the trace of the picture's request.
-    Span::current().record("sidelens.format", format.name());
     let decoded = match format {
         Format::Avif if matches!(options.avif, Avif::Refused) => Err(ImagingError::AvifOff),
         Format::Jpeg => jpeg::decode(encoded, limits, icc, reduce_for),
         Format::Avif => avif::decode(encoded, limits, icc),
         Format::Other(format, name) => other(encoded, format, name, limits, icc),
     }?;
+    // For the trace of the picture's request.
     Span::current().record("sidelens.pixels", decoded.full.width * decoded.full.height);
     Ok(decoded)
 }

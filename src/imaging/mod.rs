@@ -31,6 +31,7 @@ mod yuv;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tracing::Span;
 
 use crate::domain::{Background, Decode, Icc, ImageSpec, Pixels};
 
@@ -98,14 +99,20 @@ impl ImagingOptions {
 /// [`ImagingError`], whose [`kind`](ImagingError::kind) says what the caller is told. All but `NoDecoder` are the caller's
 /// fault.
 pub fn prepare(encoded: &[u8], spec: &ImageSpec, options: &ImagingOptions) -> Result<Pixels, ImagingError> {
-    if let (Avif::InWorkers(workers), Ok(Format::Avif)) = (&options.avif, sniff(encoded)) {
+    if encoded.is_empty() {
+        return Err(ImagingError::Empty);
+    }
+    let format = sniff(encoded).map_err(|found| ImagingError::UnknownFormat { found })?;
+    // For the trace of the picture's request.
+    Span::current().record("sidelens.format", format.name());
+    if let (Avif::InWorkers(workers), Format::Avif) = (&options.avif, format) {
         return workers.prepare(encoded, spec, options);
     }
     let reduce_for = match options.decode {
         Decode::Fast => Some(spec.resize),
         Decode::Exact => None,
     };
-    let decoded = decode::decode(encoded, options, reduce_for)?;
+    let decoded = decode::decode(encoded, format, options, reduce_for)?;
     let (upright, grid) = orient::upright(decoded);
     let rgb = alpha::flatten(upright, options.background);
     let resized = resample::target_size(grid.full(), spec.resize);
