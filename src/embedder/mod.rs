@@ -2,7 +2,8 @@
 //!
 //! Siblings meet here. A request is admitted whole (`admission.rs`); each part goes through the cache, the
 //! fetcher, the CPU pool (`prepare.rs`) and the batcher (`pipeline.rs`, `picture.rs`); failed items become an error or the
-//! placeholder (`placeholder.rs`). Work inside the process asks for vectors one by one (`kept.rs`). Warming up runs real shapes (`warm_up.rs`, `calibration.rs`).
+//! placeholder (`placeholder.rs`). Work inside the process asks for vectors one by one (`kept.rs`). Warming up runs real
+//! shapes (`warm_up.rs`, `calibration.rs`).
 
 mod admission;
 mod calibration;

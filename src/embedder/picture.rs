@@ -18,7 +18,8 @@ use crate::fetch::{FetchError, Fetched};
 use crate::imaging::{self, ImagingError, ImagingOptions};
 use crate::telemetry::{metrics::TIERS, traces::trace_span_below};
 
-/// Base64 and digests up to this many bytes likewise: each of the two passes takes a tenth of a millisecond.
+/// Base64 and digests up to this many bytes are worked on where they are: each of the two passes takes a tenth of a
+/// millisecond, and a hop to the pool costs more.
 const INLINE_ENCODED_BYTES: usize = 512 << 10;
 const INLINE_DIGEST_BYTES: usize = 512 << 10;
 
