@@ -2,45 +2,37 @@
 
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, TcpListener},
     sync::{Arc, Mutex},
-    thread,
 };
 
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, http::Method, web};
+use actix_web::{HttpRequest, HttpResponse, http::Method, web};
 use bytes::Bytes;
+
+use super::actix_server::ActixServer;
 
 type Objects = Arc<Mutex<BTreeMap<String, Bytes>>>;
 
-/// Keeps what it is sent under `/bucket/key`; ends with the test process.
+/// Keeps what it is sent under `/bucket/key`.
 pub struct BucketServer {
-    address: SocketAddr,
+    server: ActixServer,
     objects: Objects,
 }
 
 impl BucketServer {
     /// Without an object.
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("an address");
         let objects = Objects::default();
         let shared = web::Data::new(objects.clone());
-        thread::spawn(move || {
-            actix_web::rt::System::new().block_on(async move {
-                let app = move || {
-                    let any_size = web::PayloadConfig::new(usize::MAX);
-                    App::new().app_data(shared.clone()).app_data(any_size).default_service(web::to(answer))
-                };
-                let server = HttpServer::new(app).workers(1).disable_signals();
-                server.listen(listener).expect("a listener").run().await
-            })
+        let server = ActixServer::start(move |config| {
+            let any_size = web::PayloadConfig::new(usize::MAX);
+            config.app_data(shared.clone()).app_data(any_size).default_service(web::to(answer));
         });
-        Self { address, objects }
+        Self { server, objects }
     }
 
     /// Its address.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.server.url()
     }
 
     /// Every object by its path, such as `bucket/key`.

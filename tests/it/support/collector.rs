@@ -2,12 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, TcpListener},
     sync::{Arc, Mutex},
-    thread,
 };
 
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, dev::ServerHandle, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse},
     common::v1::{AnyValue, KeyValue, any_value::Value},
@@ -15,10 +13,11 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message;
 
+use super::actix_server::ActixServer;
+
 /// Takes what is exported by OTLP over HTTP.
 pub struct Collector {
-    address: SocketAddr,
-    handle: ServerHandle,
+    server: ActixServer,
     taken: Arc<Mutex<Taken>>,
 }
 
@@ -34,48 +33,27 @@ pub struct Taken {
 }
 
 impl Collector {
-    /// Listens on a free port.
+    /// Nothing has come yet.
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("an address");
         let taken = Arc::<Mutex<Taken>>::default();
-        let (send, receive) = std::sync::mpsc::channel();
         let data = web::Data::from(taken.clone());
-        thread::spawn(move || {
-            actix_web::rt::System::new().block_on(async move {
-                let server = HttpServer::new(move || {
-                    App::new()
-                        .app_data(data.clone())
-                        .app_data(web::PayloadConfig::new(64 << 20))
-                        .route("/v1/traces", web::post().to(take))
-                })
-                .workers(1)
-                .disable_signals()
-                .listen(listener)
-                .expect("a listener")
-                .run();
-                send.send(server.handle()).expect("somebody waits");
-                server.await
-            })
+        let server = ActixServer::start(move |config| {
+            config
+                .app_data(data.clone())
+                .app_data(web::PayloadConfig::new(64 << 20))
+                .route("/v1/traces", web::post().to(take));
         });
-        Self { address, handle: receive.recv().expect("the server starts"), taken }
+        Self { server, taken }
     }
 
     /// For `traces.endpoint`.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.server.url()
     }
 
     /// What came so far.
     pub fn taken(&self) -> Taken {
         self.taken.lock().expect("no panic").clone()
-    }
-}
-
-impl Drop for Collector {
-    fn drop(&mut self) {
-        // The returned future only waits; the order is given already.
-        drop(self.handle.stop(false));
     }
 }
 

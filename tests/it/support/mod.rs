@@ -1,5 +1,6 @@
 //! The service in one line, so that a test reads as request, then answer.
 
+mod actix_server;
 mod binary;
 mod bucket_server;
 #[cfg(feature = "torch")]

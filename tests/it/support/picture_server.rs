@@ -1,70 +1,44 @@
 //! A host of pictures on loopback.
 
 use std::{
-    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
-    thread,
     time::Duration,
 };
 
-use actix_web::{
-    App, HttpRequest, HttpResponse, HttpResponseBuilder, HttpServer, dev::ServerHandle, http::header, web,
-};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, http::header, web};
+
+use super::actix_server::ActixServer;
 
 /// Serves the files of a folder at `/NAME`; at `/fresh/NAME` for a minute, at `/tagged/NAME` for as long as an ETag says,
 /// at `/as/TYPE/NAME` under any content type, at `/third/NAME` after two answers of 503, at `/untraced/NAME` if the request
 /// tells of no trace. Answers 404 for others, the status N at `/status/N`, and never within a test's patience at `/slow`.
-pub struct PictureServer {
-    address: SocketAddr,
-    handle: ServerHandle,
-}
+pub struct PictureServer(ActixServer);
 
 impl PictureServer {
     /// Serves `folder`, relative to the checkout.
     pub fn start(folder: &str) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("an address");
-        let (send, receive) = std::sync::mpsc::channel();
-        thread::spawn(move || {
-            actix_web::rt::System::new().block_on(async move {
-                let refused = web::Data::new(AtomicUsize::new(0));
-                let server = HttpServer::new(move || {
-                    App::new()
-                        .app_data(web::Data::new(folder.clone()))
-                        .app_data(refused.clone())
-                        .route("/third/{file}", web::get().to(third))
-                        .route("/untraced/{file}", web::get().to(untraced))
-                        .route("/slow", web::get().to(slow))
-                        .route("/status/{code}", web::get().to(status))
-                        .route("/fresh/{file}", web::get().to(fresh))
-                        .route("/tagged/{file}", web::get().to(tagged))
-                        .route("/as/{type}/{subtype}/{file}", web::get().to(of_type))
-                        .route("/{file}", web::get().to(file))
-                })
-                .workers(1)
-                .disable_signals()
-                .listen(listener)
-                .expect("a listener")
-                .run();
-                send.send(server.handle()).expect("somebody waits");
-                server.await
-            })
-        });
-        Self { address, handle: receive.recv().expect("the server starts") }
+        let folder = web::Data::new(folder);
+        let refused = web::Data::new(AtomicUsize::new(0));
+        Self(ActixServer::start(move |config| {
+            config
+                .app_data(folder.clone())
+                .app_data(refused.clone())
+                .route("/third/{file}", web::get().to(third))
+                .route("/untraced/{file}", web::get().to(untraced))
+                .route("/slow", web::get().to(slow))
+                .route("/status/{code}", web::get().to(status))
+                .route("/fresh/{file}", web::get().to(fresh))
+                .route("/tagged/{file}", web::get().to(tagged))
+                .route("/as/{type}/{subtype}/{file}", web::get().to(of_type))
+                .route("/{file}", web::get().to(file));
+        }))
     }
 
     /// The address of a file.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}/{path}", self.address)
-    }
-}
-
-impl Drop for PictureServer {
-    fn drop(&mut self) {
-        // The returned future only waits; the order is given already.
-        drop(self.handle.stop(false));
+        format!("{}/{path}", self.0.url())
     }
 }
 
