@@ -6,12 +6,12 @@ fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     println!("cargo:rerun-if-changed=build.rs");
     if env::var_os("CARGO_FEATURE_TORCH").is_none() {
-        println!("cargo:rustc-env=SIDELENS_LIBTORCH_VERSION=none");
+        println!("cargo:rustc-env=BUILT_WITH_LIBTORCH=none");
         return;
     }
     // `.cargo/config.toml` sets LIBTORCH, or the user does; torch-sys has already refused to build without.
     let Some(libtorch) = env::var_os("LIBTORCH").map(PathBuf::from) else {
-        println!("cargo:rustc-env=SIDELENS_LIBTORCH_VERSION=unknown");
+        println!("cargo:rustc-env=BUILT_WITH_LIBTORCH=unknown");
         return;
     };
     let lib = libtorch.join("lib");
@@ -22,8 +22,5 @@ fn main() {
     }
     let version = fs::read_to_string(libtorch.join("build-version")).unwrap_or_default();
     let version = version.trim();
-    println!(
-        "cargo:rustc-env=SIDELENS_LIBTORCH_VERSION={}",
-        if version.is_empty() { "unknown" } else { version }
-    );
+    println!("cargo:rustc-env=BUILT_WITH_LIBTORCH={}", if version.is_empty() { "unknown" } else { version });
 }

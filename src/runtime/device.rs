@@ -24,7 +24,7 @@ pub struct DeviceFacts {
 /// Looks at the machine. Opens the CUDA half of libtorch where there is one.
 pub fn facts() -> DeviceFacts {
     DeviceFacts {
-        libtorch: env!("SIDELENS_LIBTORCH_VERSION").into(),
+        libtorch: env!("BUILT_WITH_LIBTORCH").into(),
         cores: cores(),
         cpu_features: cpu_features(),
         #[cfg(feature = "torch")]
