@@ -1,11 +1,11 @@
-"""Writes helm/files/dashboards/sidelens.json, the Grafana dashboard: `make chart-dashboard`.
+"""Writes helm/files/dashboard.json, the Grafana dashboard: `make chart-dashboard`.
 
 Grafana's JSON says everything forty times; here each panel is what differs. No library is needed."""
 
 import json
 from pathlib import Path
 
-PATH = Path(__file__).resolve().parents[2] / "helm/files/dashboards/sidelens.json"
+PATH = Path(__file__).resolve().parents[2] / "helm/files/dashboard.json"
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 # Every series of the replicas that are chosen. "All" is `.*`, which also takes what has no such label.
 OWN = 'namespace=~"$namespace",pod=~"$pod"'

@@ -583,13 +583,12 @@ def test_rules_and_dashboards_come_from_files(render, tmp_path):
     rules = {"groups": [{"name": "more", "rules": [{"alert": "A", "expr": "up == 0", "annotations": {"a": "{{ $value }}"}}]}]}
     (chart / "files/rules/more.yaml").write_text(yaml.safe_dump(rules))
     dashboard = {"title": "{{ not a template }}", "panels": []}
-    (chart / "files/dashboards").mkdir(exist_ok=True)
-    (chart / "files/dashboards/one.json").write_text(json.dumps(dashboard, indent=2))
+    (chart / "files/dashboard-one.json").write_text(json.dumps(dashboard, indent=2))
     manifest, _ = render({"metrics": {"rules": {"enabled": True}, "dashboards": {"enabled": True}}}, chart=chart)
     found = {rule["metadata"]["name"]: rule["spec"] for rule in of_kind(manifest, "PrometheusRule")}
     assert found["sidelens-more"] == rules and len(found) == len(list((chart / "files/rules").glob("*.yaml")))
     [config] = [d for d in of_kind(manifest, "ConfigMap") if d["metadata"]["name"] == "sidelens-dashboard-one"]
-    assert json.loads(config["data"]["one.json"]) == dashboard
+    assert json.loads(config["data"]["sidelens-dashboard-one.json"]) == dashboard
     assert config["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 

@@ -28,7 +28,7 @@ RULES = [
     for rule in group["rules"]
 ]
 ALERTS = [rule for rule in RULES if "alert" in rule]
-DASHBOARDS = {path.name: json.loads(path.read_text()) for path in sorted((CHART / "files/dashboards").glob("*.json"))}
+DASHBOARDS = {path.name: json.loads(path.read_text()) for path in sorted((CHART / "files").glob("dashboard*.json"))}
 # The last argument is the buckets' where there are some.
 DECLARED = re.compile(
     r'\b(counter|gauge|histogram)(s?)\(\s*(?:r|registry),\s*"(\w+)",\s*"[^"]+",?\s*(?:&\[([^\]]*)\])?', re.S
@@ -261,6 +261,6 @@ def test_dashboards_fit_grafanas_types(name_):
     tools = os.environ.get("GRAFANA_TOOLS")
     if not tools:
         pytest.skip("GRAFANA_TOOLS names no folder with Grafana's types")
-    command = ["node", str(HERE / "dashboard.mjs"), str(CHART / "files/dashboards" / name_), tools]
+    command = ["node", str(HERE / "dashboard.mjs"), str(CHART / "files" / name_), tools]
     report = subprocess.run(command, capture_output=True, text=True)
     assert report.returncode == 0, report.stdout + report.stderr

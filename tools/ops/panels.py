@@ -16,7 +16,7 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parents[2] / "helm/files/dashboards"
+FOLDER = Path(__file__).resolve().parents[2] / "helm/files"
 STEP = 15
 
 
@@ -61,7 +61,7 @@ def main():
     variables = {"namespace": options.namespace, "pod": options.pod, "__rate_interval": options.interval,
                  "__interval": f"{STEP}s", "__range": "1h"}
     empty, n_panels, n_queries, zeros = [], 0, 0, []
-    for path in options.dashboards or sorted(FOLDER.glob("*.json")):
+    for path in options.dashboards or sorted(FOLDER.glob("dashboard*.json")):
         row = ""
         for panel in json.loads(path.read_text())["panels"]:
             if panel["type"] == "row":
