@@ -61,7 +61,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && install -D target/release/sidelens /out/sidelens \
     && strip --strip-debug /out/sidelens
 
-# --- What both images share: all but libtorch, of which each has its own.
+# --- What both images share.
 FROM ${RUNTIME_IMAGE} AS base
 # The hub's certificate is judged by the system's authorities.
 # hadolint ignore=DL3008
@@ -69,6 +69,8 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates libstdc++6 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log \
     && install -d -o 65532 -g 65532 /data
+COPY --from=libtorch /opt/libtorch/licenses /usr/share/doc/libtorch
+COPY --from=libtorch /opt/libtorch/lib /opt/libtorch/lib
 # Without MODEL a text file that says how.
 ARG MODEL
 COPY models/${MODEL:-README.md} /models/${MODEL:-README.md}
@@ -106,5 +108,3 @@ ENV LD_LIBRARY_PATH=/opt/libtorch/lib \
 
 # --- For the CPU; the last stage is what is built unless another is asked for.
 FROM base AS cpu
-COPY --from=libtorch /opt/libtorch/licenses /usr/share/doc/libtorch
-COPY --from=libtorch /opt/libtorch/lib /opt/libtorch/lib
