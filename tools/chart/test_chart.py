@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tomllib
@@ -664,9 +665,40 @@ def test_the_notes_say_what_sidelens_says(fields, render):
     assert settings == printed
 
 
+def asking(notes):
+    """The words behind `--` of the command that asks the service for the settings."""
+    [command] = re.findall(r"^  kubectl .*? exec .*?\|$", notes, re.M | re.S)
+    words = shlex.split(command.replace("\\\n", " "))
+    return words[words.index("--") + 1 : words.index("|")]
+
+
 def test_the_notes_ask_the_service_where_the_chart_cannot_know(render):
-    _, notes = render({"config": {"model": {"source": "/models/own"}}, "meilisearch": {"imageField": "photo"}})
-    assert "sidelens settings --url http://sidelens.search.svc:7800" in notes and "--image-field 'photo'" in notes
+    fields = {"imageField": "{{doc.photo | split: '/' | last}}", "textTemplate": "{{doc.title}}, the shop's \"best\""}
+    own = {"model": {"source": "/models/own"}}
+    words = asking(render({"config": own, "meilisearch": fields, "extraArgs": ["--set=cache.file=/tmp/$a b"]})[1])
+    assert words[:2] == ["sidelens", "settings"] and "--config=/etc/sidelens/config/sidelens.toml" in words
+    assert "--set=cache.file=/tmp/$a b" in words
+    for flag, value in [
+        ("--url", "http://sidelens.search.svc:7800"), ("--image-field", fields["imageField"]),
+        ("--text-template", fields["textTemplate"]),
+    ]:
+        assert words[words.index(flag) + 1] == value
+
+
+@pytest.mark.skipif(not BINARY, reason="CHART_SIDELENS names no sidelens")
+def test_the_service_need_not_reach_itself_to_be_asked(render, tmp_path):
+    model = ROOT / "tests/fixtures/models/clip/laion"
+    manifest, notes = render({"config": {"model": {"source": str(model)}}})
+    (tmp_path / "sidelens.toml").write_text(configuration(manifest))
+    # Nobody listens there: the policy closes the way from a pod of the service to the Service.
+    changes = {"/etc/sidelens/config": str(tmp_path), "http://sidelens.search.svc:7800": "http://127.0.0.1:1"}
+    command = [BINARY, *asking(notes)[1:]]
+    for old, new in changes.items():
+        command = [word.replace(old, new) for word in command]
+    report = subprocess.run(command, capture_output=True, text=True, env=without_settings())
+    assert report.returncode == 0, report.stderr
+    embedder = json.loads(report.stdout)["embedders"]["sidelens"]
+    assert embedder["dimensions"] == json.loads((model / "config.json").read_text())["projection_dim"]
 
 
 def test_the_notes_name_the_networks_to_open(render):
