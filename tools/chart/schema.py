@@ -68,7 +68,7 @@ RULES = {
     "terminationGracePeriodSeconds": or_null("integer", minimum=1),
     "autoscaling.itemsPerReplica": or_null("number", exclusiveMinimum=0),
     "meilisearch.dimensions": or_null("integer", minimum=1),
-    "autoscaling.keda.shedPerSecond": {"type": "number", "minimum": 0},
+    "autoscaling.shedPerSecond": {"type": "number", "minimum": 0},
     "autoscaling.keda.authenticationRef": REFERENCE,
     "ingress.paths": {
         "type": "array",

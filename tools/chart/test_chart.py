@@ -230,6 +230,10 @@ def test_lint_is_content(helm):
 
 HUB = {"model": {"source": "openai/clip-vit-base-patch32"}}
 CLAIM = {"mode": "claim", "accessModes": ["ReadWriteOnce"]}
+VOLUME = {
+    "extraVolumes": [{"name": "own", "persistentVolumeClaim": {"claimName": "own"}}],
+    "extraVolumeMounts": [{"name": "own", "mountPath": "/data"}],
+}
 JOB = {"enabled": True, "input": "/list.txt", "output": "s3://vectors/all"}
 REFUSED = {
     "config.server.listen is 127.0.0.1:7800": {"config": {"server": {"listen": "127.0.0.1:7800"}}},
@@ -241,6 +245,18 @@ REFUSED = {
         "config": {"fetch": {"hosts": [{"host": "cdn.example.com", "headers": {"Authorization": "k"}}]}}
     },
     "config.fetch.proxy has a name or password": {"config": {"fetch": {"proxy": "http://me:word@proxy:3128"}}},
+    "config.fetch.base_url has a name or password": {"config": {"fetch": {"base_url": "https://me:word@cdn.example.com"}}},
+    "config.hub.endpoint has a name or password": {"config": {"hub": {"endpoint": "https://word@hub.example.com"}}},
+    "with the key SIDELENS_TRACES__ENDPOINT": {"config": {"traces": {"endpoint": "http://me:word@collector:4318"}}},
+    "in the endpoint of s3://scans": {
+        "config": {"fetch": {"buckets": [{"url": "s3://scans", "endpoint": "http://me:word@minio:9000"}]}}
+    },
+    "name two files of keys": {
+        "config": {"auth": {"keys_file": "/a"}}, "secrets": {"apiKeys": {"existingSecret": "own"}}
+    },
+    "name two certificates": {
+        "config": {"server": {"tls_cert": "/a", "tls_key": "/b"}}, "secrets": {"tls": {"existingSecret": "own"}}
+    },
     "name two Redis servers": {
         "config": {"cache": {"redis": {"url_file": "/a"}}}, "secrets": {"redisUrl": {"existingSecret": "own"}}
     },
@@ -256,10 +272,24 @@ REFUSED = {
     "which config.hub.offline leaves empty": {"config": {**HUB, "hub": {"offline": True}}, "modelCache": {"mode": "emptyDir"}},
     "list every model in config.models": {"config": {"model": {"source": "/a"}, "models": [{"source": "/b"}]}},
     "modelCache.accessModes allow one node": {"config": HUB, "replicaCount": 2, "modelCache": CLAIM},
+    "where nothing can be written": {"config": {"cache": {"file": "/data/vectors.parquet"}}},
+    "each replica needs a file of its own": {**VOLUME, "replicaCount": 2, "config": {"cache": {"file": "/data/v"}}},
+    "where no volume is mounted": {**VOLUME, "config": {"fetch": {"files_root": "/data2"}}},
     "terminationGracePeriodSeconds is 39": {"terminationGracePeriodSeconds": 39},
     "would both count the replicas": {"autoscaling": {"keda": {"enabled": True}, "hpa": {"enabled": True}}},
     "minReplicas is above": {"autoscaling": {"minReplicas": 9, "keda": {"enabled": True}}},
-    "no node could ever be drained": {"podDisruptionBudget": {"minAvailable": 1}},
+    "fallbackReplicas is above": {"autoscaling": {"maxReplicas": 1, "keda": {"enabled": True}}},
+    "not below replicaCount, so no node could ever be drained": {"podDisruptionBudget": {"minAvailable": 1}},
+    "minAvailable is 100%, so no node could ever be drained": {"podDisruptionBudget": {"minAvailable": "100%"}},
+    "maxUnavailable is 0, so no node could ever be drained": {"podDisruptionBudget": {"maxUnavailable": 0}},
+    "autoscaling.keda is enabled, but nothing scrapes": {"autoscaling": {"keda": {"enabled": True}}},
+    "metrics.rules is enabled, but nothing scrapes": {"metrics": {"rules": {"enabled": True}}},
+    "reads what metrics.rules records": {
+        "autoscaling": {"hpa": {"enabled": True}}, "metrics": {"serviceMonitor": {"enabled": True}}
+    },
+    "no Prometheus can reach the metrics": {
+        "config": {"server": {"admin_listen": "127.0.0.1:7801"}}, "metrics": {"podMonitor": {"enabled": True}}
+    },
     "would count everything twice": {"metrics": {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}},
     "without a host": {"ingress": {"enabled": True}},
     "without a gateway": {"httpRoute": {"enabled": True}},
@@ -268,6 +298,7 @@ REFUSED = {
     "job is enabled without job.output": {"job": {"enabled": True, "input": "/a"}},
     "write {shard} where": {"job": {**JOB, "shards": 2}},
     "no volume is mounted that would keep it": {"job": {**JOB, "output": "/out"}},
+    "neither a path such as": {"job": {**JOB, "output": "https://example.com/vectors"}},
     "the standard input": {"job": {**JOB, "input": "-"}},
     "there are pods of the job beside others": {"config": HUB, "modelCache": CLAIM, "job": JOB},
     "is the pod itself": {"config": {"fetch": {"allow_networks": ["127.0.0.0/8"]}}},
@@ -565,6 +596,9 @@ def test_settings_to_come_need_the_schema_alone(helm, render, tmp_path):
     assert [port["name"] for port in service["spec"]["ports"]] == ["http", "admin"]
 
 
+RECORDED_ELSEWHERE = {"scrapedOtherwise": True, "rules": {"recordedOtherwise": True}}
+
+
 def test_autoscaling_counts_the_replicas_alone(rendered):
     for name in ("keda", "hpa"):
         [deployment] = of_kind(rendered(name), "Deployment")
@@ -573,9 +607,49 @@ def test_autoscaling_counts_the_replicas_alone(rendered):
     items, shed, _ = scaled["spec"]["triggers"]
     assert items["metadata"]["threshold"] == "64" and items["metadata"]["ignoreNullValues"] == "false"
     assert scaled["spec"]["fallback"]["replicas"] == 2
-    assert 'status=~"429|503"' in shed["metadata"]["query"]
+    assert 'status=~"429|503"' in shed["metadata"]["query"] and shed["metadata"]["threshold"] == "1"
     [scaler] = of_kind(rendered("hpa"), "HorizontalPodAutoscaler")
-    assert scaler["spec"]["metrics"][0]["pods"]["target"]["averageValue"] == "12"
+    metrics = {m["pods"]["metric"]["name"]: m["pods"]["target"]["averageValue"] for m in scaler["spec"]["metrics"]}
+    assert metrics == {"sidelens_items_in_system": "12", "sidelens_requests_shed": "0.5"}
+
+
+def test_refusals_may_be_no_trigger(render):
+    values = {"shedPerSecond": 0, "hpa": {"enabled": True}}
+    [scaler] = of_kind(render({"autoscaling": values, "metrics": RECORDED_ELSEWHERE})[0], "HorizontalPodAutoscaler")
+    assert [m["pods"]["metric"]["name"] for m in scaler["spec"]["metrics"]] == ["sidelens_items_in_system"]
+    values = {"shedPerSecond": 0, "keda": {"enabled": True}}
+    [scaled] = of_kind(render({"autoscaling": values, "metrics": RECORDED_ELSEWHERE})[0], "ScaledObject")
+    assert [t["name"] for t in scaled["spec"]["triggers"]] == ["items-in-system"]
+
+
+def test_the_adapter_serves_what_the_scaler_asks_for(rendered):
+    """The configuration of prometheus-adapter in helm/README.md against rules and HorizontalPodAutoscaler."""
+    [block] = re.findall(r"```yaml\n(rules:\n.*?)```", (CHART / "README.md").read_text(), re.S)
+    served = {rule["name"]["as"]: rule["seriesQuery"].partition("{")[0] for rule in yaml.safe_load(block)["rules"]["custom"]}
+    [scaler] = of_kind(rendered("hpa"), "HorizontalPodAutoscaler")
+    assert served.keys() == {m["pods"]["metric"]["name"] for m in scaler["spec"]["metrics"]}
+    rules = [r for o in of_kind(rendered("hpa"), "PrometheusRule") for g in o["spec"]["groups"] for r in g["rules"]]
+    assert set(served.values()) <= {rule.get("record") for rule in rules}
+
+
+def test_a_prometheus_without_monitors_reaches_the_metrics(render):
+    manifest, _ = render({"autoscaling": {"keda": {"enabled": True}}, "metrics": {"scrapedOtherwise": True}})
+    [policy] = of_kind(manifest, "NetworkPolicy")
+    assert rule_ports(policy["spec"]["ingress"]) == [[7800], [7800]] and of_kind(manifest, "ScaledObject")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"config": {"cache": {"file": "/tmp/vectors.parquet"}}, "replicaCount": 2},
+        {**VOLUME, "config": {"cache": {"file": "/data/vectors.parquet"}}},
+        {**VOLUME, "config": {"fetch": {"files_root": "/data/photos/"}}, "replicaCount": 2},
+        {"config": {"fetch": {"files_root": "/data"}}, "job": {**JOB, "claim": "photos"}},
+    ],
+    ids=json.dumps,
+)
+def test_files_have_a_volume(values, render):
+    assert render(values)[0]
 
 
 def test_rules_and_dashboards_come_from_files(render, tmp_path):
@@ -585,7 +659,8 @@ def test_rules_and_dashboards_come_from_files(render, tmp_path):
     (chart / "files/rules/more.yaml").write_text(yaml.safe_dump(rules))
     dashboard = {"title": "{{ not a template }}", "panels": []}
     (chart / "files/dashboard-one.json").write_text(json.dumps(dashboard, indent=2))
-    manifest, _ = render({"metrics": {"rules": {"enabled": True}, "dashboards": {"enabled": True}}}, chart=chart)
+    metrics = {"rules": {"enabled": True}, "dashboards": {"enabled": True}, "scrapedOtherwise": True}
+    manifest, _ = render({"metrics": metrics}, chart=chart)
     found = {rule["metadata"]["name"]: rule["spec"] for rule in of_kind(manifest, "PrometheusRule")}
     assert found["sidelens-more"] == rules and len(found) == len(list((chart / "files/rules").glob("*.yaml")))
     [config] = [d for d in of_kind(manifest, "ConfigMap") if d["metadata"]["name"] == "sidelens-dashboard-one"]
@@ -594,7 +669,7 @@ def test_rules_and_dashboards_come_from_files(render, tmp_path):
 
 
 def test_names_stay_within_limits(render):
-    manifest, _ = render({"fullnameOverride": "n" * 60, "metrics": {"rules": {"enabled": True}}})
+    manifest, _ = render({"fullnameOverride": "n" * 60, "metrics": {"rules": {"enabled": True}, "scrapedOtherwise": True}})
     for document in objects(manifest):
         assert len(document["metadata"]["name"]) <= 63
 
