@@ -279,7 +279,15 @@ def test_versions_agree():
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     package = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]
     # The chart is released with the service, and a version of it only once.
-    assert chart["version"] == chart["appVersion"] == package["version"]
+    version = package["version"]
+    assert chart["version"] == chart["appVersion"] == version
+    # Where people copy it from.
+    for path, pattern, n in [
+        ("docker-compose.yml", r"SIDELENS_VERSION:-([\d.]+)", 3),
+        ("helm/README.md", r"charts/sidelens(?: --version |:)([\d.]+)", 2),
+        ("helm/examples/meilisearch-sidecar-values.yaml", r"sidelens/sidelens:([\d.]+)", 1),
+    ]:
+        assert re.findall(pattern, (ROOT / path).read_text()) == [version] * n, path
 
 
 def test_lint_is_content(helm):
@@ -872,6 +880,9 @@ def test_the_sidecar_is_a_valid_container(kube_):
     for variable in environment(sidecar):
         if variable.startswith("SIDELENS_"):
             assert variable.removeprefix("SIDELENS_").lower().replace("__", ".") in known
+    assert {name for name in environment(sidecar) if "THREADS" in name or "WORKERS" in name} == {
+        "SIDELENS_MODEL__THREADS", "SIDELENS_IMAGE__THREADS", "SIDELENS_SERVER__WORKERS"
+    }
     # That chart sets no grace period, so it is Kubernetes' 30 seconds.
     assert int(environment(sidecar)["SIDELENS_SERVER__SHUTDOWN_TIMEOUT_S"]) + 5 < 30
 
