@@ -37,8 +37,6 @@ REFERENCE = {
     "properties": {"name": {"type": "string"}, "kind": {"enum": ["TriggerAuthentication", "ClusterTriggerAuthentication"]}},
     "additionalProperties": False,
 }
-
-
 STRING = {"type": "string"}
 WHOLE = {"type": "integer", "minimum": 0}
 # Entries of lists of the settings, which are strings otherwise. A test holds their keys against the service's source.

@@ -174,7 +174,7 @@ REFUSED = {
     "config.fetch.proxy has a name or password": {"config": {"fetch": {"proxy": "http://me:word@proxy:3128"}}},
     "config.fetch.base_url has a name or password": {"config": {"fetch": {"base_url": "https://me:word@cdn.example.com"}}},
     "config.hub.endpoint has a name or password": {"config": {"hub": {"endpoint": "https://word@hub.example.com"}}},
-    "with the key SIDELENS_TRACES__ENDPOINT": {"config": {"traces": {"endpoint": "http://me:word@collector:4318"}}},
+    "config.traces.endpoint has a name or password": {"config": {"traces": {"endpoint": "http://me:word@collector:4318"}}},
     "in the endpoint of s3://scans": {
         "config": {"fetch": {"buckets": [{"url": "s3://scans", "endpoint": "http://me:word@minio:9000"}]}}
     },
@@ -201,7 +201,11 @@ REFUSED = {
     "modelCache.accessModes allow one node": {"config": HUB, "replicaCount": 2, "modelCache": CLAIM},
     "where nothing can be written": {"config": {"cache": {"file": "/data/vectors.parquet"}}},
     "each replica needs a file of its own": {**VOLUME, "replicaCount": 2, "config": {"cache": {"file": "/data/v"}}},
-    "where no volume is mounted": {**VOLUME, "config": {"fetch": {"files_root": "/data2"}}},
+    "files_root is /data2, where no volume is mounted": {**VOLUME, "config": {"fetch": {"files_root": "/data2"}}},
+    # The service reads it too.
+    "files_root is /data, where no volume is mounted": {
+        "config": {"fetch": {"files_root": "/data"}}, "job": {**JOB, "claim": "photos"}
+    },
     "terminationGracePeriodSeconds is 39": {"terminationGracePeriodSeconds": 39},
     "would both count the replicas": {"autoscaling": {"keda": {"enabled": True}, "hpa": {"enabled": True}}},
     "minReplicas is above": {"autoscaling": {"minReplicas": 9, "keda": {"enabled": True}}},
@@ -265,7 +269,7 @@ def test_an_old_kubernetes_is_refused(refusal):
         {"config": {"cache": {"file": "/tmp/vectors.parquet"}}, "replicaCount": 2},
         {**VOLUME, "config": {"cache": {"file": "/data/vectors.parquet"}}},
         {**VOLUME, "config": {"fetch": {"files_root": "/data/photos/"}}, "replicaCount": 2},
-        {"config": {"fetch": {"files_root": "/data"}}, "job": {**JOB, "claim": "photos"}},
+        {"config": {"fetch": {"files_root": "/data"}}, "job": {**JOB, "claim": "photos"}, "replicaCount": 0},
     ],
     ids=json.dumps,
 )
