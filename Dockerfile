@@ -84,6 +84,8 @@ STOPSIGNAL SIGTERM
 # of a second of one core, and longer where cores are busy.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=300s --retries=3 CMD ["sidelens", "healthcheck"]
 ENTRYPOINT ["sidelens"]
+# A library that is missing is found here.
+RUN ["sidelens", "--version"]
 ARG VERSION=dev
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Sidelens" \
@@ -102,6 +104,9 @@ COPY --from=libtorch-cuda /opt/libtorch-cuda/lib /opt/libtorch/lib
 ENV LD_LIBRARY_PATH=/opt/libtorch/lib \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# That there is no GPU while building is fine; that a library is missing is not.
+# hadolint ignore=DL4006
+RUN sidelens --version | grep -E "cuda: +([0-9]+ device|none \(no CUDA device answers)"
 
 # --- For the CPU; the last stage is what is built unless another is asked for.
 FROM base AS cpu

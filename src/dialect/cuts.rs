@@ -25,6 +25,9 @@ impl Word {
     }
 }
 
+/// Bytes by which a picture is told from an address.
+const START_BYTES: usize = 64;
+
 /// A body, whole at first.
 pub(super) struct Cuts {
     /// What is left, by address.
@@ -39,13 +42,28 @@ impl Cuts {
 
     /// The text of `word`.
     pub(super) fn text<'a>(&'a self, word: &'a Word) -> &'a str {
+        str::from_utf8(self.bytes(word)).expect("serde found it to be UTF-8")
+    }
+
+    /// How `word` begins, white space left out: some bytes at least, unless nothing else is in it. Pictures are
+    /// long, and [`Self::text`] looks at all of one.
+    pub(super) fn start<'a>(&'a self, word: &'a Word) -> &'a str {
+        let bytes = self.bytes(word);
+        if !bytes.first().is_some_and(u8::is_ascii_graphic) {
+            return self.text(word).trim_start();
+        }
+        let start = &bytes[..bytes.len().min(START_BYTES)];
+        start.utf8_chunks().next().map_or("", |chunk| chunk.valid())
+    }
+
+    fn bytes<'a>(&'a self, word: &'a Word) -> &'a [u8] {
         match word {
-            Word::Unescaped(text) => text,
-            Word::Standing(_, 0) => "",
+            Word::Unescaped(text) => text.as_bytes(),
+            Word::Standing(_, 0) => b"",
             Word::Standing(at, len) => {
                 let (start, piece) = self.pieces.range(..=at).next_back().expect("words stand in the body");
                 let from = at - start;
-                str::from_utf8(&piece[from..from + len]).expect("serde found it to be UTF-8")
+                &piece[from..from + len]
             }
         }
     }

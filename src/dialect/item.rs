@@ -194,23 +194,25 @@ fn string_or_url(leaf: Leaf, key: &str) -> Result<Word, String> {
 
 /// A URL, a data URI or base64, told apart by its start. Base64 has no colon, so a scheme is never mistaken.
 fn picture(word: Word, body: &mut Cuts) -> ImageSource {
-    let value = body.text(&word);
-    let start = value.trim_start().as_bytes();
+    let start = body.start(&word).as_bytes();
     let scheme = start.iter().take_while(|b| b.is_ascii_alphanumeric()).count();
-    if start[scheme..].starts_with(b"://") { ImageSource::Url(value.to_owned()) } else { encoded(word, body) }
+    if start[scheme..].starts_with(b"://") { url(&word, body) } else { encoded(word, body) }
 }
 
 /// What stands where a URL is expected: a data URI is welcome, the empty string is an empty picture,
 /// anything else is for the fetch room to judge.
 fn picture_by_url(word: Word, body: &mut Cuts) -> ImageSource {
-    let value = body.text(&word);
-    let start = value.trim_start();
+    let start = body.start(&word);
     let is_data = start.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"));
-    if is_data || start.is_empty() { encoded(word, body) } else { ImageSource::Url(value.to_owned()) }
+    if is_data || start.is_empty() { encoded(word, body) } else { url(&word, body) }
+}
+
+fn url(word: &Word, body: &Cuts) -> ImageSource {
+    ImageSource::Url(body.text(word).to_owned())
 }
 
 fn encoded(word: Word, body: &mut Cuts) -> ImageSource {
-    if body.text(&word).trim_start().is_empty() {
+    if body.start(&word).is_empty() {
         ImageSource::Encoded(BytesMut::new())
     } else {
         ImageSource::Encoded(body.take(word))

@@ -24,8 +24,13 @@ use crate::domain::{EmbedError, EmbedInput, EmbedRequest, InputType};
 pub(super) fn parse(body: BytesMut) -> Result<Call, EmbedError> {
     // Messages of serde_json hold a place and what it expected, never the text that it met: no type here
     // refuses a value while reading.
-    let read: Body = serde_json::from_slice(&body)
-        .map_err(|error| EmbedError::InvalidRequest(format!("the body is not valid JSON: {error}")))?;
+    let read = match simdutf8::basic::from_utf8(&body) {
+        Ok(text) => serde_json::from_str::<Body>(text),
+        // Says where, and does not mind what nobody reads.
+        Err(_) => serde_json::from_slice(&body),
+    };
+    let read =
+        read.map_err(|error| EmbedError::InvalidRequest(format!("the body is not valid JSON: {error}")))?;
     read.check(&mut Cuts::new(body)).map_err(EmbedError::InvalidRequest)
 }
 

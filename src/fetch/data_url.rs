@@ -5,6 +5,7 @@
 //! arrives here went through templates and other people's encoders.
 
 use bytes::{Buf, Bytes, BytesMut};
+use memchr::memchr;
 use percent_encoding::percent_decode;
 
 use super::FetchError;
@@ -17,7 +18,7 @@ pub(super) fn decode_data_uri(mut rest: BytesMut, max_bytes: usize) -> Result<By
         .next()
         .is_some_and(|last| last.len() < comma && last.trim_ascii().eq_ignore_ascii_case(b"base64"));
     rest.advance(comma + 1);
-    if rest.contains(&b'%') {
+    if memchr(b'%', &rest).is_some() {
         rest = percent_decode(&rest).collect();
     }
     if is_base64 { decode_base64(rest, max_bytes) } else { checked(rest.freeze(), max_bytes) }

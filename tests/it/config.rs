@@ -1,6 +1,6 @@
 //! `sidelens config`, and mistakes in settings, as the program itself treats them.
 
-use std::process::Output;
+use std::process::{Command, Output};
 
 use sidelens::config::{Config, DEFAULT_TOML};
 
@@ -24,6 +24,16 @@ fn refusal(args: &[&str]) -> String {
 fn prints_the_defaults() {
     let printed: Config = toml::from_str(&stdout(&sidelens(&["config"]).output().unwrap())).unwrap();
     assert_eq!(printed, toml::from_str(DEFAULT_TOML).unwrap());
+}
+
+/// `cargo run` hands the variables of build.rs to the program, as `cargo test` hands them to its tests.
+#[test]
+fn cargo_hands_over_nothing_that_reads_as_a_setting() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sidelens"));
+    for of_the_tests in ["SIDELENS_MINILM", "SIDELENS_PARITY_DEVICE"] {
+        command.env_remove(of_the_tests);
+    }
+    stdout(&command.arg("config").output().unwrap());
 }
 
 #[test]
