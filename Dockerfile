@@ -7,12 +7,9 @@
 # BuildKit and buildah (--format docker, for the health check) both take it. The service runs as user 65532, needs no
 # shell and no capability, and writes nowhere but to /data (models of the hub) and /tmp.
 
-ARG RUST_IMAGE=rust:1.95-slim-bookworm
-ARG RUNTIME_IMAGE=debian:bookworm-slim
-
 # --- What compiles: a C++ compiler for libtorch's bindings and libjpeg, nasm for libjpeg's SIMD, Python for fetching
-# libtorch.
-FROM ${RUST_IMAGE} AS tools
+# libtorch. Its version of Rust is the workflows', too (`make toolchain`).
+FROM rust:1.95-slim-bookworm AS tools
 # The versions are the distribution's: pinned ones vanish from its mirrors with each update.
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -62,7 +59,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && strip --strip-debug /out/sidelens
 
 # --- What both images share.
-FROM ${RUNTIME_IMAGE} AS base
+FROM debian:bookworm-slim AS base
 # The hub's certificate is judged by the system's authorities.
 # hadolint ignore=DL3008
 RUN apt-get update \

@@ -7,6 +7,8 @@ CARGO ?= cargo
 # One profile for everything, so that dependencies compile once.
 PROFILE := --release --locked
 
+# The Rust that the image is built with.
+RUST := $(shell sed -n 's/^FROM rust:\([0-9.]*\)-.*/\1/p' Dockerfile)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 DIST := target/dist
 IMAGE ?= sidelens
@@ -14,7 +16,7 @@ IMAGE ?= sidelens
 CONTAINER ?= docker
 
 .PHONY: run build test test-minilm minilm parity fmt clippy doc check deny ops-check images-check chart-schema \
-	chart-dashboard fuzz image image-cuda image-smoke dist sbom version libtorch clean
+	chart-dashboard fuzz image image-cuda image-smoke dist sbom version toolchain libtorch clean
 
 run: libtorch
 	$(CARGO) run $(PROFILE) -- $(ARGS)
@@ -49,14 +51,14 @@ clippy: libtorch
 doc: libtorch
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(PROFILE) --no-deps --document-private-items
 
-# What .ci/run runs.
+# What .ci/run runs, but for images-check.
 check: fmt clippy doc test
 
 # Licences, bans, advisories and sources of what Cargo.lock names, by deny.toml. Wants cargo-deny and the network.
 deny:
 	$(CARGO) deny --locked check
 
-# The Dockerfile and docker-compose.yml, without building anything.
+# Dockerfile, Compose, Dependabot, workflows and scripts, without building anything. Part of .ci/run.
 images-check:
 	tools/ops/images.sh
 
@@ -87,12 +89,17 @@ dist: build sbom
 version:
 	@echo $(VERSION)
 
+# Makes the Rust that the image is built with rustup's default, so that a newer clippy surprises no workflow.
+toolchain:
+	rustup toolchain install $(RUST) --no-self-update --profile minimal --component clippy,rustfmt
+	rustup default $(RUST)
+
 # A bill of materials, CycloneDX: the crates that are compiled in, and the wheels that libtorch comes from.
 sbom:
 	mkdir -p $(DIST)
 	python3 tools/release/sbom.py >$(DIST)/sidelens-$(VERSION).cdx.json
 
-# The Helm chart, with the real Helm and checkov; ARGS=--update-golden accepts what it renders now.
+# The Helm chart, with the real Helm and checkov, alerts and dashboard; ARGS=--update-golden accepts what it renders now.
 ops-check:
 	tools/ops/check.sh $(ARGS)
 

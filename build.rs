@@ -15,9 +15,9 @@ fn main() {
         return;
     };
     let lib = libtorch.join("lib");
-    // First the checkout (or the user's libtorch), then a `lib` folder shipped beside the binary,
-    // so that an installed copy starts without LD_LIBRARY_PATH too.
-    for path in [lib.display().to_string(), "$ORIGIN/lib".into(), "$ORIGIN/../lib".into()] {
+    // First a `lib` folder shipped beside the binary, so that an installed copy starts without LD_LIBRARY_PATH, and never by
+    // what lies on its machine where it was built; then the checkout (or the user's libtorch).
+    for path in ["$ORIGIN/lib".into(), "$ORIGIN/../lib".into(), lib.display().to_string()] {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{path}");
     }
     let version = fs::read_to_string(libtorch.join("build-version")).unwrap_or_default();

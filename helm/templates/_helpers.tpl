@@ -57,3 +57,8 @@ annotations:
 {{- $tag := default (print .Chart.AppVersion $suffix) $image.tag -}}
 {{- $image.repository -}}{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $tag }}{{ end -}}
 {{- end -}}
+
+{{/* A word of a shell command, whatever stands in it. */}}
+{{- define "sidelens.shellQuote" -}}
+{{- printf "'%s'" (replace "'" "'\\''" .) -}}
+{{- end -}}

@@ -21,6 +21,13 @@ metricRelabelings:
 {{- end }}
 {{- end -}}
 
+{{/* "true" where somebody reads the metrics. */}}
+{{- define "sidelens.isScraped" -}}
+{{- with .Values.metrics -}}
+{{- if or .serviceMonitor.enabled .podMonitor.enabled .scrapedOtherwise }}true{{ end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The series of this release's pods. The pattern is that of a Deployment's pods, so that a release named `a` does
 not count those of `a-b`. */}}
 {{- define "sidelens.seriesSelector" -}}

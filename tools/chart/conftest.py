@@ -11,6 +11,13 @@ from render import Helm
 
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="write tools/chart/golden instead of comparing")
+    parser.addoption("--no-skips", action="store_true", help="fail where a test is skipped, for lack of a tool")
+
+
+def pytest_sessionfinish(session):
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.getoption("--no-skips") and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@
     schema.py --check   says whether they are as they would be written
 
 Types and descriptions come from helm/values.yaml, those of `config` from config/default.toml, so that neither can
-drift from its source. What a default cannot tell (which strings there are, what may be null, which maps are
-Kubernetes' own) stands in the tables below.
+drift from its source. What a default cannot tell (which strings there are, what may be null) stands in the tables
+below, and fragments.py has what is Kubernetes' own.
 """
 
 import json
@@ -16,20 +16,15 @@ from pathlib import Path
 
 import yaml
 
+import fragments
+
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm"
 DEFAULTS = ROOT / "config" / "default.toml"
 
 STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
 OBJECT = {"type": "object"}
-OBJECTS = {"type": "array", "items": OBJECT}
 WORDS = {"type": "array", "items": {"type": "string"}}
-QUANTITIES = {"type": "object", "additionalProperties": {"type": ["string", "number"]}}
-RESOURCES = {
-    "type": "object",
-    "properties": {"requests": QUANTITIES, "limits": QUANTITIES, "claims": OBJECTS},
-    "additionalProperties": False,
-}
 PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
 SECONDS = {"type": "integer", "minimum": 0}
 PATH = {"type": "string", "pattern": "^/."}
@@ -41,6 +36,14 @@ REFERENCE = {
     "type": "object",
     "properties": {"name": {"type": "string"}, "kind": {"enum": ["TriggerAuthentication", "ClusterTriggerAuthentication"]}},
     "additionalProperties": False,
+}
+STRING = {"type": "string"}
+WHOLE = {"type": "integer", "minimum": 0}
+# Entries of lists of the settings, which are strings otherwise. A test holds their keys against the service's source.
+ENTRIES = {
+    "auth.keys": {"name": STRING, "key": STRING, "admin": {"type": "boolean"}, "max_inputs_per_s": WHOLE, "max_inputs_burst": WHOLE},
+    "fetch.hosts": {"host": STRING, "headers": STRINGS, "plain_http": {"type": "boolean"}},
+    "fetch.buckets": {"url": STRING, "endpoint": STRING, "region": STRING, "options": STRINGS},
 }
 
 
@@ -68,7 +71,7 @@ RULES = {
     "terminationGracePeriodSeconds": or_null("integer", minimum=1),
     "autoscaling.itemsPerReplica": or_null("number", exclusiveMinimum=0),
     "meilisearch.dimensions": or_null("integer", minimum=1),
-    "autoscaling.keda.shedPerSecond": {"type": "number", "minimum": 0},
+    "autoscaling.shedPerSecond": {"type": "number", "minimum": 0},
     "autoscaling.keda.authenticationRef": REFERENCE,
     "ingress.paths": {
         "type": "array",
@@ -105,23 +108,12 @@ RULES = {
     "tmpSizeLimit": SIZE,
     "interval": DURATION,
     "scrapeTimeout": DURATION,
-    "resources": RESOURCES,
     "extraArgs": WORDS,
     "hosts": WORDS,
     "hostnames": WORDS,
-    # Kubernetes' own objects, whose keys the API server checks.
     **{name: STRINGS for name in ("commonLabels", "commonAnnotations", "annotations", "labels", "podLabels")},
     **{name: STRINGS for name in ("podAnnotations", "nodeSelector")},
-    **{name: OBJECT for name in ("strategy", "nodeAffinity", "affinity", "podSecurityContext", "securityContext")},
-    **{name: OBJECT for name in ("tlsConfig", "behavior")},
-    **{
-        name: OBJECTS
-        for name in (
-            "tolerations imagePullSecrets topologySpreadConstraints from to internet extraIngress extraEgress "
-            "relabelings metricRelabelings extraTriggers metrics tls parentRefs matches filters extraEnv extraEnvFrom "
-            "extraVolumes extraVolumeMounts initContainers sidecars volumes volumeMounts"
-        ).split()
-    },
+    **fragments.RULES,
 }
 # `tls` and `metrics` are lists in one place and tables of the chart in another.
 TABLES = {"secrets.tls", "metrics"}
@@ -184,10 +176,12 @@ def config_schema(defaults, texts, prefix=""):
         case str():
             schema["type"] = "string"
         case list():
-            schema |= {"type": "array", "items": {"type": ["string", "object"]}}
+            entry = ENTRIES.get(prefix.rstrip("."))
+            item = {"type": "object", "properties": entry, "additionalProperties": False} if entry else STRING
+            schema |= {"type": "array", "items": item}
         case dict():
             # A table with keys of the user's choice.
-            schema["type"] = "object"
+            schema |= STRINGS
     return schema
 
 
@@ -238,6 +232,7 @@ def schema(defaults=None):
     whole["properties"]["config"] = config
     # Of Helm itself, and of a chart that has this one as a part.
     whole["properties"]["global"] = OBJECT
+    whole["definitions"] = fragments.kubernetes()
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Values of the Sidelens chart"} | whole
 
 

@@ -181,7 +181,7 @@ def test_the_runbook_names_what_there_is():
 
 
 def test_the_runbook_may_be_elsewhere(render):
-    values = {"metrics": {"rules": {"enabled": True, "runbook": "https://wiki.example.com/sidelens"}}}
+    values = {"metrics": {"rules": {"enabled": True, "runbook": "https://wiki.example.com/sidelens"}, "scrapedOtherwise": True}}
     [own] = [rule for rule in of_kind(render(values)[0], "PrometheusRule")]
     found = [rule["annotations"]["runbook_url"] for group in own["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
     assert len(found) == len(ALERTS) and all(url.startswith("https://wiki.example.com/sidelens#sidelens") for url in found)

