@@ -65,11 +65,11 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
 }
 
 fn corrupt(detail: impl ToString) -> ImagingError {
-    ImagingError::Corrupt { format: FORMAT, detail: detail.to_string() }
+    ImagingError::corrupt(FORMAT, detail)
 }
 
 fn unsupported(detail: impl ToString) -> ImagingError {
-    ImagingError::Unsupported { format: FORMAT, detail: detail.to_string() }
+    ImagingError::unsupported(FORMAT, detail)
 }
 
 /// A bitstream, mostly where it lies in the file.

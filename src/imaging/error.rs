@@ -119,7 +119,20 @@ pub enum ImagingError {
     },
 }
 
+/// The most bytes of a decoder's words that are kept: some list every sample of a pixel.
+const MAX_DETAIL_BYTES: usize = 200;
+
 impl ImagingError {
+    /// [`Corrupt`](Self::Corrupt), in a decoder's words.
+    pub(super) fn corrupt(format: Name, words: impl ToString) -> Self {
+        Self::Corrupt { format, detail: shortened(words) }
+    }
+
+    /// [`Unsupported`](Self::Unsupported), in a decoder's words.
+    pub(super) fn unsupported(format: Name, words: impl ToString) -> Self {
+        Self::Unsupported { format, detail: shortened(words) }
+    }
+
     /// Whether the same bytes fail in the same way each time. A process may also be ended, and its memory taken, by
     /// others than the picture.
     pub fn comes_again(&self) -> bool {
@@ -144,6 +157,13 @@ impl ImagingError {
             }
         }
     }
+}
+
+fn shortened(words: impl ToString) -> String {
+    let mut words = words.to_string();
+    words.truncate(words.floor_char_boundary(MAX_DETAIL_BYTES));
+    words.shrink_to_fit();
+    words
 }
 
 /// The name of a format, which errors hold for as long as the program runs.

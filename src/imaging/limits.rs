@@ -33,7 +33,7 @@ impl Limits {
     /// Refuses a size that a header claims.
     pub fn check_size(&self, format: &'static str, width: u64, height: u64) -> Result<(), ImagingError> {
         match width.saturating_mul(height) {
-            0 => Err(ImagingError::Corrupt { format, detail: format!("its size is {width}x{height}") }),
+            0 => Err(ImagingError::corrupt(format, format!("its size is {width}x{height}"))),
             pixels if pixels > self.max_pixels => {
                 Err(ImagingError::TooManyPixels { width, height, limit: self.max_pixels })
             }

@@ -3,6 +3,9 @@
 //! The tiff crate knows no palettes either. But indices are samples like others, so it is given the file with another
 //! word for what they mean.
 
+#[cfg(test)]
+mod tests;
+
 use image::{DynamicImage, GrayAlphaImage, RgbImage, metadata::Orientation};
 use tiff::{
     ColorType, TiffError,
@@ -75,11 +78,11 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
 }
 
 fn corrupt(detail: impl ToString) -> ImagingError {
-    ImagingError::Corrupt { format: FORMAT, detail: detail.to_string() }
+    ImagingError::corrupt(FORMAT, detail)
 }
 
 fn unsupported(detail: impl ToString) -> ImagingError {
-    ImagingError::Unsupported { format: FORMAT, detail: detail.to_string() }
+    ImagingError::unsupported(FORMAT, detail)
 }
 
 fn failure(error: TiffError, limits: &Limits) -> ImagingError {
