@@ -55,6 +55,9 @@ fn other(
     limits: Limits,
     icc: Icc,
 ) -> Result<Decoded, ImagingError> {
+    if format == ImageFormat::Tiff {
+        tiff::check_jpegs(encoded, limits)?;
+    }
     let failed = |error| limits.check_time(name).err().unwrap_or_else(|| failure(error, name, &limits));
     let mut reader = ImageReader::with_format(Paced::new(encoded, limits), format);
     let mut own_limits = image::Limits::no_limits();

@@ -3,6 +3,7 @@
 //! The tiff crate knows no palettes either. But indices are samples like others, so it is given the file with another
 //! word for what they mean.
 
+mod jpegs;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,7 @@ use super::decode::Decoded;
 use super::limits::{Limits, Paced};
 use super::{ImagingError, icc};
 use crate::domain::Icc;
+pub(super) use jpegs::check_jpegs;
 
 const FORMAT: &str = "TIFF";
 

@@ -42,3 +42,37 @@ fn a_message_does_not_list_every_sample() {
     let ImagingError::Unsupported { detail, .. } = error else { panic!("{error}") };
     assert_eq!(detail.len(), 200, "{detail}");
 }
+
+/// A page of one strip, which is `jpeg`.
+fn of_jpeg(width: u32, height: u32, jpeg: &[u8]) -> Vec<u8> {
+    file(&[(256, width), (257, height), (258, 8), (259, 7), (262, 2), (277, 3), (278, height)], jpeg)
+}
+
+fn fixture(name: &str) -> Vec<u8> {
+    std::fs::read(format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+#[test]
+fn a_jpeg_inside_is_held_to_the_limits() {
+    let options = ImagingOptions { max_pixels: 400 * 400, ..ImagingOptions::REFERENCE };
+    let jpeg = fixture("images/photo_baseline_420.jpg");
+    assert_eq!(read(&of_jpeg(400, 400, &jpeg), &options), Ok(()));
+    // 3 x 400 x 400 samples, of three bytes each.
+    let narrow = ImagingOptions { max_memory_bytes: 9 * 400 * 400, ..options.clone() };
+    let error = read(&of_jpeg(8, 8, &jpeg), &narrow).unwrap_err();
+    assert!(matches!(error, ImagingError::TooMuchMemory { .. }), "{error}");
+
+    let mut large = jpeg.clone();
+    let frame = jpeg.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
+    large[frame + 5..frame + 9].copy_from_slice(&[0x40, 0, 0x40, 0]);
+    let error = read(&of_jpeg(8, 8, &large), &options).unwrap_err();
+    assert_eq!(error, ImagingError::TooManyPixels { width: 16384, height: 16384, limit: 160_000 });
+}
+
+#[test]
+fn a_progressive_jpeg_inside_is_refused() {
+    let jpeg = fixture("images/photo_progressive_420.jpg");
+    let error = read(&of_jpeg(400, 400, &jpeg), &ImagingOptions::REFERENCE).unwrap_err();
+    assert!(matches!(error, ImagingError::Unsupported { .. }), "{error}");
+    assert!(error.to_string().contains("progressive"), "{error}");
+}
