@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -14,7 +15,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::{Value, json};
 use sidelens::{
     domain::{Filter, ImageSpec, Resize},
-    imaging::{Avif, ImagingOptions, Workers, prepare},
+    imaging::{Avif, ImagingOptions, WorkerCommand, Workers, prepare},
 };
 use tokio::task::JoinHandle;
 
@@ -217,7 +218,14 @@ async fn workers_end_with_the_service() {
 #[test]
 fn a_worker_gives_what_would_come_without() {
     let lost = IntCounter::new("lost", "Lost.").expect("a name");
-    let workers = Workers::new(decode_worker, Duration::from_millis(300), lost.clone());
+    // Other tests of this process have workers, too.
+    const NAME: &str = "worker-of-this-test";
+    let command: WorkerCommand = || {
+        let mut command = decode_worker();
+        command.arg0(NAME);
+        command
+    };
+    let workers = Workers::new(command, Duration::from_millis(300), lost.clone());
     let here = ImagingOptions { timeout_ms: 60_000, ..ImagingOptions::REFERENCE };
     let there = ImagingOptions { avif: Avif::InWorkers(Arc::new(workers)), ..here.clone() };
     let spec = ImageSpec {
@@ -253,7 +261,7 @@ fn a_worker_gives_what_would_come_without() {
     let of_this_test = || {
         let is_worker = |process: &Process| {
             let line = fs::read_to_string(format!("/proc/{}/cmdline", process.0)).unwrap_or_default();
-            line.contains("decode-worker")
+            line.starts_with(NAME)
         };
         Process::children_of(std::process::id()).into_iter().filter(is_worker).count()
     };
