@@ -88,7 +88,7 @@ pub enum ImagingError {
         /// The status or signal that it ended by.
         how: String,
     },
-    /// No process to decode it in, or one that got nothing done.
+    /// No process to decode it in, or one that got nothing done or was killed by others than the picture.
     #[error("there is no decoder for {format} at the moment: {reason}; try again")]
     NoDecoder {
         /// The format.

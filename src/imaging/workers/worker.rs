@@ -104,6 +104,11 @@ impl Worker {
         // What Rust says before it aborts.
         if said.contains("memory allocation of") {
             let limit = options.max_memory_bytes;
+        // By the system, for want of memory, or by us, for an answer that makes no sense: a picture that takes more than its
+        // own share ends otherwise.
+        if status.signal() == Some(Signal::KILL.as_raw()) {
+            return no_decoder(io::Error::other(format!("its process was killed ({error})")));
+        }
             return ImagingError::TooMuchMemory { format: FORMAT, needed: limit.saturating_add(1), limit };
         }
         ImagingError::DecoderDied { format: FORMAT, how: status.to_string() }
