@@ -176,7 +176,10 @@ mod tests {
             (
                 || {
                     let mut command = Command::new("/bin/sh");
-                    command.args(["-c", "echo what is to be said >&2; echo hello hello hello >&0"]);
+                    command.args([
+                        "-c",
+                        "seq 20000 >&2; echo what is to be said >&2; echo hello hello hello >&0",
+                    ]);
                     command
                 },
                 "what is to be said",
