@@ -59,7 +59,8 @@ struct Idle {
 }
 
 impl Workers {
-    /// No process yet. One that was idle for `retire_after` is ended; `lost` counts those that a picture ended.
+    /// No process yet. One that was idle for `retire_after` is ended; `lost` counts those that did not answer
+    /// for a picture, whoever is to blame.
     pub fn new(command: WorkerCommand, retire_after: Duration, lost: IntCounter) -> Self {
         Self { command, retire_after, lost, shelf: Arc::default() }
     }
