@@ -111,10 +111,7 @@ fn beside_frame(format: ImageFormat, encoded: &[u8], bytes_per_pixel: u64) -> u6
 fn failure(error: ImageError, format: &'static str, limits: &Limits) -> ImagingError {
     match error {
         ImageError::Unsupported(error) => ImagingError::unsupported(format, error),
-        ImageError::Limits(_) => {
-            let limit = limits.max_memory_bytes;
-            ImagingError::TooMuchMemory { format, needed: limit.saturating_add(1), limit }
-        }
+        ImageError::Limits(_) => limits.too_much_memory(format),
         error => ImagingError::corrupt(format, error),
     }
 }

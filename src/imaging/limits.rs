@@ -47,6 +47,12 @@ impl Limits {
         if needed > limit { Err(ImagingError::TooMuchMemory { format, needed, limit }) } else { Ok(()) }
     }
 
+    /// What is said where a decoder ran out of memory by itself.
+    pub fn too_much_memory(&self, format: &'static str) -> ImagingError {
+        let limit = self.max_memory_bytes;
+        ImagingError::TooMuchMemory { format, needed: limit.saturating_add(1), limit }
+    }
+
     /// Refuses to go on once the time is over.
     pub fn check_time(&self, format: &'static str) -> Result<(), ImagingError> {
         if self.is_over() {

@@ -93,10 +93,7 @@ fn failure(error: TiffError, limits: &Limits) -> ImagingError {
     }
     match error {
         TiffError::UnsupportedError(error) => unsupported(error),
-        TiffError::LimitsExceeded => {
-            let limit = limits.max_memory_bytes;
-            ImagingError::TooMuchMemory { format: FORMAT, needed: limit.saturating_add(1), limit }
-        }
+        TiffError::LimitsExceeded => limits.too_much_memory(FORMAT),
         error => corrupt(error),
     }
 }
