@@ -10,7 +10,7 @@ mod tests;
 use image::{DynamicImage, GrayAlphaImage, RgbImage, metadata::Orientation};
 use tiff::{
     ColorType, TiffError,
-    decoder::{Decoder, DecodingResult},
+    decoder::{self, Decoder, DecodingResult},
     tags::Tag,
 };
 
@@ -41,6 +41,8 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
     // What is decoded, what is made of it, upright RGB; and a copy of the file.
     let pixels = u64::from(width) * u64::from(height);
     limits.check_memory(FORMAT, pixels.saturating_mul(2 + 3 + 3).saturating_add(encoded.len() as u64))?;
+    let own_limits = raised_limits(pixels, encoded);
+    let mut file = file.with_limits(own_limits.clone());
 
     let mut tag = |tag| file.find_tag_unsigned::<u16>(tag).map_err(failed);
     let (meaning, layout) = (tag(Tag::PhotometricInterpretation)?, tag(Tag::PlanarConfiguration)?);
@@ -49,7 +51,8 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
         let map = file.get_tag_u16_vec(Tag::ColorMap).map_err(failed)?;
         let [reds, greens, blues] = thirds(&map).ok_or_else(|| corrupt("its palette has not 256 colours"))?;
         let gray = with_meaning(encoded, BLACK_IS_ZERO).ok_or_else(|| unsupported("its palette"))?;
-        let mut gray = Decoder::new(Paced::new(&gray, limits)).map_err(failed)?;
+        let gray = Decoder::new(Paced::new(&gray, limits)).map_err(failed)?;
+        let mut gray = gray.with_limits(own_limits);
         let indices = samples(gray.read_image().map_err(failed)?)?;
         let colour = |&index: &u8| [reds, greens, blues].map(|map| (map[usize::from(index)] >> 8) as u8);
         let pixels = indices.iter().flat_map(colour).collect();
@@ -77,6 +80,15 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
         full: Size { width: width as usize, height: height as usize },
         step: 1,
     })
+}
+
+/// The crate's own limits, raised to what was found to be within ours: two samples for each pixel.
+fn raised_limits(pixels: u64, encoded: &[u8]) -> decoder::Limits {
+    let mut own = decoder::Limits::default();
+    let needed = usize::try_from(pixels.saturating_mul(2)).unwrap_or(usize::MAX);
+    own.decoding_buffer_size = own.decoding_buffer_size.max(needed);
+    own.intermediate_buffer_size = own.intermediate_buffer_size.max(encoded.len());
+    own
 }
 
 fn corrupt(detail: impl ToString) -> ImagingError {

@@ -76,3 +76,10 @@ fn a_progressive_jpeg_inside_is_refused() {
     assert!(matches!(error, ImagingError::Unsupported { .. }), "{error}");
     assert!(error.to_string().contains("progressive"), "{error}");
 }
+
+#[test]
+fn the_crates_limits_follow_ours() {
+    let (small, large) = (raised_limits(1, &[0]), raised_limits(300 << 20, &[0]));
+    assert_eq!(small.decoding_buffer_size, decoder::Limits::default().decoding_buffer_size);
+    assert_eq!(large.decoding_buffer_size, 600 << 20);
+}
