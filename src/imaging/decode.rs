@@ -11,7 +11,7 @@ use tracing::Span;
 use super::crop::Size;
 use super::limits::{Limits, Paced};
 use super::sniff::Format;
-use super::{Avif, ImagingError, ImagingOptions, avif, icc, jpeg, tiff};
+use super::{Avif, ImagingError, ImagingOptions, alpha, avif, icc, jpeg, tiff};
 use crate::domain::{Icc, Resize};
 
 /// A picture's first frame, on its full canvas, not yet upright.
@@ -87,6 +87,9 @@ fn other(
     };
     let mut image = to_8_bit(DynamicImage::from_decoder(decoder).map_err(failed)?);
     limits.check_time(name)?;
+    if format == ImageFormat::Tiff && tiff::is_premultiplied(encoded, limits) {
+        alpha::divide(&mut image);
+    }
     if let Some(profile) = profile {
         image = icc::to_srgb(image, &profile);
     }

@@ -26,6 +26,9 @@ const FORMAT: &str = "TIFF";
 /// `PhotometricInterpretation`: what samples mean.
 const BLACK_IS_ZERO: u16 = 1;
 const PALETTE: u16 = 3;
+/// `ExtraSamples`: colours multiplied by their alpha, and not.
+const ASSOCIATED_ALPHA: u16 = 1;
+const UNASSOCIATED_ALPHA: u16 = 2;
 /// `PlanarConfiguration`: the samples of a pixel stand side by side.
 const CHUNKY: u16 = 1;
 
@@ -60,6 +63,9 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
     } else {
         match (file.colortype().map_err(failed)?, layout.unwrap_or(CHUNKY)) {
             (ColorType::Multiband { bit_depth: 8, num_samples: 2 }, CHUNKY) => {
+                if extra_sample(&mut file) != Some(UNASSOCIATED_ALPHA) {
+                    return Err(unsupported("its second sample is no plain alpha"));
+                }
                 let pixels = samples(file.read_image().map_err(failed)?)?;
                 GrayAlphaImage::from_raw(width, height, pixels)
                     .ok_or_else(|| corrupt("it lacks pixels"))?
@@ -80,6 +86,17 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
         full: Size { width: width as usize, height: height as usize },
         step: 1,
     })
+}
+
+/// Whether the colours of the first page are multiplied by their alpha, which the image crate does not ask.
+pub(super) fn is_premultiplied(encoded: &[u8], limits: Limits) -> bool {
+    let file = Decoder::new(Paced::new(encoded, limits));
+    file.is_ok_and(|mut file| extra_sample(&mut file) == Some(ASSOCIATED_ALPHA))
+}
+
+/// What the first sample beyond the colours is.
+fn extra_sample(file: &mut Decoder<Paced<'_>>) -> Option<u16> {
+    file.find_tag_unsigned_vec(Tag::ExtraSamples).ok().flatten()?.first().copied()
 }
 
 /// The crate's own limits, raised to what was found to be within ours: two samples for each pixel.
