@@ -15,7 +15,7 @@ pub enum ImagingError {
     Empty,
     /// Not one of the formats read here, told by its first bytes.
     #[serde(skip)]
-    #[error("this is {found}; JPEG, PNG, GIF, BMP, WebP, TIFF and AVIF are read")]
+    #[error("this is {found}; JPEG, PNG, GIF, BMP, WebP, TIFF and, with `image.avif`, AVIF are read")]
     UnknownFormat {
         /// What it looks like, with its article.
         found: Name,
