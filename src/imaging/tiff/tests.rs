@@ -4,8 +4,7 @@ use super::super::{ImageSpec, ImagingOptions, prepare};
 use super::*;
 use crate::domain::{Filter, Resize};
 
-/// A file in Intel's byte order: a directory of `tags` (tag, value), in their order, and `data`, where the tags of
-/// strips place it whole.
+/// A file in Intel's byte order: a directory of `tags` (tag, value), and `data`, which is its only strip.
 fn file(tags: &[(u16, u32)], data: &[u8]) -> Vec<u8> {
     const LONG: u16 = 4;
     let end = 8 + 2 + 12 * (tags.len() + 2) + 4;
