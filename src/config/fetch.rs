@@ -65,7 +65,7 @@ pub struct FetchConfig {
     pub base_url: String,
     /// The proxy that dials; empty for none. May hold a password.
     pub proxy: ApiKey,
-    /// Downloads at once, over all requests.
+    /// Pictures fetched at once, over all requests: downloads, objects of buckets, and files, up to half of it.
     pub max_concurrent: usize,
     /// Downloads at once from one host.
     pub max_concurrent_per_host: usize,

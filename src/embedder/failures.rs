@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 use crate::cache::Source;
 use crate::domain::ItemErrorKind;
 
-/// Sources that are remembered; a kilobyte each at most.
+/// Sources that are remembered; two kilobytes each at most.
 const CAPACITY: NonZeroUsize = NonZeroUsize::new(1000).expect("not zero");
 
 /// What failed lately: the last thousand sources, the latest first.

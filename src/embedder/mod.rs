@@ -248,8 +248,8 @@ impl Embedder {
     ///
     /// # Errors
     /// [`EmbedError`]. All failed items are named at once; with [`OnItemError::Placeholder`] they get the
-    /// placeholder vector instead and are listed in the answer. Overload, a passed deadline and failed
-    /// inference always fail the request: the same request may succeed later.
+    /// placeholder vector instead and are listed in the answer. Overload, a passed deadline, failed
+    /// inference and a lack of decoders always fail the request: the same request may succeed later.
     ///
     /// # Cancel safety
     /// Dropping the future takes the request's inputs out of every queue.

@@ -12,7 +12,8 @@ use super::pipeline::{PartError, Pipeline, Turn};
 use super::prepare::Panicked;
 use crate::cache::{CacheKey, CachedVector, Source};
 use crate::domain::{
-    ContentDigest, ImageSource, ImageSpec, ItemErrorKind, Lane, Modality, OnItemError, Pixels, Prepared,
+    ContentDigest, EmbedError, ImageSource, ImageSpec, ItemErrorKind, Lane, Modality, OnItemError, Pixels,
+    Prepared,
 };
 use crate::fetch::{FetchError, Fetched};
 use crate::imaging::{self, ImagingError, ImagingOptions};
@@ -189,10 +190,13 @@ impl Pipeline {
 }
 
 /// What decoding came to. A picture that makes a decoder panic would do so again: it is the picture's fault, not one
-/// that passes.
+/// that passes. That there is no decoder passes, but no placeholder is to stay for it: the request fails and comes again.
 fn pixels(outcome: Result<Result<Pixels, ImagingError>, Panicked>) -> Result<Prepared, PartError> {
     match outcome {
         Ok(Ok(pixels)) => Ok(Prepared::Pixels(pixels)),
+        Ok(Err(error @ ImagingError::NoDecoder { .. })) => {
+            Err(PartError::Request(EmbedError::Internal(error.to_string())))
+        }
         Ok(Err(error)) => Err(PartError::Item(error.kind(), error.to_string())),
         Err(Panicked) => {
             let message =
@@ -210,5 +214,14 @@ mod tests {
     fn a_panicking_decoder_is_the_pictures_fault() {
         let Err(PartError::Item(kind, _)) = pixels(Err(Panicked)) else { panic!("an item's error") };
         assert_eq!((kind, kind.is_transient()), (ItemErrorKind::Corrupt, false));
+    }
+
+    #[test]
+    fn that_there_is_no_decoder_fails_the_request() {
+        let error = ImagingError::NoDecoder { format: "AVIF", reason: "no process".into() };
+        let Err(PartError::Request(EmbedError::Internal(message))) = pixels(Ok(Err(error))) else {
+            panic!("the request's error")
+        };
+        assert!(message.contains("no process"), "{message}");
     }
 }

@@ -44,7 +44,7 @@ mod tests {
         let [broken, unlucky] = [b"broken", b"unluck"].map(|file| ContentDigest::of(file));
         let error = ImagingError::Corrupt { format: "PNG", detail: "it ends early".into() };
         unreadable.remember(broken, &error);
-        unreadable.remember(unlucky, &ImagingError::DecoderDied { format: "AVIF", how: "signal: 9".into() });
+        unreadable.remember(unlucky, &ImagingError::DecoderDied { format: "AVIF", how: "signal: 6".into() });
         assert_eq!((unreadable.recall(&broken), unreadable.recall(&unlucky)), (Some(error), None));
     }
 }

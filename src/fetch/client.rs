@@ -10,7 +10,7 @@ use super::FetchSetupError;
 use super::resolve::GuardedNames;
 use crate::config::FetchConfig;
 
-/// What `imaging` reads, so that a host with a choice does not pick AVIF or SVG.
+/// What `imaging` reads, but for AVIF, which takes longer to decode: a host with a choice is to pick another.
 const FORMATS: &str =
     "image/jpeg, image/png, image/webp, image/gif, image/bmp, image/tiff, image/*;q=0.5, */*;q=0.1";
 

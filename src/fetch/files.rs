@@ -7,16 +7,18 @@ use std::{
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use rustix::io::Errno;
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 use url::Url;
 
-use super::{FetchError, FetchSetupError, Fetched, HostFailure, Source, has_scheme, places::Places};
+use super::places::{NEVER_CLOSED, Places};
+use super::{FetchError, FetchSetupError, Fetched, HostFailure, Source, has_scheme};
 use crate::config::FetchConfig;
 use crate::domain::ContentDigest;
 
@@ -29,6 +31,8 @@ pub(super) struct Files {
     root: Option<PathBuf>,
     max_bytes: usize,
     timeout_ms: u64,
+    /// Files read at once: half of the places, so that files which hang leave room for what does not.
+    readers: Arc<Semaphore>,
     places: Places,
 }
 
@@ -44,7 +48,9 @@ impl Files {
                 Some(root)
             }
         };
-        Ok(Self { root, max_bytes: config.max_bytes, timeout_ms: config.timeout_ms, places })
+        let &FetchConfig { max_bytes, timeout_ms, max_concurrent, .. } = config;
+        let readers = Arc::new(Semaphore::new((max_concurrent / 2).clamp(1, Semaphore::MAX_PERMITS)));
+        Ok(Self { root, max_bytes, timeout_ms, readers, places })
     }
 
     /// Whether any file may be read.
@@ -56,11 +62,12 @@ impl Files {
         let root = self.root.clone().ok_or(FetchError::FilesOff)?;
         let path = below(&root, address)?;
         let name = shown(&path);
-        let place = self.places.take().await;
+        let reader = self.readers.clone().acquire_owned().await.expect(NEVER_CLOSED);
+        let _place = self.places.take().await;
         let max_bytes = self.max_bytes;
         let reading = spawn_blocking(move || {
-            // A thread that hangs in a dead network file system keeps its place.
-            let _place = place;
+            // Kept by a thread that hangs in a dead network file system; the place is free once nobody waits for it.
+            let _reader = reader;
             read(&root, &path, max_bytes)
         });
         match timeout(Duration::from_millis(self.timeout_ms), reading).await {

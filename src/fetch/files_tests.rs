@@ -3,9 +3,11 @@
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
+    pin::pin,
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use futures_util::FutureExt;
 use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
 use tempfile::TempDir;
 
@@ -197,6 +199,22 @@ async fn the_directory_may_be_replaced_but_must_be_there_at_the_start() {
         error.starts_with("cannot use `fetch.files_root` /") && error.contains("No such file"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn files_that_hang_leave_room_for_downloads() {
+    let place = Place::new();
+    let files_root = place.path("").to_str().unwrap().to_owned();
+    let places = Places::new(2, 2);
+    let files =
+        Files::new(&FetchConfig { files_root, max_concurrent: 2, ..config() }, places.clone()).unwrap();
+    let hung = files.readers.clone().try_acquire_owned().unwrap();
+    let mut waiting = pin!(files.get("a b.png"));
+    assert!((&mut waiting).now_or_never().is_none(), "one file at once");
+    let downloads = [places.take_at("a").now_or_never(), places.take_at("a").now_or_never()];
+    assert!(downloads.iter().all(Option::is_some), "none of the places is taken");
+    drop((hung, downloads));
+    assert_eq!(waiting.await, Ok(Bytes::from_static(b"picture")));
 }
 
 /// What a check before the opening would lose: the directory on the way becomes a link to the outside.

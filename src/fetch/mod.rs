@@ -233,8 +233,11 @@ fn has_scheme(text: &[u8], scheme: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::test_server::{Reply, TestServer, config};
     use super::*;
+    use crate::config::BucketConfig;
     use crate::domain::ItemErrorKind::{self, *};
 
     async fn fetched(source: ImageSource) -> Result<Bytes, ItemErrorKind> {
@@ -272,6 +275,20 @@ mod tests {
             assert_eq!(fetched(ImageSource::Encoded(text.into())).await, as_encoded, "encoded {text:?}");
             assert_eq!(fetched(ImageSource::Url(text.to_owned())).await, as_url, "url {text:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_settings_name_the_schemes_of_the_table() {
+        let fetcher = Fetcher::new(&config(), Metrics::new()).unwrap();
+        let buckets = ["s3", "gs", "az"].map(|scheme| BucketConfig {
+            url: format!("{scheme}://photos").parse().unwrap(),
+            endpoint: String::new(),
+            region: String::new(),
+            options: BTreeMap::new(),
+        });
+        let open = FetchConfig { files_root: "/".into(), buckets: buckets.into(), ..config() };
+        let table = fetcher.schemes.iter().map(|(scheme, _)| *scheme).chain(["data"]);
+        assert_eq!(BTreeSet::from_iter(open.schemes()), table.collect());
     }
 
     #[tokio::test]

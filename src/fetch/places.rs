@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-const NEVER_CLOSED: &str = "the semaphore is never closed";
+pub(super) const NEVER_CLOSED: &str = "the semaphore is never closed";
 
 /// The bounds. Clones share them.
 #[derive(Clone)]

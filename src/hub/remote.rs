@@ -84,7 +84,7 @@ impl Remote {
         }
         let hub = builder.build().map_err(|error| setup(&error))?;
         // Every error names the address; the setting was checked when it was read, HF_ENDPOINT was not.
-        if hub.endpoint().contains('@') {
+        if holds_credentials(hub.endpoint()) {
             return Err(HubError::Endpoint);
         }
         let (org, name) = hf_hub::split_id(&model.repo);
@@ -225,6 +225,14 @@ impl Remote {
     }
 }
 
+/// Whether an address has a name or a password in it, or may have: what is no address of a host is not told apart.
+fn holds_credentials(endpoint: &str) -> bool {
+    match Url::parse(endpoint) {
+        Ok(url) if url.has_host() => !url.username().is_empty() || url.password().is_some(),
+        _ => endpoint.contains('@'),
+    }
+}
+
 /// The token of the settings, else of the usual places. The hub's client would find the latter by itself, but
 /// tells nobody, and [`Remote::file_info`] needs it too.
 fn token(config: &HubConfig) -> Option<String> {
@@ -238,4 +246,21 @@ fn token(config: &HubConfig) -> Option<String> {
     let path = variable("HF_TOKEN_PATH").map_or_else(|| hf_hub::hf_home().join("token"), Into::into);
     let token = variable("HF_TOKEN").or_else(|| fs::read_to_string(path).ok())?;
     Some(token.trim().to_owned()).filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_stand_before_the_host() {
+        for endpoint in
+            ["https://user:secret@hub.example", "https://:secret@hub.example", "user:secret@hub.example"]
+        {
+            assert!(holds_credentials(endpoint), "{endpoint}");
+        }
+        for endpoint in ["https://hub.example", "https://hub.example/mirror@eu", "hub.example"] {
+            assert!(!holds_credentials(endpoint), "{endpoint}");
+        }
+    }
 }

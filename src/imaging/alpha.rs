@@ -4,6 +4,18 @@ use image::{DynamicImage, RgbImage};
 
 use crate::domain::Background;
 
+/// Restores colours that were multiplied by their alpha. `image` has 8 bits per sample.
+///
+/// Source: Pillow 12 `src/libImaging/Unpack.c`, its mode `RGBa`, including how it rounds.
+pub(super) fn divide(image: &mut DynamicImage) {
+    let DynamicImage::ImageRgba8(image) = image else { return };
+    for pixel in image.pixels_mut() {
+        let [red, green, blue, alpha] = pixel.0;
+        let divided = |colour: u8| (u32::from(colour) * 255).checked_div(alpha.into()).unwrap_or(0).min(255);
+        pixel.0 = [divided(red) as u8, divided(green) as u8, divided(blue) as u8, alpha];
+    }
+}
+
 /// Repeats gray, and composites or drops alpha. `image` has 8 bits per sample.
 pub(super) fn flatten(image: DynamicImage, background: Background) -> RgbImage {
     let (width, height) = (image.width(), image.height());
@@ -45,5 +57,12 @@ mod tests {
         ] {
             assert_eq!(over(background, magenta, alpha), expected, "{background:?} {alpha}");
         }
+    }
+    #[test]
+    fn multiplied_colours_are_divided() {
+        let pixels = vec![10, 128, 200, 128, 10, 20, 30, 255, 10, 20, 30, 0];
+        let mut image = image::RgbaImage::from_raw(3, 1, pixels).unwrap().into();
+        divide(&mut image);
+        assert_eq!(image.as_bytes(), [19, 255, 255, 128, 10, 20, 30, 255, 0, 0, 0, 0]);
     }
 }

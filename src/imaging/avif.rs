@@ -32,9 +32,11 @@ pub(super) const FORMAT: &str = "AVIF";
 /// Any [`ImagingError`] but `ResizedTooLarge`; size and memory are checked in the bitstream's header, before anything
 /// of the picture's size is allocated.
 pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded, ImagingError> {
-    let config = DecodeConfig::default().with_peak_memory_limit(limits.max_memory_bytes).lenient(true);
-    let file =
-        AvifParser::from_bytes_with_config(encoded, &config, &zenavif_parse::Unstoppable).map_err(corrupt)?;
+    let mut config = DecodeConfig::default().with_peak_memory_limit(limits.max_memory_bytes).lenient(true);
+    // Of which the first is read.
+    config.max_animation_frames = None;
+    let file = AvifParser::from_bytes_with_config(encoded, &config, &zenavif_parse::Unstoppable)
+        .map_err(|error| failure(error, &limits))?;
     let (bitstreams, alpha, grid) = contents(&file)?;
     let Colours { planes, matrix, is_full_range } = match grid {
         None => colours(&bitstreams[0], &file, &limits)?,
@@ -64,12 +66,21 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
     Ok(Decoded { image, orientation: orientation(&file), full, step: 1 })
 }
 
+fn failure(error: zenavif_parse::Error, limits: &Limits) -> ImagingError {
+    use zenavif_parse::Error::{OutOfMemory, ResourceLimitExceeded, Unsupported};
+    match error {
+        OutOfMemory => limits.too_much_memory(FORMAT),
+        Unsupported(what) | ResourceLimitExceeded(what) => unsupported(what),
+        error => corrupt(error),
+    }
+}
+
 fn corrupt(detail: impl ToString) -> ImagingError {
-    ImagingError::Corrupt { format: FORMAT, detail: detail.to_string() }
+    ImagingError::corrupt(FORMAT, detail)
 }
 
 fn unsupported(detail: impl ToString) -> ImagingError {
-    ImagingError::Unsupported { format: FORMAT, detail: detail.to_string() }
+    ImagingError::unsupported(FORMAT, detail)
 }
 
 /// A bitstream, mostly where it lies in the file.
@@ -328,4 +339,20 @@ fn orientation(file: &AvifParser<'_>) -> Orientation {
         (_, Some(false)) => 4,
     };
     Orientation::from_exif(exif).unwrap_or(Orientation::NoTransforms)
+}
+
+#[cfg(test)]
+mod tests {
+    use zenavif_parse::Error;
+
+    use super::*;
+    use crate::imaging::ImagingOptions;
+
+    #[test]
+    fn a_lack_of_memory_is_not_remembered() {
+        let limits = Limits::begin(&ImagingOptions::REFERENCE);
+        assert!(!failure(Error::OutOfMemory, &limits).comes_again());
+        let too_many = failure(Error::ResourceLimitExceeded("too many"), &limits);
+        assert!(matches!(too_many, ImagingError::Unsupported { .. }), "{too_many}");
+    }
 }

@@ -11,7 +11,7 @@ use tracing::Span;
 use super::crop::Size;
 use super::limits::{Limits, Paced};
 use super::sniff::Format;
-use super::{Avif, ImagingError, ImagingOptions, avif, icc, jpeg, tiff};
+use super::{Avif, ImagingError, ImagingOptions, alpha, avif, icc, jpeg, tiff};
 use crate::domain::{Icc, Resize};
 
 /// A picture's first frame, on its full canvas, not yet upright.
@@ -55,6 +55,9 @@ fn other(
     limits: Limits,
     icc: Icc,
 ) -> Result<Decoded, ImagingError> {
+    if format == ImageFormat::Tiff {
+        tiff::check_jpegs(encoded, limits)?;
+    }
     let failed = |error| limits.check_time(name).err().unwrap_or_else(|| failure(error, name, &limits));
     let mut reader = ImageReader::with_format(Paced::new(encoded, limits), format);
     let mut own_limits = image::Limits::no_limits();
@@ -84,6 +87,9 @@ fn other(
     };
     let mut image = to_8_bit(DynamicImage::from_decoder(decoder).map_err(failed)?);
     limits.check_time(name)?;
+    if format == ImageFormat::Tiff && tiff::is_premultiplied(encoded, limits) {
+        alpha::divide(&mut image);
+    }
     if let Some(profile) = profile {
         image = icc::to_srgb(image, &profile);
     }
@@ -107,12 +113,9 @@ fn beside_frame(format: ImageFormat, encoded: &[u8], bytes_per_pixel: u64) -> u6
 
 fn failure(error: ImageError, format: &'static str, limits: &Limits) -> ImagingError {
     match error {
-        ImageError::Unsupported(error) => ImagingError::Unsupported { format, detail: error.to_string() },
-        ImageError::Limits(_) => {
-            let limit = limits.max_memory_bytes;
-            ImagingError::TooMuchMemory { format, needed: limit.saturating_add(1), limit }
-        }
-        error => ImagingError::Corrupt { format, detail: error.to_string() },
+        ImageError::Unsupported(error) => ImagingError::unsupported(format, error),
+        ImageError::Limits(_) => limits.too_much_memory(format),
+        error => ImagingError::corrupt(format, error),
     }
 }
 

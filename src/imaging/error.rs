@@ -15,7 +15,7 @@ pub enum ImagingError {
     Empty,
     /// Not one of the formats read here, told by its first bytes.
     #[serde(skip)]
-    #[error("this is {found}; JPEG, PNG, GIF, BMP, WebP, TIFF and AVIF are read")]
+    #[error("this is {found}; JPEG, PNG, GIF, BMP, WebP, TIFF and, with `image.avif`, AVIF are read")]
     UnknownFormat {
         /// What it looks like, with its article.
         found: Name,
@@ -88,7 +88,7 @@ pub enum ImagingError {
         /// The status or signal that it ended by.
         how: String,
     },
-    /// No process to decode it in, or one that got nothing done.
+    /// No process to decode it in, or one that got nothing done or was killed by others than the picture.
     #[error("there is no decoder for {format} at the moment: {reason}; try again")]
     NoDecoder {
         /// The format.
@@ -119,7 +119,20 @@ pub enum ImagingError {
     },
 }
 
+/// The most bytes of a decoder's words that are kept: some list every sample of a pixel.
+const MAX_DETAIL_BYTES: usize = 200;
+
 impl ImagingError {
+    /// [`Corrupt`](Self::Corrupt), in a decoder's words.
+    pub(super) fn corrupt(format: Name, words: impl ToString) -> Self {
+        Self::Corrupt { format, detail: shortened(words) }
+    }
+
+    /// [`Unsupported`](Self::Unsupported), in a decoder's words.
+    pub(super) fn unsupported(format: Name, words: impl ToString) -> Self {
+        Self::Unsupported { format, detail: shortened(words) }
+    }
+
     /// Whether the same bytes fail in the same way each time. A process may also be ended, and its memory taken, by
     /// others than the picture.
     pub fn comes_again(&self) -> bool {
@@ -144,6 +157,13 @@ impl ImagingError {
             }
         }
     }
+}
+
+fn shortened(words: impl ToString) -> String {
+    let mut words = words.to_string();
+    words.truncate(words.floor_char_boundary(MAX_DETAIL_BYTES));
+    words.shrink_to_fit();
+    words
 }
 
 /// The name of a format, which errors hold for as long as the program runs.

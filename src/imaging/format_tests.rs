@@ -167,6 +167,7 @@ fn time_is_over_for_every_decoder() {
         "lossy.webp",
         "rgb24.bmp",
         "tiled.tif",
+        "jpeg.tif",
         "420_full.avif",
     ] {
         let encoded = std::fs::read(folder().join(file)).unwrap();

@@ -140,11 +140,11 @@ fn step(upright: Size, resize: Resize) -> usize {
 fn failure(message: &str) -> ImagingError {
     // libjpeg tells what it cannot from what is broken only by its wording, which has not changed since 1998.
     if message.starts_with("Unsupported") || message.starts_with("Sorry") {
-        ImagingError::Unsupported { format: FORMAT, detail: message.to_owned() }
+        ImagingError::unsupported(FORMAT, message)
     } else if message == "Input file read error" {
-        ImagingError::Corrupt { format: FORMAT, detail: "it breaks off before its end".into() }
+        ImagingError::corrupt(FORMAT, "it breaks off before its end")
     } else {
-        ImagingError::Corrupt { format: FORMAT, detail: message.to_owned() }
+        ImagingError::corrupt(FORMAT, message)
     }
 }
 

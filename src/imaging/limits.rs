@@ -33,7 +33,7 @@ impl Limits {
     /// Refuses a size that a header claims.
     pub fn check_size(&self, format: &'static str, width: u64, height: u64) -> Result<(), ImagingError> {
         match width.saturating_mul(height) {
-            0 => Err(ImagingError::Corrupt { format, detail: format!("its size is {width}x{height}") }),
+            0 => Err(ImagingError::corrupt(format, format!("its size is {width}x{height}"))),
             pixels if pixels > self.max_pixels => {
                 Err(ImagingError::TooManyPixels { width, height, limit: self.max_pixels })
             }
@@ -45,6 +45,12 @@ impl Limits {
     pub fn check_memory(&self, format: &'static str, needed: u64) -> Result<(), ImagingError> {
         let limit = self.max_memory_bytes;
         if needed > limit { Err(ImagingError::TooMuchMemory { format, needed, limit }) } else { Ok(()) }
+    }
+
+    /// What is said where a decoder ran out of memory by itself.
+    pub fn too_much_memory(&self, format: &'static str) -> ImagingError {
+        let limit = self.max_memory_bytes;
+        ImagingError::TooMuchMemory { format, needed: limit.saturating_add(1), limit }
     }
 
     /// Refuses to go on once the time is over.

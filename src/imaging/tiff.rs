@@ -3,10 +3,14 @@
 //! The tiff crate knows no palettes either. But indices are samples like others, so it is given the file with another
 //! word for what they mean.
 
+mod jpegs;
+#[cfg(test)]
+mod tests;
+
 use image::{DynamicImage, GrayAlphaImage, RgbImage, metadata::Orientation};
 use tiff::{
     ColorType, TiffError,
-    decoder::{Decoder, DecodingResult},
+    decoder::{self, Decoder, DecodingResult},
     tags::Tag,
 };
 
@@ -15,12 +19,16 @@ use super::decode::Decoded;
 use super::limits::{Limits, Paced};
 use super::{ImagingError, icc};
 use crate::domain::Icc;
+pub(super) use jpegs::check_jpegs;
 
 const FORMAT: &str = "TIFF";
 
 /// `PhotometricInterpretation`: what samples mean.
 const BLACK_IS_ZERO: u16 = 1;
 const PALETTE: u16 = 3;
+/// `ExtraSamples`: colours multiplied by their alpha, and not.
+const ASSOCIATED_ALPHA: u16 = 1;
+const UNASSOCIATED_ALPHA: u16 = 2;
 /// `PlanarConfiguration`: the samples of a pixel stand side by side.
 const CHUNKY: u16 = 1;
 
@@ -36,6 +44,8 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
     // What is decoded, what is made of it, upright RGB; and a copy of the file.
     let pixels = u64::from(width) * u64::from(height);
     limits.check_memory(FORMAT, pixels.saturating_mul(2 + 3 + 3).saturating_add(encoded.len() as u64))?;
+    let own_limits = raised_limits(pixels, encoded);
+    let mut file = file.with_limits(own_limits.clone());
 
     let mut tag = |tag| file.find_tag_unsigned::<u16>(tag).map_err(failed);
     let (meaning, layout) = (tag(Tag::PhotometricInterpretation)?, tag(Tag::PlanarConfiguration)?);
@@ -44,7 +54,8 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
         let map = file.get_tag_u16_vec(Tag::ColorMap).map_err(failed)?;
         let [reds, greens, blues] = thirds(&map).ok_or_else(|| corrupt("its palette has not 256 colours"))?;
         let gray = with_meaning(encoded, BLACK_IS_ZERO).ok_or_else(|| unsupported("its palette"))?;
-        let mut gray = Decoder::new(Paced::new(&gray, limits)).map_err(failed)?;
+        let gray = Decoder::new(Paced::new(&gray, limits)).map_err(failed)?;
+        let mut gray = gray.with_limits(own_limits);
         let indices = samples(gray.read_image().map_err(failed)?)?;
         let colour = |&index: &u8| [reds, greens, blues].map(|map| (map[usize::from(index)] >> 8) as u8);
         let pixels = indices.iter().flat_map(colour).collect();
@@ -52,6 +63,9 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
     } else {
         match (file.colortype().map_err(failed)?, layout.unwrap_or(CHUNKY)) {
             (ColorType::Multiband { bit_depth: 8, num_samples: 2 }, CHUNKY) => {
+                if extra_sample(&mut file) != Some(UNASSOCIATED_ALPHA) {
+                    return Err(unsupported("its second sample is no plain alpha"));
+                }
                 let pixels = samples(file.read_image().map_err(failed)?)?;
                 GrayAlphaImage::from_raw(width, height, pixels)
                     .ok_or_else(|| corrupt("it lacks pixels"))?
@@ -74,12 +88,32 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
     })
 }
 
+/// Whether the colours of the first page are multiplied by their alpha, which the image crate does not ask.
+pub(super) fn is_premultiplied(encoded: &[u8], limits: Limits) -> bool {
+    let file = Decoder::new(Paced::new(encoded, limits));
+    file.is_ok_and(|mut file| extra_sample(&mut file) == Some(ASSOCIATED_ALPHA))
+}
+
+/// What the first sample beyond the colours is.
+fn extra_sample(file: &mut Decoder<Paced<'_>>) -> Option<u16> {
+    file.find_tag_unsigned_vec(Tag::ExtraSamples).ok().flatten()?.first().copied()
+}
+
+/// The crate's own limits, raised to what was found to be within ours: two samples for each pixel.
+fn raised_limits(pixels: u64, encoded: &[u8]) -> decoder::Limits {
+    let mut own = decoder::Limits::default();
+    let needed = usize::try_from(pixels.saturating_mul(2)).unwrap_or(usize::MAX);
+    own.decoding_buffer_size = own.decoding_buffer_size.max(needed);
+    own.intermediate_buffer_size = own.intermediate_buffer_size.max(encoded.len());
+    own
+}
+
 fn corrupt(detail: impl ToString) -> ImagingError {
-    ImagingError::Corrupt { format: FORMAT, detail: detail.to_string() }
+    ImagingError::corrupt(FORMAT, detail)
 }
 
 fn unsupported(detail: impl ToString) -> ImagingError {
-    ImagingError::Unsupported { format: FORMAT, detail: detail.to_string() }
+    ImagingError::unsupported(FORMAT, detail)
 }
 
 fn failure(error: TiffError, limits: &Limits) -> ImagingError {
@@ -88,10 +122,7 @@ fn failure(error: TiffError, limits: &Limits) -> ImagingError {
     }
     match error {
         TiffError::UnsupportedError(error) => unsupported(error),
-        TiffError::LimitsExceeded => {
-            let limit = limits.max_memory_bytes;
-            ImagingError::TooMuchMemory { format: FORMAT, needed: limit.saturating_add(1), limit }
-        }
+        TiffError::LimitsExceeded => limits.too_much_memory(FORMAT),
         error => corrupt(error),
     }
 }

@@ -59,7 +59,8 @@ struct Idle {
 }
 
 impl Workers {
-    /// No process yet. One that was idle for `retire_after` is ended; `lost` counts those that a picture ended.
+    /// No process yet. One that was idle for `retire_after` is ended; `lost` counts those that did not answer
+    /// for a picture, whoever is to blame.
     pub fn new(command: WorkerCommand, retire_after: Duration, lost: IntCounter) -> Self {
         Self { command, retire_after, lost, shelf: Arc::default() }
     }
@@ -176,7 +177,10 @@ mod tests {
             (
                 || {
                     let mut command = Command::new("/bin/sh");
-                    command.args(["-c", "echo what is to be said >&2; echo hello hello hello >&0"]);
+                    command.args([
+                        "-c",
+                        "seq 20000 >&2; echo what is to be said >&2; echo hello hello hello >&0",
+                    ]);
                     command
                 },
                 "what is to be said",

@@ -5,7 +5,7 @@ use crate::domain::{Fingerprint, Pooling, Poolings};
 /// How Sidelens itself turns a file or a text into a vector. To be raised with every change to `imaging`, `text`,
 /// `model` or `runtime/torch.rs` after which the same input and the same checkpoint give another vector: vectors
 /// computed before are then never found again, in no tier of the cache.
-const REVISION: u32 = 2;
+const REVISION: u32 = 3;
 
 /// The fingerprint of a model. `files` is the digest over every file of the checkpoint that was read: weights,
 /// configuration, tokenizer, preprocessing. What is chosen per input, or by settings that any model shares

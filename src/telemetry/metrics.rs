@@ -92,7 +92,7 @@ pub struct Metrics {
     pub inference_seconds: HistogramVec,
     /// Seconds to decode, resize and crop one picture.
     pub decode_seconds: Histogram,
-    /// Processes that decode AVIF and were lost over a picture: it ended them, or they were ended since they took too much.
+    /// Processes that decode AVIF and did not answer for a picture: it ended them, the system did, or they got nothing done.
     pub decode_workers_lost: IntCounter,
     /// Seconds to fetch one picture, failed ones included.
     pub fetch_seconds: Histogram,

@@ -47,8 +47,9 @@ pub(super) fn send(wire: &mut impl Write, head: &impl Serialize, body: &[u8]) ->
 /// Reads a head, and how long its body is; none where the other side has closed.
 pub(super) fn head<T: DeserializeOwned>(wire: &mut impl Read) -> io::Result<Option<(T, u64)>> {
     let mut length = [0; 4];
-    if wire.read(&mut length[..1])? == 0 {
-        return Ok(None);
+    match wire.read_exact(&mut length[..1]) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        first => first?,
     }
     wire.read_exact(&mut length[1..])?;
     let head_bytes = u32::from_le_bytes(length);
@@ -67,4 +68,31 @@ pub(super) fn body(wire: &mut impl Read, bytes: u64) -> io::Result<Vec<u8>> {
     let mut body = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
     wire.read_exact(&mut body)?;
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    /// Interrupted before every byte.
+    struct Interrupted(VecDeque<u8>, bool);
+
+    impl Read for Interrupted {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            if self.1 { Err(io::ErrorKind::Interrupted.into()) } else { self.0.read(&mut buf[..1]) }
+        }
+    }
+
+    #[test]
+    fn a_signal_is_no_end() {
+        let mut sent = Vec::new();
+        send(&mut sent, &Ready, b"file").unwrap();
+        let mut wire = Interrupted(sent.into(), false);
+        let (Ready, bytes) = head(&mut wire).unwrap().unwrap();
+        assert_eq!(body(&mut wire, bytes).unwrap(), b"file");
+        assert!(head::<Ready>(&mut wire).unwrap().is_none());
+    }
 }

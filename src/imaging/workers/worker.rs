@@ -5,7 +5,8 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -18,13 +19,15 @@ use crate::domain::{ImageSpec, Pixels};
 /// Of the environment, where libraries may lie.
 const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 /// The most bytes that are kept of a process's last words.
-const LAST_WORDS: u64 = 2048;
+const LAST_WORDS: usize = 2048;
 
 /// Killed when dropped, and waited for.
 #[derive(Debug)]
 pub(super) struct Worker {
     child: Child,
     wire: UnixStream,
+    /// Reads what it says, so that it never waits for that.
+    listener: Option<JoinHandle<LastWords>>,
 }
 
 /// A picture that is asked for.
@@ -51,10 +54,13 @@ impl Worker {
         // An interrupt from the terminal is for the service, which has requests to answer first.
         command.process_group(0);
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::piped());
-        let child = command.spawn()?;
+        let mut child = command.spawn()?;
         // Holds their end of the wire, whose close is to be seen.
         drop(command);
-        let mut worker = Self { child, wire };
+        let stderr = child.stderr.take();
+        let mut worker = Self { child, wire, listener: None };
+        let listen = move || LastWords::of(stderr);
+        worker.listener = Some(thread::Builder::new().name("listen".into()).spawn(listen)?);
         match wire::head::<Ready>(&mut Timed { wire: &worker.wire, until }).and_then(there) {
             Ok(_) => Ok(worker),
             Err(error) => {
@@ -98,6 +104,11 @@ impl Worker {
         if error.kind() == io::ErrorKind::TimedOut {
             return no_decoder(error);
         }
+        // By the system, for want of memory, or by us, for an answer that makes no sense: a picture that takes more than its
+        // own share ends otherwise.
+        if status.signal() == Some(Signal::KILL.as_raw()) {
+            return no_decoder(io::Error::other(format!("its process was killed ({error})")));
+        }
         if status.signal() == Some(Signal::XCPU.as_raw()) {
             return ImagingError::TooSlow { format: FORMAT, limit_ms: options.timeout_ms };
         }
@@ -114,11 +125,8 @@ impl Worker {
         // Closed already where it ended by itself, whose status this does not change.
         self.child.kill()?;
         let status = self.child.wait()?;
-        let mut said = Vec::new();
-        if let Some(stderr) = self.child.stderr.take() {
-            stderr.take(LAST_WORDS).read_to_end(&mut said)?;
-        }
-        Ok((status, String::from_utf8_lossy(&said).trim().to_owned()))
+        let said = self.listener.take().and_then(|listener| listener.join().ok()).unwrap_or_default();
+        Ok((status, String::from_utf8_lossy(&said.0).trim().to_owned()))
     }
 }
 
@@ -127,6 +135,35 @@ impl Drop for Worker {
         // Both fail only where it was waited for before.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// The end of what was written.
+#[derive(Debug, Default)]
+struct LastWords(Vec<u8>);
+
+impl LastWords {
+    /// Listens until nobody can say any more.
+    fn of(stderr: Option<ChildStderr>) -> Self {
+        let mut words = Self::default();
+        if let Some(mut stderr) = stderr {
+            // What was said before an error is what there is.
+            let _ = io::copy(&mut stderr, &mut words);
+        }
+        words
+    }
+}
+
+impl Write for LastWords {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.extend_from_slice(buf);
+        let too_many = self.0.len().saturating_sub(LAST_WORDS);
+        self.0.drain(..too_many);
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

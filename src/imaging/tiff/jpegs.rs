@@ -1,0 +1,75 @@
+//! JPEGs inside TIFF. The tiff crate decodes each of them at once and without limits, at the size that stands in its own
+//! header, whatever the page says: so the headers are read before, by the parser that decodes them afterwards.
+
+use std::borrow::Cow;
+
+use tiff::{TiffError, decoder::Decoder, tags::Tag};
+use zune_jpeg::JpegDecoder;
+
+use super::{FORMAT, unsupported};
+use crate::imaging::ImagingError;
+use crate::imaging::limits::{Limits, Paced};
+
+/// `Compression`: each strip or tile is a JPEG, but for the tables that they share.
+const JPEG: u16 = 7;
+
+/// Refuses a first page whose JPEGs take more than a picture may.
+///
+/// # Errors
+/// [`ImagingError::TooManyPixels`], [`ImagingError::TooMuchMemory`], [`ImagingError::TooSlow`];
+/// [`ImagingError::Unsupported`] for progressive ones, whose every scan goes over the whole picture, and for a page of too
+/// many parts. What else is wrong with the file is said by those who decode it.
+pub(in crate::imaging) fn check_jpegs(encoded: &[u8], limits: Limits) -> Result<(), ImagingError> {
+    let mut page = match Decoder::new(Paced::new(encoded, limits)) {
+        Ok(page) => page,
+        // The crate's own limit, and none of ours.
+        Err(TiffError::LimitsExceeded) => return Err(unsupported("a list in its directory is too long")),
+        Err(_) => return Ok(()),
+    };
+    if !matches!(page.find_tag_unsigned(Tag::Compression), Ok(Some(JPEG))) {
+        return Ok(());
+    }
+    let Ok((width, height)) = page.dimensions() else { return Ok(()) };
+    let samples = page.find_tag_unsigned::<u64>(Tag::SamplesPerPixel).ok().flatten().unwrap_or(1);
+    let page_samples = (u64::from(width) * u64::from(height)).saturating_mul(samples);
+    let tables = page.get_tag_u8_vec(Tag::JPEGTables).ok();
+    let mut numbers = |of_strips, of_tiles| {
+        page.get_tag_u64_vec(of_strips).or_else(|_| page.get_tag_u64_vec(of_tiles)).unwrap_or_default()
+    };
+    let places = numbers(Tag::StripOffsets, Tag::TileOffsets);
+    let lengths = numbers(Tag::StripByteCounts, Tag::TileByteCounts);
+    for (place, length) in places.into_iter().zip(lengths) {
+        limits.check_time(FORMAT)?;
+        let jpeg = whole(tables.as_deref(), part(encoded, place, length));
+        let mut decoder = JpegDecoder::new(Paced::new(&jpeg, limits));
+        let info = decoder.decode_headers().ok().and_then(|()| decoder.info());
+        let Some(info) = info else { continue };
+        if info.sof.is_progressive() {
+            return Err(unsupported("it holds a progressive JPEG"));
+        }
+        let (width, height) = (u64::from(info.width), u64::from(info.height));
+        limits.check_size(FORMAT, width, height)?;
+        // The JPEG's samples, with two bytes more for each where its components come one by one; those of the page, in the
+        // crate's buffer and in ours.
+        let jpeg_samples = width * height * u64::from(info.components);
+        limits.check_memory(FORMAT, (3 * jpeg_samples).saturating_add(page_samples.saturating_mul(2)))?;
+    }
+    Ok(())
+}
+
+/// What of the file belongs to a strip or tile; less where the file ends before.
+fn part(encoded: &[u8], place: u64, length: u64) -> &[u8] {
+    let within = |place: u64| usize::try_from(place).unwrap_or(usize::MAX).min(encoded.len());
+    &encoded[within(place)..within(place.saturating_add(length))]
+}
+
+/// The tables without their end, and the JPEG without its beginning.
+fn whole<'a>(tables: Option<&[u8]>, jpeg: &'a [u8]) -> Cow<'a, [u8]> {
+    match tables {
+        None => jpeg.into(),
+        Some(tables) => {
+            let tables = &tables[..tables.len().saturating_sub(2)];
+            [tables, jpeg.get(2..).unwrap_or_default()].concat().into()
+        }
+    }
+}
