@@ -13,7 +13,10 @@ use reqwest::{Body, Client, RequestBuilder, Response};
 use serde::Deserialize;
 use url::Url;
 
-use super::{CliError, args::endpoint};
+use super::{
+    CliError,
+    args::{AddressError, endpoint},
+};
 use crate::{cache::replace_file, load::http_client};
 
 /// Bytes that are read at once.
@@ -64,9 +67,9 @@ pub struct ServiceArgs {
 /// Why no vectors were moved.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
-    /// Not http(s), or without a host.
-    #[error("`--url` is `{0}`, which is not an http(s) address; write it as http://127.0.0.1:7800")]
-    Url(Url),
+    /// The address is none.
+    #[error(transparent)]
+    Address(#[from] AddressError),
     /// The disk.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -193,7 +196,7 @@ impl ServiceArgs {
         &self,
         request: impl FnOnce(&Client, Url) -> RequestBuilder,
     ) -> Result<Response, CacheError> {
-        let url = endpoint(&self.url, "/admin/cache").ok_or_else(|| CacheError::Url(self.url.clone()))?;
+        let url = endpoint(&self.url, "/admin/cache")?;
         let client = http_client().build().map_err(|error| self.connection(&error))?;
         let mut request = request(&client, url);
         if let Some(key) = &self.api_key {
