@@ -46,7 +46,8 @@ pub struct ExportArgs {
 /// The files, and the service.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// Parquet files, or directories of them; each is taken whole or refused whole, and the first refusal is the end.
+    /// Parquet files, or directories of them. The first that is refused is the end: of another model it is refused
+    /// whole, of a damaged one the vectors before the damage are taken.
     #[arg(value_name = "FILE.parquet", required = true)]
     files: Vec<PathBuf>,
     #[command(flatten)]
