@@ -80,7 +80,13 @@ pub(super) fn tier(
     if url.is_empty() {
         return Ok(None);
     }
-    Ok(Some(Box::new(Redis::new(&url, config, metrics.clone())?)))
+    let redis = Redis::new(&url, config, metrics.clone()).map_err(|error| match (error, &config.url_file) {
+        (CacheSetupError::RedisUrl(cause), Some(file)) => {
+            CacheSetupError::UrlFile { file: file.display().to_string(), cause }
+        }
+        (error, _) => error,
+    });
+    Ok(Some(Box::new(redis?)))
 }
 
 /// The address that a file holds. Spaces and a line's end around it do not count.
