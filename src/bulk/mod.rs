@@ -16,7 +16,7 @@ mod work;
 
 use std::{future::Future, io, path::PathBuf, pin::pin, time::Duration};
 
-pub use output::Output;
+pub use output::{Output, OutputError};
 pub use record::{Record, Summary};
 pub use shard::Shard;
 
