@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use crate::{
-    cache::replace_file,
+    cache::{remove_parts, replace_file},
     config::{FetchConfig, ObjectUrl},
     fetch::{BucketFolder, FetchSetupError},
 };
@@ -55,14 +55,17 @@ impl Output {
         Ok(Self { name: name.into(), place })
     }
 
-    /// Makes the directory, and keeps other processes on this machine out of it while the result lives. A bucket has
-    /// no such lock, and not every network file system.
+    /// Makes the directory, and keeps other processes on this machine out of it while the result lives; what one that
+    /// was killed had half written goes. A bucket has no such lock, and not every network file system.
     pub(super) fn claim(&self) -> io::Result<Option<fs::File>> {
         let Place::Directory(dir) = &self.place else { return Ok(None) };
         fs::create_dir_all(dir)?;
         let lock = fs::File::open(dir)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Some(lock)),
+            Ok(()) => {
+                remove_parts(dir)?;
+                Ok(Some(lock))
+            }
             Err(fs::TryLockError::WouldBlock) => {
                 Err(io::Error::other("another process is writing it; wait for its end"))
             }

@@ -19,7 +19,7 @@ use prometheus::IntCounter;
 use tokio::time::timeout;
 use tracing::{Instrument, Span};
 
-pub use file::replace_file;
+pub use file::{remove_parts, replace_file};
 pub use key::CacheKey;
 pub use table::{FailedItem, TableError, TableItem, write_items};
 pub use value::{CachedVector, Source};

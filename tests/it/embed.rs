@@ -234,6 +234,8 @@ fn a_killed_run_continues_behind_its_last_table() {
     let before: Vec<_> = tables(&output).iter().map(|table| fs::read(table).expect("readable")).collect();
     // What was written and not counted is written anew.
     fs::write(output.join("000003.parquet"), "half a table").expect("written");
+    let half = output.join(".sidelens-a1b2c3.part");
+    fs::write(&half, "half a table").expect("written");
 
     let summary = summary(&work.run(&BRIEF), 0);
     assert_eq!((&summary["items"], &summary["new_items"]), (&json!(17), &json!(5)));
@@ -244,6 +246,7 @@ fn a_killed_run_continues_behind_its_last_table() {
     for (table, before) in tables(&output).iter().zip(&before[..3]) {
         assert_eq!(&fs::read(table).expect("readable"), before);
     }
+    assert!(!half.exists());
 }
 
 #[test]
