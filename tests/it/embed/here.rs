@@ -1,0 +1,62 @@
+//! The same within this process, over models that fail as they are told.
+
+use std::time::Duration;
+
+use serde_json::json;
+use sidelens::{
+    app,
+    bulk::{self, End, Output, Plan, Shard, Summary},
+    config::{Config, DEFAULT_TOML},
+    imaging::WorkerCommand,
+    runtime::{LoadedModel, stub::stub_model},
+    telemetry::Metrics,
+};
+
+use super::{Work, rows};
+use crate::support::{STUB_DIMENSIONS, decode_worker};
+
+/// What may be otherwise.
+struct Here {
+    config: Config,
+    decode_worker: WorkerCommand,
+    table_items: usize,
+    max_in_flight: usize,
+    retries: u32,
+}
+
+impl Work {
+    /// Works on the list over `model`, as `adjust` says.
+    async fn run_here(&self, model: LoadedModel, adjust: impl FnOnce(&mut Here)) -> (Summary, End) {
+        let mut config: Config = toml::from_str(DEFAULT_TOML).expect("the defaults are valid");
+        config.fetch.allow_networks = vec!["127.0.0.0/8".parse().expect("a network")];
+        let mut here = Here { config, decode_worker, table_items: 2, max_in_flight: 1, retries: 0 };
+        adjust(&mut here);
+        let Here { config, decode_worker, table_items, max_in_flight, retries } = here;
+        let models = app::join(&config, vec![model], decode_worker, Metrics::new()).expect("joined");
+        let plan = Plan {
+            list: self.list.clone(),
+            is_json: false,
+            max_line_bytes: 1000,
+            shard: Shard::WHOLE,
+            output: Output::new(self.output("out").to_str().expect("UTF-8"), &config.fetch).expect("a path"),
+            table_items,
+            max_in_flight,
+            retries,
+            stop_within: Duration::ZERO,
+        };
+        bulk::run(&plan, models.default_model(), std::future::pending()).await.expect("written")
+    }
+}
+
+#[tokio::test]
+async fn a_lost_device_costs_what_was_under_way() {
+    let mut lines: Vec<_> = (0..5).map(|i| json!({"text": i.to_string()}).to_string()).collect();
+    lines.push(json!({"text": "lose"}).to_string());
+    let work = Work::new("list.jsonl", &lines);
+    for new_items in [5, 0] {
+        let (summary, end) = work.run_here(stub_model(STUB_DIMENSIONS), |_| {}).await;
+        assert!(matches!(end, End::DeviceLost(_)), "{end:?}");
+        assert_eq!((summary.record.items, summary.new_items, summary.record.complete), (5, new_items, false));
+    }
+    assert_eq!(rows(&work.output("out")).len(), 5);
+}
