@@ -104,8 +104,9 @@ impl<'a> Run<'a> {
                         end = Ok(End::DeviceLost(reason));
                         has_lines = false;
                         self.stopping.send_replace(true);
+                        self.working.abort_all();
                     }
-                    // Aborted below: as above.
+                    // Aborted: as above.
                     Err(error) if error.is_cancelled() => {}
                     Err(panic) => resume_unwind(panic.into_panic()),
                 },

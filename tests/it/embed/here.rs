@@ -13,7 +13,7 @@ use sidelens::{
 };
 
 use super::{Work, rows};
-use crate::support::{STUB_DIMENSIONS, decode_worker};
+use crate::support::{PictureServer, STUB_DIMENSIONS, decode_worker};
 
 /// What may be otherwise.
 struct Here {
@@ -59,4 +59,20 @@ async fn a_lost_device_costs_what_was_under_way() {
         assert_eq!((summary.record.items, summary.new_items, summary.record.complete), (5, new_items, false));
     }
     assert_eq!(rows(&work.output("out")).len(), 5);
+}
+
+#[tokio::test]
+async fn a_lost_device_waits_for_no_download() {
+    let host = PictureServer::start("examples/catalogue");
+    let slow = json!({"image": host.url("slow")});
+    let lines = [json!({"text": "a"}), slow, json!({"text": "lose"})];
+    let work = Work::new("list.jsonl", &lines.map(|line| line.to_string()));
+    let run = work.run_here(stub_model(STUB_DIMENSIONS), |here| {
+        // The last begins once the first is done.
+        here.max_in_flight = 2;
+        (here.config.fetch.timeout_ms, here.config.fetch.first_byte_timeout_ms) = (600_000, 600_000);
+    });
+    let (summary, end) = tokio::time::timeout(Duration::from_secs(60), run).await.expect("at once");
+    assert!(matches!(end, End::DeviceLost(_)), "{end:?}");
+    assert_eq!(summary.record.items, 1, "what is done in front is written");
 }
