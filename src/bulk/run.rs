@@ -137,8 +137,9 @@ impl<'a> Run<'a> {
 
     /// Whether one more item may begin.
     fn has_room(&self) -> bool {
-        self.working.len() < self.plan.max_in_flight
-            && self.window.len() < TABLES_IN_MEMORY * self.plan.table_items
+        // Small tables are no reason to have less under way.
+        let window = (TABLES_IN_MEMORY * self.plan.table_items).max(2 * self.plan.max_in_flight);
+        self.working.len() < self.plan.max_in_flight && self.window.len() < window
     }
 
     /// Begins to work on a line, which keeps its `room` until it is done.

@@ -8,7 +8,10 @@ use sidelens::{
     bulk::{self, End, Output, Plan, Shard, Summary},
     config::{Config, DEFAULT_TOML},
     imaging::WorkerCommand,
-    runtime::{LoadedModel, stub::stub_model},
+    runtime::{
+        LoadedModel,
+        stub::{StubBackend, stub_model, stub_model_over},
+    },
     telemetry::Metrics,
 };
 
@@ -75,4 +78,22 @@ async fn a_lost_device_waits_for_no_download() {
     let (summary, end) = tokio::time::timeout(Duration::from_secs(60), run).await.expect("at once");
     assert!(matches!(end, End::DeviceLost(_)), "{end:?}");
     assert_eq!(summary.record.items, 1, "what is done in front is written");
+}
+
+#[tokio::test]
+async fn small_tables_make_no_small_batches() {
+    let lines: Vec<_> = (0..64).map(|i| json!({"text": i.to_string()}).to_string()).collect();
+    let work = Work::new("list.jsonl", &lines);
+    let backend = StubBackend::new(STUB_DIMENSIONS).with_delay(Duration::from_millis(50));
+    let record = backend.record();
+    let (summary, _) = work
+        .run_here(stub_model_over(backend), |here| {
+            (here.table_items, here.max_in_flight) = (1, 32);
+            here.config.batch.max_batch_size = 32;
+        })
+        .await;
+    assert_eq!(summary.record.tables, 64);
+    // The last of them have no warm-up among them.
+    let largest = record.batches().iter().rev().take(8).map(Vec::len).max();
+    assert!(largest > Some(3), "{largest:?}");
 }
