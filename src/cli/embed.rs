@@ -41,10 +41,10 @@ pub struct EmbedArgs {
     /// Lines are JSON objects, whatever the list is called.
     #[arg(long)]
     jsonl: bool,
-    /// Items of a table, and thus the most that are done again after a crash.
+    /// Items of a table; after a crash up to four times as many are done again, or what was under way.
     #[arg(long, value_name = "N", default_value = "10000")]
     table_items: NonZeroUsize,
-    /// Further attempts at a picture whose host fails.
+    /// Further attempts at a picture whose host fails, and at what fails for reasons of Sidelens's own.
     #[arg(long, value_name = "N", default_value_t = 3)]
     retries: u32,
     /// The most items without a vector, in percent, for which the exit status is still 0.

@@ -1,6 +1,10 @@
 //! The same within this process, over models that fail as they are told.
 
-use std::time::Duration;
+use std::{
+    process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use serde_json::json;
 use sidelens::{
@@ -78,6 +82,24 @@ async fn a_lost_device_waits_for_no_download() {
     let (summary, end) = tokio::time::timeout(Duration::from_secs(60), run).await.expect("at once");
     assert!(matches!(end, End::DeviceLost(_)), "{end:?}");
     assert_eq!(summary.record.items, 1, "what is done in front is written");
+}
+
+#[tokio::test]
+async fn what_sidelens_itself_fails_at_is_tried_again() {
+    static STARTED: AtomicUsize = AtomicUsize::new(0);
+    let work = Work::new("list.txt", &["420_full.avif".into()]);
+    let (summary, _) = work
+        .run_here(stub_model(STUB_DIMENSIONS), |here| {
+            here.config.fetch.files_root =
+                concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/formats").into();
+            here.decode_worker = || match STARTED.fetch_add(1, Ordering::SeqCst) {
+                0 => Command::new("/nonexistent/sidelens"),
+                _ => decode_worker(),
+            };
+            here.retries = 1;
+        })
+        .await;
+    assert_eq!((summary.record.embedded, summary.record.n_failed()), (1, 0), "{summary}");
 }
 
 #[tokio::test]
