@@ -1,7 +1,5 @@
-//! The list of inputs: one a line, read as they are worked on.
-//!
-//! A line is the address or path of a picture; in a list whose name ends in `.jsonl` or `.ndjson` it is an object with an
-//! `image` or a `text`, and an `id` if the line's number is not to be it. `.gz` behind either name is unpacked.
+//! The list of inputs: one a line, read as they are worked on. Lines are objects (`line.rs`) in a list whose name ends in
+//! `.jsonl` or `.ndjson`; `.gz` behind either name is unpacked.
 
 use std::{
     fs::File,
@@ -13,38 +11,25 @@ use std::{
     },
 };
 
+use blake3::{Hash, Hasher};
 use flate2::bufread::MultiGzDecoder;
-use serde::Deserialize;
-use url::Url;
 
-use super::Shard;
-use crate::domain::{Content, ImageSource};
+use super::{Shard, line::Line};
 
 /// Bytes that are read at once.
 const CHUNK_BYTES: usize = 256 << 10;
-
-/// A line of the list.
-#[derive(Debug, PartialEq)]
-pub(super) struct Line {
-    /// From 0.
-    pub number: u64,
-    /// The object's `id`, or else the number.
-    pub id: String,
-    /// The picture as it stands in the list, but for credentials; not what is a picture itself.
-    pub image: Option<String>,
-    /// What is to be embedded, or what is wrong with the line.
-    pub content: Result<Content, String>,
-}
 
 /// The lines of one shard.
 pub(super) struct Lines {
     reader: Box<dyn BufRead + Send>,
     is_json: bool,
+    /// Whether it may break off unseen, as a pipe does when its other end dies.
+    may_break_off: bool,
     max_line_bytes: usize,
     shard: Shard,
     next: u64,
-    /// Lines before this one are done.
-    start: u64,
+    /// Of the shard's lines before the next one.
+    digest: Hasher,
     buffer: Vec<u8>,
 }
 
@@ -65,14 +50,13 @@ impl Position {
 }
 
 impl Lines {
-    /// The lines of `shard` from line `start` on; `-` is standard input, whose lines are objects if `is_json`.
+    /// The lines of `shard`; `-` is standard input, whose lines are objects if `is_json`.
     ///
     /// # Errors
     /// When there is no such file.
     pub fn open(
         path: &Path,
         shard: Shard,
-        start: u64,
         is_json: bool,
         max_line_bytes: usize,
     ) -> io::Result<(Self, Position)> {
@@ -96,16 +80,28 @@ impl Lines {
             None => (Box::new(input), name.as_str()),
         };
         let is_json = is_json || [".jsonl", ".ndjson"].iter().any(|suffix| name.ends_with(suffix));
-        let buffer = Vec::new();
-        Ok((Self { reader, is_json, max_line_bytes, shard, next: 0, start, buffer }, position))
+        let may_break_off = total.is_none();
+        let (digest, buffer) = (Hasher::new(), Vec::new());
+        let lines = Self { reader, is_json, may_break_off, max_line_bytes, shard, next: 0, digest, buffer };
+        Ok((lines, position))
     }
 
-    /// The next line of the shard that is not blank.
-    fn next_line(&mut self) -> io::Result<Option<Line>> {
-        loop {
+    /// Passes over the lines before line `start`, and gives the digest of the shard's among them.
+    ///
+    /// # Errors
+    /// When the list cannot be read.
+    pub fn skip_to(&mut self, start: u64) -> io::Result<Hash> {
+        while self.advance(start)?.is_some() {}
+        Ok(self.digest.finalize())
+    }
+
+    /// Reads on to the next line of the shard that is not blank, and gives its number; none at the end of the list, or
+    /// when line `end` is the next one.
+    fn advance(&mut self, end: u64) -> io::Result<Option<u64>> {
+        while self.next < end {
             let number = self.next;
             self.next += 1;
-            if number < self.start || !self.shard.holds(number) {
+            if !self.shard.holds(number) {
                 if self.reader.skip_until(b'\n')? == 0 {
                     return Ok(None);
                 }
@@ -116,20 +112,47 @@ impl Lines {
             if (&mut self.reader).take(limit).read_until(b'\n', &mut self.buffer)? == 0 {
                 return Ok(None);
             }
-            if self.buffer.len() > self.max_line_bytes && !self.buffer.ends_with(b"\n") {
+            if self.is_too_long() {
                 self.reader.skip_until(b'\n')?;
-                let limit = self.max_line_bytes;
-                return Ok(Some(Line::wrong(number, format!("the line is longer than {limit} bytes"))));
             }
-            let text = self.buffer.trim_ascii();
-            // What some editors begin a file with.
-            let text =
-                if number == 0 { text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text) } else { text };
+            let text = text(number, &self.buffer);
             if !text.is_empty() {
-                return Ok(Some(Line::parse(number, text, self.is_json)));
+                self.digest.update(text).update(b"\n");
+                return Ok(Some(number));
             }
         }
+        Ok(None)
     }
+
+    fn next_line(&mut self) -> io::Result<Option<Line>> {
+        let Some(number) = self.advance(u64::MAX)? else { return Ok(None) };
+        let digest = self.digest.finalize();
+        if self.is_too_long() {
+            let reason = format!("the line is longer than {} bytes", self.max_line_bytes);
+            return Ok(Some(Line::wrong(number, reason, digest)));
+        }
+        let line = Line::parse(number, text(number, &self.buffer), self.is_json, digest);
+        let is_whole = self.buffer.ends_with(b"\n") || (self.is_json && line.content.is_ok());
+        if self.may_break_off && !is_whole {
+            let reason = format!(
+                "line {number} has no end, as if the list broke off; the same command goes on, given the whole list"
+            );
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, reason));
+        }
+        Ok(Some(line))
+    }
+
+    /// Whether the buffer holds but the beginning of a line.
+    fn is_too_long(&self) -> bool {
+        self.buffer.len() > self.max_line_bytes && !self.buffer.ends_with(b"\n")
+    }
+}
+
+/// What line `number` says.
+fn text(number: u64, line: &[u8]) -> &[u8] {
+    let line = line.trim_ascii();
+    // What some editors begin a file with.
+    if number == 0 { line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line) } else { line }
 }
 
 impl Iterator for Lines {
@@ -137,69 +160,6 @@ impl Iterator for Lines {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.next_line().transpose()
-    }
-}
-
-/// What an object may hold, among other things.
-#[derive(Deserialize)]
-struct Object {
-    id: Option<Id>,
-    image: Option<String>,
-    text: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Id {
-    Text(String),
-    Number(serde_json::Number),
-}
-
-impl Line {
-    fn parse(number: u64, line: &[u8], is_json: bool) -> Self {
-        let object = match (is_json, str::from_utf8(line)) {
-            (true, _) => serde_json::from_slice(line).map_err(|error| error.to_string()),
-            (false, Ok(line)) => Ok(Object { id: None, image: Some(line.into()), text: None }),
-            (false, Err(_)) => Err("the line is no UTF-8".into()),
-        };
-        let Object { id, image, text } = match object {
-            Ok(object) => object,
-            Err(reason) => return Self::wrong(number, reason),
-        };
-        let id = match id {
-            Some(Id::Text(id)) => id,
-            Some(Id::Number(id)) => id.to_string(),
-            None => number.to_string(),
-        };
-        let reference = image.as_deref().and_then(reference);
-        let content = match (image, text) {
-            (Some(image), None) => Ok(Content::Image(ImageSource::Url(image))),
-            (None, Some(text)) => Ok(Content::Text(text)),
-            (None, None) => Err("the object has neither `image` nor `text`".into()),
-            (Some(_), Some(_)) => {
-                Err("the object has `image` and `text`; give each a line of its own".into())
-            }
-        };
-        Self { number, id, image: reference, content }
-    }
-
-    fn wrong(number: u64, reason: String) -> Self {
-        Self { number, id: number.to_string(), image: None, content: Err(reason) }
-    }
-}
-
-/// What a row may say of its picture: as in the list, so that tables can be joined, without a user's name and password.
-fn reference(image: &str) -> Option<String> {
-    match Url::parse(image.trim()) {
-        Ok(url) if url.scheme() == "data" => None,
-        Ok(mut url) if !url.username().is_empty() || url.password().is_some() => {
-            // Refused only by addresses that can have neither.
-            let _ = (url.set_username(""), url.set_password(None));
-            Some(url.into())
-        }
-        // Broken, so that nobody can tell what is secret in it.
-        Err(_) if image.contains("://") && image.contains('@') => None,
-        _ => Some(image.to_owned()),
     }
 }
 
@@ -223,22 +183,25 @@ mod tests {
     use flate2::{Compression, write::GzEncoder};
 
     use super::*;
+    use crate::domain::{Content, ImageSource};
 
     const MAX: usize = 100;
+    const ANY: Hash = Hash::from_bytes([0; 32]);
 
     fn lines(name: &str, content: &[u8], shard: &str, start: u64) -> Vec<Line> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
         fs::write(&path, content).unwrap();
-        let (mut lines, position) = Lines::open(&path, shard.parse().unwrap(), start, false, MAX).unwrap();
-        let all = lines.by_ref().collect::<io::Result<_>>().unwrap();
+        let (mut lines, position) = Lines::open(&path, shard.parse().unwrap(), false, MAX).unwrap();
+        lines.skip_to(start).unwrap();
+        let all = lines.by_ref().collect::<io::Result<Vec<_>>>().unwrap();
         assert_eq!(position.share(), (!content.is_empty()).then_some(1.0));
-        all
+        all.into_iter().map(|line| Line { digest: ANY, ..line }).collect()
     }
 
     fn image(number: u64, image: &str) -> Line {
         let content = Ok(Content::Image(ImageSource::Url(image.into())));
-        Line { number, id: number.to_string(), image: Some(image.into()), content }
+        Line { number, id: number.to_string(), image: Some(image.into()), content, digest: ANY }
     }
 
     #[test]
@@ -290,12 +253,38 @@ mod tests {
     }
 
     #[test]
-    fn no_credentials_and_no_pictures_in_references() {
-        let check = |image: &str, expected: Option<&str>| assert_eq!(reference(image).as_deref(), expected);
-        check("https://user:secret@h/a.jpg?size=1", Some("https://h/a.jpg?size=1"));
-        check("https://h/a b.jpg?x#y", Some("https://h/a b.jpg?x#y"));
-        check("https://user:secret@no host/a.jpg", None);
-        check("data:image/png;base64,AAAA", None);
-        check("dir/a.jpg", Some("dir/a.jpg"));
+    fn the_digest_is_that_of_the_shards_lines_so_far() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("list");
+        let read = |content: &str, start| {
+            fs::write(&path, content).unwrap();
+            let (mut lines, _) = Lines::open(&path, "0/2".parse().unwrap(), false, MAX).unwrap();
+            let skipped = lines.skip_to(start).unwrap();
+            (skipped, lines.map(|line| line.unwrap().digest).collect::<Vec<_>>())
+        };
+        let (none, all) = read("a\nb\nc\nd\ne", 0);
+        assert_eq!(read("a\nb\nc\nd\ne\n", 3), (all[1], vec![all[2]]));
+        assert_eq!(read("a\nB\nc", 3), (all[1], Vec::new()), "of another shard");
+        assert_ne!(none, all[0]);
+        for other in ["c\nb\na\nd\ne", "a\nb\nC", "a\nb", "a"] {
+            assert_ne!(read(other, 3).0, all[1], "{other}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_size_must_not_end_within_a_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let check = |name: &str, content: &str, expected: Option<&str>| {
+            let path = dir.path().join(name);
+            fs::write(&path, content).unwrap();
+            let (mut lines, _) = Lines::open(&path, Shard::WHOLE, false, MAX).unwrap();
+            lines.may_break_off = true;
+            let failed = lines.find_map(Result::err).map(|error| error.to_string());
+            assert_eq!(failed.as_deref().map(|error| &error[..22]), expected, "{content}");
+        };
+        check("a.txt", "a.jpg\nb.jpg\n", None);
+        check("a.txt", "a.jpg\nb.j", Some("line 1 has no end, as "));
+        check("a.jsonl", "{\"text\": \"a\"}", None);
+        check("a.jsonl", "{\"text\": \"a", Some("line 0 has no end, as "));
     }
 }

@@ -1,10 +1,11 @@
 //! Bulk work inside the process: a list of pictures and texts to tables of their vectors, part by part and resumable.
 //!
-//! A thread reads the lines of one shard (`list.rs`, `shard.rs`), a bounded number of them is worked on at once
+//! A thread reads the lines of one shard (`list.rs`, `line.rs`, `shard.rs`), a bounded number of them is worked on at once
 //! (`work.rs`, `run.rs`), and what is done goes, in the order of the list (`window.rs`), into numbered tables of one directory
 //! (`output.rs`). Behind each of them `_progress.json` is written anew (`record.rs`): what it counts is done, whatever
 //! becomes of the process, and what it does not count is done again.
 
+mod line;
 mod list;
 mod output;
 mod progress;
@@ -14,9 +15,19 @@ mod shard;
 mod window;
 mod work;
 
-use std::{future::Future, io, path::PathBuf, pin::pin, time::Duration};
+use std::{
+    future::Future,
+    io,
+    iter::Peekable,
+    panic::resume_unwind,
+    path::PathBuf,
+    pin::{Pin, pin},
+    time::Duration,
+};
 
-pub use output::Output;
+use tokio::task::spawn_blocking;
+
+pub use output::{Output, OutputError};
 pub use record::{Record, Summary};
 pub use shard::Shard;
 
@@ -45,7 +56,7 @@ pub struct Plan {
     pub stop_within: Duration,
 }
 
-/// How a run ended, if not by itself.
+/// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum End {
     /// All is done.
@@ -75,6 +86,14 @@ pub enum BulkError {
         /// What the system or the object store says.
         source: io::Error,
     },
+    /// The record in the output, which a first run does not find.
+    #[error("{output}/_progress.json cannot be read: {source}")]
+    Reading {
+        /// The output's name.
+        output: String,
+        /// What the system or the object store says.
+        source: io::Error,
+    },
     /// A table.
     #[error(transparent)]
     Table(#[from] TableError),
@@ -88,6 +107,12 @@ pub enum BulkError {
         output: String,
         /// What is wrong.
         source: serde_json::Error,
+    },
+    /// Somebody else's record is in the place of ours.
+    #[error("another process writes {output} as well; stop all but one, and run that one's command again")]
+    Shared {
+        /// The output's name.
+        output: String,
     },
     /// What is in the output was begun with something else.
     #[error(
@@ -116,11 +141,10 @@ pub async fn run(
     embedder: &Embedder,
     stop: impl Future<Output = ()>,
 ) -> Result<(Summary, End), BulkError> {
-    let mut stop = pin!(stop);
     let _claim = plan.output.claim().map_err(|source| plan.unwritten(source))?;
     let mut record = plan.record(embedder).await?;
-    let open = || Lines::open(&plan.list, plan.shard, record.next_line, plan.is_json, plan.max_line_bytes);
-    let (lines, position) = open().map_err(|source| plan.unread(source))?;
+    let opened = Lines::open(&plan.list, plan.shard, plan.is_json, plan.max_line_bytes);
+    let (lines, position) = opened.map_err(|source| plan.unread(source))?;
     if let (Some(before), Some(now)) = (record.list_bytes, position.total)
         && before != now
     {
@@ -128,24 +152,40 @@ pub async fn run(
     }
     record.list_bytes = position.total;
     let items_before = record.items;
-    let mut end = End::Complete;
     let mut progress = Progress::new(position);
-    if !record.complete {
-        end = End::Stopped;
-        let is_warm = tokio::select! {
-            warm = embedder.warm_up() => warm.map(|()| true).map_err(BulkError::WarmUp)?,
-            () = &mut stop => false,
-        };
-        if is_warm {
-            progress.restart();
-            let run = Run::new(plan, embedder, &mut record, &mut progress);
-            end = run.until(lines, stop).await?;
-        }
-    }
+    let end = go_on(plan, embedder, lines, &mut record, &mut progress, pin!(stop)).await?;
     let (new_items, seconds) = (record.items - items_before, progress.seconds());
     let items_per_second = new_items as f64 / seconds;
     let output = plan.output.to_string();
     Ok((Summary { output, record, new_items, seconds, items_per_second }, end))
+}
+
+async fn go_on(
+    plan: &Plan,
+    embedder: &Embedder,
+    lines: Lines,
+    record: &mut Record,
+    progress: &mut Progress,
+    mut stop: Pin<&mut impl Future<Output = ()>>,
+) -> Result<End, BulkError> {
+    let mut lines = tokio::select! {
+        left = plan.left(lines, record) => left?,
+        () = &mut stop => return Ok(End::Stopped),
+    };
+    // In memory already.
+    let is_over = lines.peek().is_none();
+    if is_over && record.complete {
+        return Ok(End::Complete);
+    }
+    record.complete = false;
+    // An output that cannot be written is told before the first table is due.
+    record.write(&plan.output).await?;
+    tokio::select! {
+        warm = embedder.warm_up() => warm.map_err(BulkError::WarmUp)?,
+        () = &mut stop => return Ok(End::Stopped),
+    }
+    progress.restart();
+    Run::new(plan, embedder, record, progress).until(lines, stop).await
 }
 
 impl Plan {
@@ -160,16 +200,14 @@ impl Plan {
             shard: self.shard.to_string(),
             list_bytes: None,
             next_line: 0,
+            list_digest: None,
             tables: 0,
             items: 0,
             embedded: 0,
             failed: Default::default(),
             complete: false,
         };
-        let written = self.output.read(record::NAME).await.map_err(|source| self.unwritten(source))?;
-        let Some(written) = written else { return Ok(fresh) };
-        let found: Record = serde_json::from_slice(&written)
-            .map_err(|source| BulkError::Record { output: self.output.to_string(), source })?;
+        let Some(found) = Record::read(&self.output).await? else { return Ok(fresh) };
         for (what, before, now) in [
             ("the model", &found.model_fingerprint, fresh.model_fingerprint),
             ("the settings of pictures", &found.pictures, fresh.pictures),
@@ -180,6 +218,23 @@ impl Plan {
             }
         }
         Ok(found)
+    }
+
+    /// The lines that `record` does not count, behind those that it does; the first of them is read.
+    async fn left(&self, mut lines: Lines, record: &Record) -> Result<Peekable<Lines>, BulkError> {
+        let next_line = record.next_line;
+        let reading = spawn_blocking(move || {
+            let digest = lines.skip_to(next_line)?;
+            let mut lines = lines.peekable();
+            lines.peek();
+            Ok((digest.to_string(), lines))
+        });
+        let read = reading.await.unwrap_or_else(|panic| resume_unwind(panic.into_panic()));
+        let (now, lines) = read.map_err(|source| self.unread(source))?;
+        match &record.list_digest {
+            Some(before) if *before != now => Err(self.other("lines of the digest", before.clone(), now)),
+            _ => Ok(lines),
+        }
     }
 
     fn unread(&self, source: io::Error) -> BulkError {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use crate::{
-    cache::replace_file,
+    cache::{remove_parts, replace_file},
     config::{FetchConfig, ObjectUrl},
     fetch::{BucketFolder, FetchSetupError},
 };
@@ -24,27 +24,48 @@ enum Place {
     Bucket(BucketFolder),
 }
 
+/// Why there is no such place.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// Neither a path nor an address that is known.
+    #[error("the output {name} looks like an address, and {reason}")]
+    Address {
+        /// What it is called.
+        name: String,
+        /// How addresses are written.
+        reason: String,
+    },
+    /// A bucket's settings cannot be used.
+    #[error(transparent)]
+    Bucket(#[from] FetchSetupError),
+}
+
 impl Output {
     /// `name` is a directory's path, or begins with `s3://`, `gs://` or `az://`; reaches nothing yet.
     ///
     /// # Errors
-    /// When a bucket's settings cannot be used.
-    pub fn new(name: &str, config: &FetchConfig) -> Result<Self, FetchSetupError> {
+    /// [`OutputError`].
+    pub fn new(name: &str, config: &FetchConfig) -> Result<Self, OutputError> {
+        let has_scheme = name.split_once(":/").is_some_and(|(scheme, _)| !scheme.contains('/'));
         let place = match name.parse::<ObjectUrl>() {
             Ok(url) => Place::Bucket(BucketFolder::open(&url, config)?),
+            Err(reason) if has_scheme => return Err(OutputError::Address { name: name.into(), reason }),
             Err(_) => Place::Directory(name.into()),
         };
         Ok(Self { name: name.into(), place })
     }
 
-    /// Makes the directory, and keeps other processes on this machine out of it while the result lives. A bucket has
-    /// no such lock, and not every network file system.
+    /// Makes the directory, and keeps other processes on this machine out of it while the result lives; what one that
+    /// was killed had half written goes. A bucket has no such lock, and not every network file system.
     pub(super) fn claim(&self) -> io::Result<Option<fs::File>> {
         let Place::Directory(dir) = &self.place else { return Ok(None) };
         fs::create_dir_all(dir)?;
         let lock = fs::File::open(dir)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Some(lock)),
+            Ok(()) => {
+                remove_parts(dir)?;
+                Ok(Some(lock))
+            }
             Err(fs::TryLockError::WouldBlock) => {
                 Err(io::Error::other("another process is writing it; wait for its end"))
             }
@@ -83,5 +104,23 @@ impl Output {
 impl fmt::Display for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, DEFAULT_TOML};
+
+    #[test]
+    fn an_address_that_is_not_known_is_no_directory() {
+        let Config { fetch: config, .. } = toml::from_str(DEFAULT_TOML).unwrap();
+        for name in ["s3a://bucket/x", "gcs://bucket/x", "s3:/bucket/x", "file:///tmp/x", "s3://"] {
+            let refused = Output::new(name, &config).err().unwrap().to_string();
+            assert!(refused.contains(name) && refused.contains("s3://bucket/key"), "{refused}");
+        }
+        for name in ["out", "/a/b:/c", "out/a:b", "c:"] {
+            assert!(matches!(Output::new(name, &config).unwrap().place, Place::Directory(_)), "{name}");
+        }
     }
 }

@@ -2,12 +2,14 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use blake3::Hash;
 use serde::{Deserialize, Serialize};
 
+use super::{BulkError, Output};
 use crate::cache::TableItem;
 
 /// The file's name. Readers of directories of tables pass over names that begin so.
-pub(super) const NAME: &str = "_progress.json";
+const NAME: &str = "_progress.json";
 
 /// How far a shard is. What it does not count is done again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +28,8 @@ pub struct Record {
     pub list_bytes: Option<u64>,
     /// Lines of the list before this one, from 0, are done.
     pub next_line: u64,
+    /// Digest of the shard's lines among them; none before the first table.
+    pub list_digest: Option<String>,
     /// Tables that are whole.
     pub tables: u64,
     /// Items in them.
@@ -34,15 +38,31 @@ pub struct Record {
     pub embedded: u64,
     /// Those without, by their kind of failure.
     pub failed: BTreeMap<String, u64>,
-    /// Whether that is all.
+    /// Whether that is all; of a list without a size, as far as it went.
     pub complete: bool,
 }
 
 impl Record {
-    /// One more table, if it has items.
-    pub(super) fn count(&mut self, items: &[TableItem]) {
-        let Some(last) = items.last() else { return };
+    /// That of `output`, if there is one.
+    pub(super) async fn read(output: &Output) -> Result<Option<Self>, BulkError> {
+        let written = output.read(NAME).await;
+        let written = written.map_err(|source| BulkError::Reading { output: output.to_string(), source })?;
+        let record = written.map(|written| serde_json::from_slice(&written)).transpose();
+        record.map_err(|source| BulkError::Record { output: output.to_string(), source })
+    }
+
+    /// Puts it in the place of any before.
+    pub(super) async fn write(&self, output: &Output) -> Result<(), BulkError> {
+        let json = serde_json::to_vec_pretty(self).expect("a record is JSON");
+        let written = output.write(NAME, json).await;
+        written.map_err(|source| BulkError::Output { output: output.to_string(), source })
+    }
+
+    /// One more table, if it has items; up to the last of them the list has this digest.
+    pub(super) fn count(&mut self, items: &[TableItem], digest: Option<Hash>) {
+        let (Some(last), Some(digest)) = (items.last(), digest) else { return };
         self.next_line = last.line + 1;
+        self.list_digest = Some(digest.to_string());
         self.tables += 1;
         self.items += items.len() as u64;
         for item in items {

@@ -5,20 +5,21 @@ use std::{
     io,
     panic::resume_unwind,
     pin::{Pin, pin},
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::{
-    sync::{mpsc, watch},
-    task::{JoinError, JoinSet, spawn_blocking},
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    task::{JoinError, JoinHandle, JoinSet, spawn_blocking},
     time::{Instant, interval_at, sleep},
 };
 
 use super::{
     BulkError, End, Output, Plan, Record,
-    list::{Line, Lines},
+    line::Line,
     progress::{self, Progress},
-    record,
     window::Window,
     work::{Outcome, work},
 };
@@ -29,6 +30,8 @@ use crate::{
 
 /// Lines between the thread that reads and those that work.
 const LINES_READ_AHEAD: usize = 64;
+/// Bytes of lines that were read and are not done: a line may hold a picture.
+const MAX_LINES_BYTES: u32 = 256 << 20;
 /// Tables' worth of items in memory: one fills up, one is written, one waits for its slowest item.
 const TABLES_IN_MEMORY: usize = 3;
 
@@ -67,11 +70,11 @@ impl<'a> Run<'a> {
     /// Does all of `lines`, until `stop` ends.
     pub async fn until(
         mut self,
-        lines: Lines,
+        lines: impl Iterator<Item = io::Result<Line>> + Send + 'static,
         mut stop: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<End, BulkError> {
-        let mut lines = read(lines);
-        let mut end = End::Complete;
+        let (mut lines, mut reading) = read(lines);
+        let mut end = Ok(End::Complete);
         let mut has_lines = true;
         let mut patience = pin!(sleep(Duration::MAX));
         let mut log = interval_at(Instant::now() + progress::EVERY, progress::EVERY);
@@ -79,8 +82,16 @@ impl<'a> Run<'a> {
             let is_stopping = *self.stopping.borrow();
             tokio::select! {
                 line = lines.recv(), if has_lines && self.has_room() => match line {
-                    Some(line) => self.begin(line.map_err(|source| self.plan.unread(source))?),
-                    None => has_lines = false,
+                    Some(Ok((line, room))) => self.begin(line, room),
+                    // What is before it is done and written all the same.
+                    Some(Err(source)) => {
+                        end = Err(self.plan.unread(source));
+                        has_lines = false;
+                    }
+                    None => {
+                        has_lines = false;
+                        (&mut reading).await.unwrap_or_else(|panic| resume_unwind(panic.into_panic()));
+                    }
                 },
                 Some(worked) = self.working.join_next() => match worked {
                     Ok((place, Outcome::Done(item))) => {
@@ -90,17 +101,18 @@ impl<'a> Run<'a> {
                     // Its place stays empty, and the table ends before it.
                     Ok((_, Outcome::Unfinished)) => {}
                     Ok((_, Outcome::DeviceLost(reason))) => {
-                        end = End::DeviceLost(reason);
+                        end = Ok(End::DeviceLost(reason));
                         has_lines = false;
                         self.stopping.send_replace(true);
+                        self.working.abort_all();
                     }
-                    // Aborted below: as above.
+                    // Aborted: as above.
                     Err(error) if error.is_cancelled() => {}
                     Err(panic) => resume_unwind(panic.into_panic()),
                 },
                 Some(written) = self.writing.join_next() => self.written(written)?,
                 () = &mut stop, if !is_stopping => {
-                    end = End::Stopped;
+                    end = Ok(End::Stopped);
                     has_lines = false;
                     self.stopping.send_replace(true);
                     patience.set(sleep(self.plan.stop_within));
@@ -114,35 +126,41 @@ impl<'a> Run<'a> {
                 self.write(false);
             }
         }
-        if end == End::Complete {
+        if matches!(end, Ok(End::Complete)) {
             self.write(true);
             while let Some(written) = self.writing.join_next().await {
                 self.written(written)?;
             }
         }
-        Ok(end)
+        end
     }
 
     /// Whether one more item may begin.
     fn has_room(&self) -> bool {
-        self.working.len() < self.plan.max_in_flight
-            && self.window.len() < TABLES_IN_MEMORY * self.plan.table_items
+        // Small tables are no reason to have less under way.
+        let window = (TABLES_IN_MEMORY * self.plan.table_items).max(2 * self.plan.max_in_flight);
+        self.working.len() < self.plan.max_in_flight && self.window.len() < window
     }
 
-    fn begin(&mut self, line: Line) {
-        let place = self.window.reserve();
+    /// Begins to work on a line, which keeps its `room` until it is done.
+    fn begin(&mut self, line: Line, room: OwnedSemaphorePermit) {
+        let place = self.window.reserve(line.digest);
         let (embedder, retries) = (self.embedder.clone(), self.plan.retries);
         let stopping = self.stopping.subscribe();
-        self.working.spawn(async move { (place, work(&embedder, line, retries, stopping).await) });
+        self.working.spawn(async move {
+            let _room = room;
+            (place, work(&embedder, line, retries, stopping).await)
+        });
     }
 
     /// Begins to write the table of the items in front, and then the record.
     fn write(&mut self, is_complete: bool) {
-        let items = self.window.take(self.plan.table_items);
-        let mut record = self.record.clone();
-        record.count(&items);
+        let (items, digest) = self.window.take(self.plan.table_items);
+        let before = self.record.clone();
+        let mut record = before.clone();
+        record.count(&items, digest);
         record.complete = is_complete;
-        self.writing.spawn(write(self.plan.output.clone(), self.embedder.clone(), items, record));
+        self.writing.spawn(write(self.plan.output.clone(), self.embedder.clone(), items, before, record));
     }
 
     fn written(&mut self, written: Result<Result<Record, BulkError>, JoinError>) -> Result<(), BulkError> {
@@ -151,39 +169,51 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Writes the table of `items`, if there are any, and then `record`, which counts them.
+/// Writes the table of `items`, if there are any, and then `record`, which counts them, in the place of `before`. What
+/// stands there instead is another process's, where no lock keeps it out.
 async fn write(
     output: Output,
     embedder: Embedder,
     items: Vec<TableItem>,
+    before: Record,
     record: Record,
 ) -> Result<Record, BulkError> {
-    let failed = |source| BulkError::Output { output: output.to_string(), source };
+    if Record::read(&output).await? != Some(before) {
+        return Err(BulkError::Shared { output: output.to_string() });
+    }
     if !items.is_empty() {
         let table = move || {
             let (mut table, info) = (Vec::new(), embedder.info());
             write_items(&mut table, &items, info.fingerprint, info.spec.dimensions).map(|()| table)
         };
         let table = spawn_blocking(table).await.unwrap_or_else(|panic| resume_unwind(panic.into_panic()))?;
-        output.write(&table_name(record.tables - 1), table).await.map_err(failed)?;
+        let written = output.write(&table_name(record.tables - 1), table).await;
+        written.map_err(|source| BulkError::Output { output: output.to_string(), source })?;
     }
-    let json = serde_json::to_vec_pretty(&record).expect("a record is JSON");
-    output.write(record::NAME, json).await.map_err(failed)?;
+    record.write(&output).await?;
     Ok(record)
 }
 
-/// Reads on a thread of its own, a little ahead.
-fn read(lines: Lines) -> mpsc::Receiver<io::Result<Line>> {
+/// Reads on a thread of its own, a little ahead, and gives each line with the room that it takes.
+fn read(
+    lines: impl Iterator<Item = io::Result<Line>> + Send + 'static,
+) -> (mpsc::Receiver<io::Result<(Line, OwnedSemaphorePermit)>>, JoinHandle<()>) {
     let (sender, receiver) = mpsc::channel(LINES_READ_AHEAD);
-    spawn_blocking(move || {
+    let (room, runtime) = (Arc::new(Semaphore::new(MAX_LINES_BYTES as usize)), Handle::current());
+    let reading = spawn_blocking(move || {
         for line in lines {
+            let line = line.map(|line| {
+                let bytes = u32::try_from(line.bytes()).unwrap_or(u32::MAX).min(MAX_LINES_BYTES);
+                let room = runtime.block_on(room.clone().acquire_many_owned(bytes));
+                (line, room.expect("the semaphore is never closed"))
+            });
             // A run that has ended wants no more.
             if sender.blocking_send(line).is_err() {
                 break;
             }
         }
     });
-    receiver
+    (receiver, reading)
 }
 
 /// The name of a table; there is room for a million of them before names stop sorting.

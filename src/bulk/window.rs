@@ -2,11 +2,14 @@
 
 use std::collections::VecDeque;
 
+use blake3::Hash;
+
 use crate::cache::TableItem;
 
 /// The items between the tables that are written and the end of what has been read.
 pub(super) struct Window {
-    items: VecDeque<Option<TableItem>>,
+    /// With the digest of the list up to each.
+    items: VecDeque<(Hash, Option<TableItem>)>,
     /// The place of the first of them, counted from the beginning of the run.
     first: u64,
     /// Items at the front that are done.
@@ -18,17 +21,17 @@ impl Window {
         Self { items: VecDeque::new(), first: 0, n_done: 0 }
     }
 
-    /// A place for the next item of the list.
-    pub fn reserve(&mut self) -> u64 {
-        self.items.push_back(None);
+    /// A place for the next item of the list, up to which that has this digest.
+    pub fn reserve(&mut self, digest: Hash) -> u64 {
+        self.items.push_back((digest, None));
         self.first + self.items.len() as u64 - 1
     }
 
     /// The item of a place is done.
     pub fn fill(&mut self, place: u64, item: TableItem) {
         let at = usize::try_from(place - self.first).expect("the place is in the window");
-        self.items[at] = Some(item);
-        while self.items.get(self.n_done).is_some_and(Option::is_some) {
+        self.items[at].1 = Some(item);
+        while self.items.get(self.n_done).is_some_and(|(_, item)| item.is_some()) {
             self.n_done += 1;
         }
     }
@@ -43,12 +46,17 @@ impl Window {
         self.n_done
     }
 
-    /// Takes up to `limit` items that are done from the front.
-    pub fn take(&mut self, limit: usize) -> Vec<TableItem> {
+    /// Takes up to `limit` items that are done from the front, with the digest of the list up to the last of them.
+    pub fn take(&mut self, limit: usize) -> (Vec<TableItem>, Option<Hash>) {
         let n = self.n_done.min(limit);
         self.n_done -= n;
         self.first += n as u64;
-        self.items.drain(..n).map(|item| item.expect("counted as done")).collect()
+        let mut last = None;
+        let items = self.items.drain(..n).map(|(digest, item)| {
+            last = Some(digest);
+            item.expect("counted as done")
+        });
+        (items.collect(), last)
     }
 }
 
@@ -65,17 +73,22 @@ mod tests {
     #[test]
     fn nothing_is_taken_from_behind_a_gap() {
         let mut window = Window::new();
-        let places: Vec<_> = (0..5).map(|_| window.reserve()).collect();
-        let lines = |items: Vec<TableItem>| items.iter().map(|item| item.line).collect::<Vec<_>>();
+        let digest = |line: u8| Hash::from_bytes([line; 32]);
+        let places: Vec<_> = (10..15).map(|line| window.reserve(digest(line))).collect();
+        let lines = |(items, last): (Vec<TableItem>, _)| {
+            let lines: Vec<_> = items.iter().map(|item| item.line).collect();
+            assert_eq!(last, lines.last().map(|line| digest(*line as u8)));
+            lines
+        };
         window.fill(places[1], item(11));
         window.fill(places[4], item(14));
-        assert!(window.take(9).is_empty());
+        assert!(lines(window.take(9)).is_empty());
         window.fill(places[0], item(10));
         assert_eq!(lines(window.take(1)), [10]);
         assert_eq!((window.n_done(), window.len()), (1, 4));
         window.fill(places[2], item(12));
         assert_eq!(lines(window.take(9)), [11, 12]);
-        let next = window.reserve();
+        let next = window.reserve(digest(15));
         window.fill(next, item(15));
         window.fill(places[3], item(13));
         assert_eq!(lines(window.take(9)), [13, 14, 15]);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::{sync::watch, time::sleep};
 
-use super::list::Line;
+use super::line::Line;
 use crate::{
     cache::{CachedVector, FailedItem, Source, TableItem},
     domain::{Content, EmbedError, ItemErrorKind},
@@ -28,7 +28,7 @@ pub(super) enum Outcome {
     DeviceLost(String),
 }
 
-/// Embeds a line. A picture whose host fails, and whatever else may pass, is tried up to `retries` times again, until
+/// Embeds a line. A picture whose host fails, and whatever is our own fault, is tried up to `retries` times again, until
 /// `stopping` says so.
 pub(super) async fn work(
     embedder: &Embedder,
@@ -36,7 +36,7 @@ pub(super) async fn work(
     retries: u32,
     mut stopping: watch::Receiver<bool>,
 ) -> Outcome {
-    let Line { number, id, image, content } = line;
+    let Line { number, id, image, content, .. } = line;
     let done = |outcome| Outcome::Done(TableItem { id, line: number, image, outcome });
     let content = match content {
         Ok(content) => content,
@@ -55,10 +55,10 @@ pub(super) async fn work(
             }
             Err(KeptError::Work(EmbedError::Unavailable(reason))) => return Outcome::DeviceLost(reason),
             Err(KeptError::Work(error)) => (ItemErrorKind::Internal, error.to_string()),
-            Err(KeptError::Item { kind, message }) if !kind.is_transient() => break (kind, message),
             Err(KeptError::Item { kind, message }) => (kind, message),
         };
-        if attempts == retries {
+        let may_pass = failed.0.is_transient() || failed.0 == ItemErrorKind::Internal;
+        if !may_pass || attempts == retries {
             break failed;
         }
         tokio::select! {

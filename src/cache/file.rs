@@ -20,6 +20,9 @@ use super::{
 };
 use crate::domain::Fingerprint;
 
+/// How a file is called that is not whole yet: what stands before and behind a few letters.
+const PART: [&str; 2] = [".sidelens-", ".part"];
+
 /// What was read from a table.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Taken {
@@ -163,9 +166,10 @@ pub fn replace_file<T, E: From<io::Error>>(
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
+    let [prefix, suffix] = PART;
     let mut part = tempfile::Builder::new()
-        .prefix(".sidelens-")
-        .suffix(".part")
+        .prefix(prefix)
+        .suffix(suffix)
         // Like any new file, where temporary ones are for their owner alone.
         .permissions(Permissions::from_mode(0o666))
         .tempfile_in(dir)?;
@@ -175,6 +179,23 @@ pub fn replace_file<T, E: From<io::Error>>(
     // The new name, too.
     File::open(dir)?.sync_all()?;
     Ok(written)
+}
+
+/// Removes what a process that was killed within [`replace_file`] has left in `dir`, where no other may be within it.
+///
+/// # Errors
+/// When `dir` cannot be read, or a file of it not removed.
+pub fn remove_parts(dir: &Path) -> io::Result<()> {
+    let [prefix, suffix] = PART;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(prefix) && name.ends_with(suffix) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

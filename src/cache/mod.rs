@@ -13,12 +13,13 @@ mod table;
 mod tier;
 mod value;
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use prometheus::IntCounter;
+use tokio::time::timeout;
 use tracing::{Instrument, Span};
 
-pub use file::replace_file;
+pub use file::{remove_parts, replace_file};
 pub use key::CacheKey;
 pub use table::{FailedItem, TableError, TableItem, write_items};
 pub use value::{CachedVector, Source};
@@ -28,6 +29,9 @@ use crate::{
     config::CacheConfig,
     telemetry::{Metrics, traces::trace_span},
 };
+
+/// For what is still to be written at the end: Redis takes thousands of vectors in a second.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The tiers behind memory, nearest first.
 fn further_tiers(
@@ -162,6 +166,15 @@ impl VectorCache {
             tier.put(key, value.clone()).await;
         }
         self.memory.put(key, value).await;
+    }
+
+    /// Waits until every tier has written what it was given, for a few seconds at most.
+    pub async fn flush(&self) {
+        for tier in self.further.iter() {
+            if timeout(FLUSH_TIMEOUT, tier.flush()).await.is_err() {
+                tracing::warn!(tier = tier.name(), "some of the last vectors are not written");
+            }
+        }
     }
 }
 

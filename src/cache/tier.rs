@@ -1,6 +1,6 @@
 //! What a place for vectors has to do, and the test that every one of them passes.
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 
 use super::{CacheKey, CachedVector};
 
@@ -15,6 +15,11 @@ pub(super) trait Tier: Send + Sync {
 
     /// Keeps the vector from some later moment on, or not at all. Waits for nothing far away.
     fn put(&self, key: CacheKey, value: CachedVector) -> BoxFuture<'_, ()>;
+
+    /// Waits until what was put is kept, or given up.
+    fn flush(&self) -> BoxFuture<'_, ()> {
+        std::future::ready(()).boxed()
+    }
 }
 
 #[cfg(test)]

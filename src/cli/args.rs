@@ -1,6 +1,9 @@
-//! Flags that are settings, and addresses.
+//! Flags that are settings, addresses, and files.
 
-use std::path::PathBuf;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use url::Url;
@@ -59,17 +62,54 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// The address of the route behind `url`, which is `route` unless the URL has a path of its own; `None` if the
-/// URL is not one of http(s).
-pub(super) fn endpoint(url: &Url, route: &str) -> Option<Url> {
+/// Why nobody can be asked at an address.
+#[derive(Debug, thiserror::Error)]
+pub enum AddressError {
+    /// Not http(s), or without a host.
+    #[error("`{0}` is not an http(s) address; write it as http://127.0.0.1:7800")]
+    NotHttp(Url),
+    /// With a name or password, which is not shown.
+    #[error(
+        "the service's address holds a name or password, which messages would show; leave it out: what Sidelens takes \
+         are keys of `[auth]`"
+    )]
+    Credentials,
+}
+
+/// The address of the route behind `url`, which is `route` unless the URL has a path of its own.
+///
+/// # Errors
+/// [`AddressError`].
+pub(super) fn endpoint(url: &Url, route: &str) -> Result<Url, AddressError> {
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(AddressError::Credentials);
+    }
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-        return None;
+        return Err(AddressError::NotHttp(url.clone()));
     }
     let mut endpoint = url.clone();
     if endpoint.path() == "/" {
         endpoint.set_path(route);
     }
-    Some(endpoint)
+    Ok(endpoint)
+}
+
+/// A file that is named cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {source}", file.display())]
+pub struct FileError {
+    /// The file.
+    file: PathBuf,
+    /// What the system says.
+    source: io::Error,
+}
+
+/// The content of a file.
+///
+/// # Errors
+/// [`FileError`].
+pub(super) fn read(file: &Path) -> Result<Vec<u8>, FileError> {
+    fs::read(file).map_err(|source| FileError { file: file.into(), source })
 }
 
 #[cfg(test)]
@@ -79,12 +119,20 @@ mod tests {
     #[test]
     fn adds_the_route_unless_there_is_a_path() {
         let check = |url: &str, expected| {
-            let endpoint = endpoint(&url.parse().unwrap(), "/embed");
+            let endpoint = endpoint(&url.parse().unwrap(), "/embed").ok();
             assert_eq!(endpoint.as_ref().map(Url::as_str), expected, "{url}");
         };
         check("http://localhost:7800", Some("http://localhost:7800/embed"));
         check("http://localhost:7800/v1/embeddings", Some("http://localhost:7800/v1/embeddings"));
         check("ftp://localhost", None);
         check("localhost:7800", None);
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_refused_and_not_shown() {
+        for url in ["http://me:hunter2@localhost", "https://hunter2@localhost", "ftp://:hunter2@localhost"] {
+            let refused = endpoint(&url.parse().unwrap(), "/embed").unwrap_err().to_string();
+            assert!(refused.contains("name or password") && !refused.contains("hunter2"), "{refused}");
+        }
     }
 }

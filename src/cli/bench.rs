@@ -1,6 +1,10 @@
 //! `sidelens bench`: throughput and latency of an embedding server under a load like Meilisearch's.
 
-use std::{fs, io, num::NonZeroU64, path::PathBuf, time::Duration};
+use std::{
+    num::NonZeroU64,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
@@ -9,7 +13,7 @@ use url::Url;
 
 use super::{
     CliError,
-    args::endpoint,
+    args::{AddressError, FileError, endpoint, read},
     meilisearch::{fragment, fragments_request, picture_part, text_part},
     settings,
 };
@@ -93,17 +97,12 @@ pub struct BenchArgs {
 /// Why there are no figures.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
-    /// Not http(s), or without a host.
-    #[error("`{0}` is not an http(s) address; write it as http://127.0.0.1:7800")]
-    Url(Url),
+    /// An address is none.
+    #[error(transparent)]
+    Address(#[from] AddressError),
     /// A file cannot be read.
-    #[error("{}: {source}", file.display())]
-    File {
-        /// The file.
-        file: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Only JPEG files can be made unlike without encoding them anew.
     #[error("{}: it is no JPEG file, the only kind of picture that can be sent", .0.display())]
     NotJpeg(PathBuf),
@@ -206,7 +205,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<(), CliError> {
 
 impl BenchArgs {
     fn plan(&self) -> Result<Plan, BenchError> {
-        let at = |url: &Url| endpoint(url, self.shape.route()).ok_or_else(|| BenchError::Url(url.clone()));
+        let at = |url: &Url| endpoint(url, self.shape.route());
         let url = at(&self.url)?;
         let form = match &self.request {
             Some(file) => read_template(file)?,
@@ -252,15 +251,11 @@ impl BenchArgs {
     }
 }
 
-fn read(file: &PathBuf) -> Result<Vec<u8>, BenchError> {
-    fs::read(file).map_err(|source| BenchError::File { file: file.clone(), source })
-}
-
-fn read_template(file: &PathBuf) -> Result<Form, BenchError> {
+fn read_template(file: &Path) -> Result<Form, BenchError> {
     let request = serde_json::from_slice(&read(file)?)
-        .map_err(|source| BenchError::Json { file: file.clone(), source })?;
+        .map_err(|source| BenchError::Json { file: file.into(), source })?;
     let template =
-        Template::new(request).map_err(|source| BenchError::Template { file: file.clone(), source })?;
+        Template::new(request).map_err(|source| BenchError::Template { file: file.into(), source })?;
     Ok(Form::Json(template))
 }
 

@@ -13,7 +13,10 @@ use reqwest::{Body, Client, RequestBuilder, Response};
 use serde::Deserialize;
 use url::Url;
 
-use super::{CliError, args::endpoint};
+use super::{
+    CliError,
+    args::{AddressError, endpoint},
+};
 use crate::{cache::replace_file, load::http_client};
 
 /// Bytes that are read at once.
@@ -43,7 +46,8 @@ pub struct ExportArgs {
 /// The files, and the service.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// Parquet files, or directories of them; each is taken whole or refused whole, and the first refusal is the end.
+    /// Parquet files, or directories of them. The first that is refused is the end: of another model it is refused
+    /// whole, of a damaged one the vectors before the damage are taken.
     #[arg(value_name = "FILE.parquet", required = true)]
     files: Vec<PathBuf>,
     #[command(flatten)]
@@ -64,9 +68,9 @@ pub struct ServiceArgs {
 /// Why no vectors were moved.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
-    /// Not http(s), or without a host.
-    #[error("`--url` is `{0}`, which is not an http(s) address; write it as http://127.0.0.1:7800")]
-    Url(Url),
+    /// The address is none.
+    #[error(transparent)]
+    Address(#[from] AddressError),
     /// The disk.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -193,7 +197,7 @@ impl ServiceArgs {
         &self,
         request: impl FnOnce(&Client, Url) -> RequestBuilder,
     ) -> Result<Response, CacheError> {
-        let url = endpoint(&self.url, "/admin/cache").ok_or_else(|| CacheError::Url(self.url.clone()))?;
+        let url = endpoint(&self.url, "/admin/cache")?;
         let client = http_client().build().map_err(|error| self.connection(&error))?;
         let mut request = request(&client, url);
         if let Some(key) = &self.api_key {

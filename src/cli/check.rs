@@ -5,7 +5,7 @@
 
 mod judge;
 
-use std::{fs, io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
 use clap::Args;
 use reqwest::{
@@ -22,7 +22,7 @@ use url::Url;
 use self::judge::{Judge, vector, wrong_dimensions};
 use super::{
     CliError,
-    args::endpoint,
+    args::{AddressError, FileError, endpoint, read},
     meilisearch::{fragment, fragments_request, picture_part, text_part},
     settings::{ROUTE, info_path},
 };
@@ -59,17 +59,12 @@ pub struct CheckArgs {
 /// Why the service does not pass.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    /// Not http(s), or without a host.
-    #[error("`{0}` is not an http(s) address; write it as http://127.0.0.1:7800")]
-    Url(Url),
+    /// The address is none.
+    #[error(transparent)]
+    Address(#[from] AddressError),
     /// A file that is named cannot be read.
-    #[error("{}: {source}", file.display())]
-    File {
-        /// The file.
-        file: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Not a key. It is not shown.
     #[error("{} holds no key: it must be one line of visible ASCII, as the key stands in `[auth]`", .0.display())]
     Key(PathBuf),
@@ -112,7 +107,7 @@ struct Facts {
 
 /// Asks, prints a line for each check, and sums up.
 pub(super) fn run(args: &CheckArgs) -> Result<(), CliError> {
-    let url = endpoint(&args.url, ROUTE).ok_or_else(|| CheckError::Url(args.url.clone()))?;
+    let url = endpoint(&args.url, ROUTE).map_err(CheckError::Address)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let judge = runtime.block_on(async {
         let client = args.client(&url).await?;
@@ -138,8 +133,6 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), CliError> {
 
 impl CheckArgs {
     async fn client(&self, url: &Url) -> Result<Client, CheckError> {
-        let read =
-            |file: &PathBuf| fs::read(file).map_err(|source| CheckError::File { file: file.clone(), source });
         let mut headers = HeaderMap::new();
         if let Some(file) = &self.key_file {
             let content = read(file)?;

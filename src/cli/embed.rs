@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{CliError, ConfigArgs, decode_worker};
 use crate::{
     app::{self, AppError},
-    bulk::{self, BulkError, End, Output, Plan, Shard, Summary},
+    bulk::{self, BulkError, End, Output, OutputError, Plan, Shard, Summary},
     config::Config,
     shutdown,
     telemetry::{Metrics, logging},
@@ -41,10 +41,10 @@ pub struct EmbedArgs {
     /// Lines are JSON objects, whatever the list is called.
     #[arg(long)]
     jsonl: bool,
-    /// Items of a table, and thus the most that are done again after a crash.
+    /// Items of a table; after a crash up to four times as many are done again, or what was under way.
     #[arg(long, value_name = "N", default_value = "10000")]
     table_items: NonZeroUsize,
-    /// Further attempts at a picture whose host fails.
+    /// Further attempts at a picture whose host fails, and at what fails for reasons of Sidelens's own.
     #[arg(long, value_name = "N", default_value_t = 3)]
     retries: u32,
     /// The most items without a vector, in percent, for which the exit status is still 0.
@@ -74,6 +74,9 @@ pub enum EmbedCommandError {
         /// Those that there are.
         known: String,
     },
+    /// Nowhere to write.
+    #[error(transparent)]
+    Output(#[from] OutputError),
     /// The work itself.
     #[error(transparent)]
     Bulk(#[from] BulkError),
@@ -134,6 +137,8 @@ pub(super) fn run(args: &EmbedArgs) -> Result<(), CliError> {
 }
 
 async fn embed(args: &EmbedArgs, config: Config) -> Result<(Summary, End), CliError> {
+    let output =
+        Output::new(&args.shard.name(&args.output), &config.fetch).map_err(EmbedCommandError::Output)?;
     let mut stop = pin!(shutdown::requested()?);
     let models = tokio::select! {
         models = app::load_models(&config) => models?,
@@ -141,14 +146,13 @@ async fn embed(args: &EmbedArgs, config: Config) -> Result<(Summary, End), CliEr
     };
     let models = app::join(&config, models, decode_worker::command, Metrics::new())?;
     let embedder = models.default_model();
-    let output = args.shard.name(&args.output);
     let plan = Plan {
         list: args.input.clone(),
         is_json: args.jsonl,
         // A picture may stand in its line, four bytes for three.
         max_line_bytes: config.fetch.max_bytes / 3 * 4 + LINE_MARGIN_BYTES,
         shard: args.shard,
-        output: Output::new(&output, &config.fetch).map_err(AppError::Fetch)?,
+        output,
         table_items: args.table_items.get(),
         // Neither the network nor the device waits for the other.
         max_in_flight: config.fetch.max_concurrent + embedder.max_kept(),

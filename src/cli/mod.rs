@@ -17,7 +17,7 @@ mod version;
 
 use clap::{Parser, Subcommand};
 
-pub use args::ConfigArgs;
+pub use args::{AddressError, ConfigArgs, FileError};
 pub use bench::{BenchArgs, BenchError};
 pub use cache::{CacheCommand, CacheError, ExportArgs, ImportArgs, ServiceArgs};
 pub use check::{CheckArgs, CheckError};

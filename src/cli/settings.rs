@@ -16,7 +16,7 @@ use url::{Host, Url};
 
 use super::{
     CliError, ConfigArgs,
-    args::endpoint,
+    args::{AddressError, endpoint},
     meilisearch::{Embedder, index_settings, picture_template},
 };
 use crate::{
@@ -69,12 +69,9 @@ pub struct SettingsArgs {
 /// Why there are no settings to print.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// Not http(s), or without a host.
-    #[error(
-        "`--url` is `{0}`, which is not an http(s) address; write it as Meilisearch reaches Sidelens: \
-             http://127.0.0.1:7800"
-    )]
-    Url(Url),
+    /// The address is none.
+    #[error(transparent)]
+    Address(#[from] AddressError),
     /// Neither a field nor a template.
     #[error("`--image-field`: {0}")]
     ImageField(String),
@@ -105,7 +102,7 @@ struct ModelFacts {
 
 /// Prints the settings.
 pub(super) fn run(args: &SettingsArgs) -> Result<(), CliError> {
-    let endpoint = endpoint(&args.url, ROUTE).ok_or_else(|| SettingsError::Url(args.url.clone()))?;
+    let endpoint = endpoint(&args.url, ROUTE).map_err(SettingsError::Address)?;
     if let Some(template) =
         args.text_template.as_ref().filter(|t| !t.contains("doc.") && !t.contains("fields"))
     {

@@ -203,8 +203,7 @@ fn picture(word: Word, body: &mut Cuts) -> ImageSource {
 /// anything else is for the fetch room to judge.
 fn picture_by_url(word: Word, body: &mut Cuts) -> ImageSource {
     let start = body.start(&word);
-    let is_data = start.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"));
-    if is_data || start.is_empty() { encoded(word, body) } else { url(&word, body) }
+    if ImageSource::is_data_uri(start) || start.is_empty() { encoded(word, body) } else { url(&word, body) }
 }
 
 fn url(word: &Word, body: &Cuts) -> ImageSource {

@@ -83,6 +83,13 @@ pub enum ImageSource {
     Bytes(Bytes),
 }
 
+impl ImageSource {
+    /// Whether what stands where an address is expected holds the picture itself.
+    pub fn is_data_uri(address: &str) -> bool {
+        address.trim_start().get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"))
+    }
+}
+
 /// The answer to an [`EmbedRequest`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct EmbedResponse {

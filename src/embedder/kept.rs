@@ -1,17 +1,21 @@
 //! Vectors to be kept rather than answered: for bulk work inside the process, one input after another.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::{
     Embedder,
     pipeline::{PartError, Turn},
-    warm_up::PATIENCE,
 };
 use crate::{
     cache::{CacheKey, CachedVector},
     domain::{Content, EmbedError, ItemErrorKind, Lane, OnItemError},
     imaging::ImagingOptions,
 };
+
+/// Longer than any run: nobody waits for one input, and whoever stops drops it.
+const NO_DEADLINE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// Why an input has no vector.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -41,7 +45,7 @@ impl Embedder {
     pub async fn kept(&self, content: Content) -> Result<(CacheKey, CachedVector), KeptError> {
         let turn = Turn {
             lane: Lane::Bulk,
-            deadline: Instant::now() + PATIENCE,
+            deadline: Instant::now() + NO_DEADLINE,
             input_type: None,
             on_item_error: OnItemError::Fail,
         };

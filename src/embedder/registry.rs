@@ -113,9 +113,10 @@ impl Models {
         reason
     }
 
-    /// Finishes what is queued, takes no more, and joins the devices' threads.
+    /// Finishes what is queued, takes no more, joins the devices' threads, and has the caches write what they hold back.
     pub async fn shut_down(&self) {
         join_all(self.iter().map(Embedder::shut_down)).await;
+        self.store.cache.flush().await;
         self.metrics.ready.set(0);
     }
 }

@@ -10,7 +10,7 @@ use super::{Embedder, calibration, placeholder};
 use crate::domain::{EmbedError, Embedding, Lane, Modality, Prepared};
 
 /// A cold start on a slow machine is still a start.
-pub(super) const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 impl Embedder {
     /// Runs batches of one and of `max_batch_size` for each modality, computes the placeholder vector, and

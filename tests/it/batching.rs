@@ -8,8 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
 use sidelens::config::{Config, DEFAULT_TOML};
 use sidelens::domain::{
-    EmbedError, EmbedInput, EmbedRequest, EmbedResponse, Embedding, ImageSource, ItemErrorKind, Modality,
-    OnItemError, Part, Prepared,
+    Content, EmbedError, EmbedInput, EmbedRequest, EmbedResponse, Embedding, ImageSource, ItemErrorKind,
+    Modality, OnItemError, Part, Prepared,
 };
 use sidelens::embedder::{Embedder, Shared};
 use sidelens::fetch::Fetcher;
@@ -319,4 +319,23 @@ async fn stopping_finishes_what_was_admitted() {
     service.embedder.shut_down().await;
     assert_eq!(waiting.await.unwrap().unwrap().embeddings.len(), 40);
     assert!(matches!(service.embed(vec![text("red")]).await, Err(EmbedError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn what_is_kept_waits_for_as_long_as_it_takes() {
+    let (service, record) =
+        Service::recorded(Duration::from_millis(50), |config| config.batch.max_batch_size = 1).await;
+    let kept = |text: &str| {
+        let (embedder, content) = (service.embedder.clone(), Content::Text(text.into()));
+        tokio::spawn(async move { embedder.kept(content).await })
+    };
+    let inputs = [kept("red"), kept("blue")];
+    while record.batches().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(24 * 60 * 60)).await;
+    for input in join_all(inputs).await {
+        input.unwrap().unwrap();
+    }
 }

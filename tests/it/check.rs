@@ -77,6 +77,8 @@ async fn a_key_is_read_from_a_file_and_never_shown() {
     }
     fs::remove_file(&file).expect("removed");
     assert!(refused(&[&url, "--key-file", path]).await.contains(path));
+    let sentence = refused(&[&url.replace("://", "://me:hunter2@")]).await;
+    assert!(sentence.contains("name or password") && !sentence.contains("hunter2"), "{sentence}");
 }
 
 #[tokio::test]

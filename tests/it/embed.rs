@@ -1,7 +1,10 @@
 //! `sidelens embed`: the real program over the pictures of examples/catalogue.
 
+mod here;
+
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
     thread,
@@ -12,16 +15,11 @@ use arrow_array::{Array, RecordBatch, cast::AsArray, types::Float32Type, types::
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
 use sidelens::{
-    app,
-    bulk::{self, End, Output, Plan, Shard},
-    config::{Config, DEFAULT_TOML, DeviceChoice, ModelConfig},
-    runtime::{self, stub::stub_model},
-    telemetry::Metrics,
+    config::{Config, DeviceChoice, ModelConfig},
+    runtime,
 };
 
-use crate::support::{
-    BucketServer, PictureServer, STUB_DIMENSIONS, TestApp, decode_worker, refusal, sidelens,
-};
+use crate::support::{BucketServer, PictureServer, TestApp, refusal, sidelens};
 
 const CATALOGUE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/catalogue");
 
@@ -100,7 +98,9 @@ impl Work {
     fn command_to(&self, output: &str, args: &[&str]) -> Command {
         let mut command =
             sidelens(&["embed", "--model", "demo", "--device", "cpu", "--json", "--output", output]);
-        command.arg("--input").arg(&self.list);
+        if !args.contains(&"--input") {
+            command.arg("--input").arg(&self.list);
+        }
         command.args(["--set", &format!("fetch.files_root={CATALOGUE}")]);
         command.args(["--set", "fetch.allow_networks=[\"127.0.0.0/8\"]"]).args(args);
         command
@@ -109,6 +109,15 @@ impl Work {
     /// Runs it to its end.
     fn run(&self, args: &[&str]) -> process::Output {
         self.command(args).output().expect("it runs")
+    }
+
+    /// Runs it to its end, and feeds it a list.
+    fn run_piped(&self, list: &str) -> process::Output {
+        let mut command = self.command(&["--input", "-"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("it starts");
+        child.stdin.take().expect("piped").write_all(list.as_bytes()).expect("it reads");
+        child.wait_with_output().expect("it ends")
     }
 
     /// Starts it, and waits until so many tables are written and counted.
@@ -234,6 +243,8 @@ fn a_killed_run_continues_behind_its_last_table() {
     let before: Vec<_> = tables(&output).iter().map(|table| fs::read(table).expect("readable")).collect();
     // What was written and not counted is written anew.
     fs::write(output.join("000003.parquet"), "half a table").expect("written");
+    let half = output.join(".sidelens-a1b2c3.part");
+    fs::write(&half, "half a table").expect("written");
 
     let summary = summary(&work.run(&BRIEF), 0);
     assert_eq!((&summary["items"], &summary["new_items"]), (&json!(17), &json!(5)));
@@ -244,6 +255,7 @@ fn a_killed_run_continues_behind_its_last_table() {
     for (table, before) in tables(&output).iter().zip(&before[..3]) {
         assert_eq!(&fs::read(table).expect("readable"), before);
     }
+    assert!(!half.exists());
 }
 
 #[test]
@@ -297,9 +309,14 @@ fn what_is_done_stays_as_it_is() {
     assert!(other.contains("was begun with the settings of pictures fast, #ffffff, ignore"), "{other}");
     let other = refusal(&work.run(&["--shard", "0/2"]));
     assert!(other.contains("was begun with the shard 0/1, and this is 0/2"), "{other}");
-    fs::write(&work.list, "0001.jpg").expect("written");
-    let other = refusal(&work.run(&[]));
-    assert!(other.contains("was begun with a list of "), "{other}");
+    for (list, found) in [
+        ("0001.jpg\n0002.jpg\n0004.jpg\n0003.jpg", "was begun with lines of the digest "),
+        ("0001.jpg", "was begun with a list of 35 bytes, and this is 8 bytes"),
+    ] {
+        fs::write(&work.list, list).expect("written");
+        let other = refusal(&work.run(&[]));
+        assert!(other.contains(found), "{other}");
+    }
     assert_eq!(files(), before);
 
     let everywhere =
@@ -351,32 +368,51 @@ fn a_bucket_is_written_as_a_directory_is() {
     assert_eq!(tables.map(|row| row.line).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
 }
 
-#[tokio::test]
-async fn a_lost_device_costs_what_was_under_way() {
-    let mut lines: Vec<_> = (0..5).map(|i| json!({"text": i.to_string()}).to_string()).collect();
-    lines.push(json!({"text": "lose"}).to_string());
-    let work = Work::new("list.jsonl", &lines);
-    let config: Config = toml::from_str(DEFAULT_TOML).expect("the defaults are valid");
-    let run = async |config: &Config| {
-        let models = app::join(config, vec![stub_model(STUB_DIMENSIONS)], decode_worker, Metrics::new())
-            .expect("joined");
-        let plan = Plan {
-            list: work.list.clone(),
-            is_json: false,
-            max_line_bytes: 1000,
-            shard: Shard::WHOLE,
-            output: Output::new(work.output("out").to_str().expect("UTF-8"), &config.fetch).expect("a path"),
-            table_items: 2,
-            max_in_flight: 1,
-            retries: 0,
-            stop_within: Duration::ZERO,
-        };
-        bulk::run(&plan, models.default_model(), std::future::pending()).await.expect("written")
-    };
-    for new_items in [5, 0] {
-        let (summary, end) = run(&config).await;
-        assert!(matches!(end, End::DeviceLost(_)), "{end:?}");
-        assert_eq!((summary.record.items, summary.new_items, summary.record.complete), (5, new_items, false));
-    }
-    assert_eq!(rows(&work.output("out")).len(), 5);
+#[test]
+fn a_piped_list_goes_on_where_it_broke_off() {
+    let work = Work::new("list.txt", &[]);
+    let record = summary(&work.run_piped("0001.jpg\n0002.jpg\n"), 0);
+    assert_eq!((&record["items"], &record["complete"]), (&json!(2), &json!(true)));
+    let record = summary(&work.run_piped("0001.jpg\n0002.jpg\n"), 0);
+    assert_eq!((&record["new_items"], &record["complete"]), (&json!(0), &json!(true)));
+    let broken = refusal(&work.run_piped("0001.jpg\n0002.jpg\n0003.jpg\n0004.j"));
+    assert!(broken.contains("line 3 has no end"), "{broken}");
+    let record = summary(&work.run_piped("0001.jpg\n0002.jpg\n0003.jpg\n0004.jpg\n"), 0);
+    assert_eq!(
+        (&record["items"], &record["new_items"], &record["failed"]),
+        (&json!(4), &json!(1), &json!({}))
+    );
+    let other = refusal(&work.run_piped("0001.jpg\n0003.jpg\n0002.jpg\n0004.jpg\n0006.jpg\n"));
+    assert!(other.contains("was begun with lines of the digest"), "{other}");
+    assert_eq!(rows(&work.output("part-0.parquet")).len(), 4);
+}
+
+#[test]
+fn the_record_stands_before_the_first_table() {
+    let host = PictureServer::start("examples/catalogue");
+    let work = Work::new("list.txt", &[host.url("slow")]);
+    let mut child = work.start_until(0, &[]);
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    let progress = work.output("part-0.parquet/_progress.json");
+    fs::remove_file(&progress).expect("removed");
+    fs::create_dir(&progress).expect("made");
+    let refused = refusal(&work.run(&[]));
+    assert!(refused.contains("_progress.json cannot be read: "), "{refused}");
+}
+
+#[test]
+fn another_writer_is_noticed() {
+    let host = PictureServer::start("examples/catalogue");
+    let work = held_up(&host);
+    let child = work.start_until(3, &["--table-items", "4", "--set", "server.shutdown_timeout_s=1"]);
+    // As by a process that no lock keeps out.
+    let progress = work.output("part-0.parquet/_progress.json");
+    let record = fs::read_to_string(&progress).expect("written");
+    fs::write(&progress, record.replace("\"tables\": 3", "\"tables\": 4")).expect("written");
+    let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+    assert!(sent.expect("kill runs").success());
+    let refused = refusal(&child.wait_with_output().expect("it ends"));
+    assert!(refused.contains("another process writes "), "{refused}");
+    assert_eq!(tables(&work.output("part-0.parquet")).len(), 3);
 }

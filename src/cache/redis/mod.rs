@@ -15,7 +15,7 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, TlsCertificates, aio::MultiplexedConnection,
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinSet,
     time::timeout,
 };
@@ -31,7 +31,7 @@ const MAX_VALUES: usize = 32;
 /// Lookups that wait for their MGET; more are misses.
 const MAX_LOOKUPS: usize = 4096;
 /// Vectors that wait to be written, which share their memory with the tier before; more are not written.
-const MAX_WRITES: usize = 4096;
+const MAX_WRITES: u32 = 4096;
 /// For a pipeline, in times of a lookup's: nobody waits for it.
 const WRITE_PATIENCE: u32 = 20;
 /// For a connection with all that is said at its beginning.
@@ -41,7 +41,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Redis {
     shared: Arc<Shared>,
     lookups: mpsc::Sender<Lookup>,
-    writes: mpsc::Sender<(CacheKey, CachedVector)>,
+    writes: mpsc::UnboundedSender<Write>,
+    /// For what waits to be written, or is.
+    room: Arc<Semaphore>,
     _tasks: JoinSet<()>,
 }
 
@@ -55,6 +57,12 @@ struct Shared {
 struct Lookup {
     key: CacheKey,
     reply: oneshot::Sender<Option<CachedVector>>,
+}
+
+struct Write {
+    key: CacheKey,
+    value: CachedVector,
+    _room: OwnedSemaphorePermit,
 }
 
 /// The tier, if the settings name a server. It need not be there yet. Needs a tokio runtime around it.
@@ -72,7 +80,13 @@ pub(super) fn tier(
     if url.is_empty() {
         return Ok(None);
     }
-    Ok(Some(Box::new(Redis::new(&url, config, metrics.clone())?)))
+    let redis = Redis::new(&url, config, metrics.clone()).map_err(|error| match (error, &config.url_file) {
+        (CacheSetupError::RedisUrl(cause), Some(file)) => {
+            CacheSetupError::UrlFile { file: file.display().to_string(), cause }
+        }
+        (error, _) => error,
+    });
+    Ok(Some(Box::new(redis?)))
 }
 
 /// The address that a file holds. Spaces and a line's end around it do not count.
@@ -126,7 +140,8 @@ impl Redis {
             metrics,
         });
         let (lookups, asked) = mpsc::channel(MAX_LOOKUPS);
-        let (writes, computed) = mpsc::channel(MAX_WRITES);
+        let (writes, computed) = mpsc::unbounded_channel();
+        let room = Arc::new(Semaphore::new(MAX_WRITES as usize));
         let mut tasks = JoinSet::new();
         tasks.spawn({
             let shared = shared.clone();
@@ -138,7 +153,7 @@ impl Redis {
         });
         tasks.spawn(answer(shared.clone(), asked));
         tasks.spawn(write(shared.clone(), computed));
-        Ok(Self { shared, lookups, writes, _tasks: tasks })
+        Ok(Self { shared, lookups, writes, room, _tasks: tasks })
     }
 }
 
@@ -163,10 +178,19 @@ impl Tier for Redis {
     }
 
     fn put(&self, key: CacheKey, value: CachedVector) -> BoxFuture<'_, ()> {
-        if !self.shared.link.is_open() && self.writes.try_send((key, value)).is_err() {
-            self.shared.error("dropped");
+        if !self.shared.link.is_open() {
+            match self.room.clone().try_acquire_owned() {
+                // Received for as long as the tier lives.
+                Ok(room) => _ = self.writes.send(Write { key, value, _room: room }),
+                Err(_) => self.shared.error("dropped"),
+            }
         }
         std::future::ready(()).boxed()
+    }
+
+    fn flush(&self) -> BoxFuture<'_, ()> {
+        // There is room for all that may wait once nothing does.
+        self.room.acquire_many(MAX_WRITES).map(drop).boxed()
     }
 }
 
@@ -239,12 +263,12 @@ async fn answer(shared: Arc<Shared>, mut asked: mpsc::Receiver<Lookup>) {
 }
 
 /// Writes vectors, as many at once as wait.
-async fn write(shared: Arc<Shared>, mut computed: mpsc::Receiver<(CacheKey, CachedVector)>) {
+async fn write(shared: Arc<Shared>, mut computed: mpsc::UnboundedReceiver<Write>) {
     let mut values = Vec::new();
     while computed.recv_many(&mut values, MAX_VALUES).await > 0 {
         if let Some(Connection { number, mut inner }) = shared.link.connection() {
             let mut pipeline = redis::pipe();
-            for (key, value) in &values {
+            for Write { key, value, .. } in &values {
                 pipeline.add_command(set(key, value, shared.ttl_s)).ignore();
             }
             let patience = shared.timeout * WRITE_PATIENCE;
