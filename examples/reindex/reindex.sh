@@ -3,10 +3,11 @@
 # is needed. Needs curl and jq. What it reads:
 #
 #   MEILISEARCH       address of Meilisearch, such as http://127.0.0.1:7700
-#   MEILI_KEY         a key for it with the actions `*`, if it has keys
+#   MEILI_KEY         a key for it, if it has keys, with the actions that docs/reindexing.md names
 #   INDEX             name of the index
 #   EMBEDDER_SETTINGS file with what `sidelens settings` prints, `-` for standard input; empty: the settings as they are
-#   SIDELENS_KEY      the key that Meilisearch sends to Sidelens, if there is one: Meilisearch never tells it again
+#   EMBEDDER_KEY      the key that Meilisearch sends to Sidelens, if there is one and EMBEDDER_SETTINGS has none: Meilisearch
+#                     never tells it again
 #   MAY_LACK          documents that may be without a vector (pictures that are gone), 0 unless given
 #   PAGE              documents copied at once, 1000 unless given
 set -euo pipefail
@@ -44,14 +45,16 @@ key=$(meili GET "/indexes/$INDEX" | jq -r '.primaryKey // empty')
 meili POST /indexes "$(jq -n --arg uid "$staging" --arg key "${key:?$INDEX has no documents}" '{uid: $uid, primaryKey: $key}')" | finished
 
 echo "2. its settings" >&2
-settings=$(meili GET "/indexes/$INDEX/settings")
-if [ -n "${EMBEDDER_SETTINGS:-}" ]; then
-  settings=$(jq --slurpfile new <(cat "$EMBEDDER_SETTINGS") '.embedders = (.embedders // {}) + $new[0].embedders' <<<"$settings")
-fi
 # Keys come back masked.
-settings=$(jq --arg key "${SIDELENS_KEY:-}" '
-  .embedders |= with_entries(if .value.source != "rest" then . elif $key == "" then del(.value.apiKey)
-                             else .value.apiKey = $key end)' <<<"$settings")
+settings=$(meili GET "/indexes/$INDEX/settings" | jq '
+  .embedders |= ((. // {}) | with_entries(if .value.source == "rest" then del(.value.apiKey) else . end))')
+if [ -n "${EMBEDDER_SETTINGS:-}" ]; then
+  settings=$(jq --slurpfile new <(cat "$EMBEDDER_SETTINGS") '.embedders += $new[0].embedders' <<<"$settings")
+fi
+if [ -n "${EMBEDDER_KEY:-}" ]; then
+  settings=$(jq --arg key "$EMBEDDER_KEY" '
+    .embedders |= with_entries(if .value.source == "rest" then .value.apiKey //= $key else . end)' <<<"$settings")
+fi
 meili PATCH "/indexes/$staging/settings" @- <<<"$settings" | finished
 
 echo "3. its documents" >&2
