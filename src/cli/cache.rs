@@ -57,10 +57,10 @@ pub struct ImportArgs {
 /// The service.
 #[derive(Debug, Args)]
 pub struct ServiceArgs {
-    /// Where the service listens.
+    /// Where the service listens; `server.admin_listen` where that is set.
     #[arg(long, default_value = "http://127.0.0.1:7800")]
     url: Url,
-    /// A key of `auth.api_keys`.
+    /// A key of `[auth]` with `admin = true`.
     #[arg(long, value_name = "KEY")]
     api_key: Option<String>,
 }
