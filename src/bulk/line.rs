@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::error::Category;
 use url::Url;
 
+use crate::config::holds_credentials;
 use crate::domain::{Content, ImageSource};
 
 /// The longest `id`: twice what Meilisearch takes.
@@ -116,7 +117,7 @@ fn reference(image: &str) -> Option<String> {
         return None;
     }
     match Url::parse(image.trim()) {
-        Ok(mut url) if !url.username().is_empty() || url.password().is_some() => {
+        Ok(mut url) if holds_credentials(&url) => {
             // Refused only by addresses that can have neither.
             let _ = (url.set_username(""), url.set_password(None));
             Some(url.into())

@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use url::Url;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, holds_credentials};
 
 /// The config file, and settings that win over it.
 #[derive(Debug, Clone, Args)]
@@ -81,7 +81,7 @@ pub enum AddressError {
 /// # Errors
 /// [`AddressError`].
 pub(super) fn endpoint(url: &Url, route: &str) -> Result<Url, AddressError> {
-    if !url.username().is_empty() || url.password().is_some() {
+    if holds_credentials(url) {
         return Err(AddressError::Credentials);
     }
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {

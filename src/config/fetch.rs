@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::validate::{at_least, at_most, no_more_than, out_of_range};
-use super::{ApiKey, BucketConfig, ConfigError, HostPattern};
+use super::{ApiKey, BucketConfig, ConfigError, HostPattern, holds_credentials};
 
 /// What the connection and the client themselves have to say: set by hand it would break the request, or make
 /// its answer mean something else.
@@ -120,7 +120,7 @@ impl FetchConfig {
         if !matches!(url.scheme(), "http" | "https") {
             return Err("must be an http(s) address");
         }
-        if !url.username().is_empty() || url.password().is_some() {
+        if holds_credentials(&url) {
             return Err("must not hold credentials: they belong in the headers of `fetch.hosts`");
         }
         if url.query().is_some() || url.fragment().is_some() {

@@ -20,6 +20,7 @@ use super::hosts::Hosts;
 use super::memory::{Known, UrlKey, Validator};
 use super::resolve::{GuardedNames, Refused};
 use super::{FetchError, HostFailure};
+use crate::config::holds_credentials;
 use crate::domain::ContentDigest;
 
 /// The longest name that DNS knows.
@@ -170,7 +171,7 @@ pub(super) fn checked(url: Url) -> Result<Url, FetchError> {
     if url.host_str().is_none_or(|host| host.len() > MAX_HOST_BYTES) {
         return Err(FetchError::UrlLength);
     }
-    if !url.username().is_empty() || url.password().is_some() {
+    if holds_credentials(&url) {
         return Err(FetchError::Credentials { host: host_of(&url) });
     }
     Ok(url)

@@ -16,7 +16,7 @@ use super::{
     HubError,
     error::{reason, root_cause},
 };
-use crate::config::{HubConfig, HubModel};
+use crate::config::{HubConfig, HubModel, holds_credentials};
 
 const LINKED_ETAG: HeaderName = HeaderName::from_static("x-linked-etag");
 const LINKED_SIZE: HeaderName = HeaderName::from_static("x-linked-size");
@@ -84,7 +84,7 @@ impl Remote {
         }
         let hub = builder.build().map_err(|error| setup(&error))?;
         // Every error names the address; the setting was checked when it was read, HF_ENDPOINT was not.
-        if holds_credentials(hub.endpoint()) {
+        if shows_credentials(hub.endpoint()) {
             return Err(HubError::Endpoint);
         }
         let (org, name) = hf_hub::split_id(&model.repo);
@@ -226,9 +226,9 @@ impl Remote {
 }
 
 /// Whether an address has a name or a password in it, or may have: what is no address of a host is not told apart.
-fn holds_credentials(endpoint: &str) -> bool {
+fn shows_credentials(endpoint: &str) -> bool {
     match Url::parse(endpoint) {
-        Ok(url) if url.has_host() => !url.username().is_empty() || url.password().is_some(),
+        Ok(url) if url.has_host() => holds_credentials(&url),
         _ => endpoint.contains('@'),
     }
 }
@@ -257,10 +257,10 @@ mod tests {
         for endpoint in
             ["https://user:secret@hub.example", "https://:secret@hub.example", "user:secret@hub.example"]
         {
-            assert!(holds_credentials(endpoint), "{endpoint}");
+            assert!(shows_credentials(endpoint), "{endpoint}");
         }
         for endpoint in ["https://hub.example", "https://hub.example/mirror@eu", "hub.example"] {
-            assert!(!holds_credentials(endpoint), "{endpoint}");
+            assert!(!shows_credentials(endpoint), "{endpoint}");
         }
     }
 }

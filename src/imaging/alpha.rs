@@ -58,6 +58,7 @@ mod tests {
             assert_eq!(over(background, magenta, alpha), expected, "{background:?} {alpha}");
         }
     }
+
     #[test]
     fn multiplied_colours_are_divided() {
         let pixels = vec![10, 128, 200, 128, 10, 20, 30, 255, 10, 20, 30, 0];
