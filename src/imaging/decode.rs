@@ -55,9 +55,7 @@ fn other(
     limits: Limits,
     icc: Icc,
 ) -> Result<Decoded, ImagingError> {
-    if format == ImageFormat::Tiff {
-        tiff::check_jpegs(encoded, limits)?;
-    }
+    let is_premultiplied = format == ImageFormat::Tiff && tiff::examine(encoded, limits)?;
     let failed = |error| limits.check_time(name).err().unwrap_or_else(|| failure(error, name, &limits));
     let mut reader = ImageReader::with_format(Paced::new(encoded, limits), format);
     let mut own_limits = image::Limits::no_limits();
@@ -87,7 +85,7 @@ fn other(
     };
     let mut image = to_8_bit(DynamicImage::from_decoder(decoder).map_err(failed)?);
     limits.check_time(name)?;
-    if format == ImageFormat::Tiff && tiff::is_premultiplied(encoded, limits) {
+    if is_premultiplied {
         alpha::divide(&mut image);
     }
     if let Some(profile) = profile {

@@ -19,7 +19,6 @@ use super::decode::Decoded;
 use super::limits::{Limits, Paced};
 use super::{ImagingError, icc};
 use crate::domain::Icc;
-pub(super) use jpegs::check_jpegs;
 
 const FORMAT: &str = "TIFF";
 
@@ -88,10 +87,20 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
     })
 }
 
-/// Whether the colours of the first page are multiplied by their alpha, which the image crate does not ask.
-pub(super) fn is_premultiplied(encoded: &[u8], limits: Limits) -> bool {
-    let file = Decoder::new(Paced::new(encoded, limits));
-    file.is_ok_and(|mut file| extra_sample(&mut file) == Some(ASSOCIATED_ALPHA))
+/// What the image crate does not ask of a first page: whether its colours are multiplied by their alpha, and that the JPEGs
+/// in it take no more than a picture may. What else is wrong with the file is said by those who decode it.
+///
+/// # Errors
+/// Those of [`jpegs::check`]; [`ImagingError::Unsupported`] for a page of too many parts.
+pub(super) fn examine(encoded: &[u8], limits: Limits) -> Result<bool, ImagingError> {
+    let mut page = match Decoder::new(Paced::new(encoded, limits)) {
+        Ok(page) => page,
+        // The crate's own limit, and none of ours.
+        Err(TiffError::LimitsExceeded) => return Err(unsupported("a list in its directory is too long")),
+        Err(_) => return Ok(false),
+    };
+    jpegs::check(&mut page, encoded, limits)?;
+    Ok(extra_sample(&mut page) == Some(ASSOCIATED_ALPHA))
 }
 
 /// What the first sample beyond the colours is.

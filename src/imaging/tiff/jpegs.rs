@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use tiff::{TiffError, decoder::Decoder, tags::Tag};
+use tiff::{decoder::Decoder, tags::Tag};
 use zune_jpeg::JpegDecoder;
 
 use super::{FORMAT, unsupported};
@@ -13,19 +13,16 @@ use crate::imaging::limits::{Limits, Paced};
 /// `Compression`: each strip or tile is a JPEG, but for the tables that they share.
 const JPEG: u16 = 7;
 
-/// Refuses a first page whose JPEGs take more than a picture may.
+/// Refuses a `page` of the file whose JPEGs take more than a picture may.
 ///
 /// # Errors
 /// [`ImagingError::TooManyPixels`], [`ImagingError::TooMuchMemory`], [`ImagingError::TooSlow`];
-/// [`ImagingError::Unsupported`] for progressive ones, whose every scan goes over the whole picture, and for a page of too
-/// many parts. What else is wrong with the file is said by those who decode it.
-pub(in crate::imaging) fn check_jpegs(encoded: &[u8], limits: Limits) -> Result<(), ImagingError> {
-    let mut page = match Decoder::new(Paced::new(encoded, limits)) {
-        Ok(page) => page,
-        // The crate's own limit, and none of ours.
-        Err(TiffError::LimitsExceeded) => return Err(unsupported("a list in its directory is too long")),
-        Err(_) => return Ok(()),
-    };
+/// [`ImagingError::Unsupported`] for progressive ones, whose every scan goes over the whole picture.
+pub(super) fn check(
+    page: &mut Decoder<Paced<'_>>,
+    encoded: &[u8],
+    limits: Limits,
+) -> Result<(), ImagingError> {
     if !matches!(page.find_tag_unsigned(Tag::Compression), Ok(Some(JPEG))) {
         return Ok(());
     }
