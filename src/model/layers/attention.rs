@@ -82,8 +82,8 @@ impl Attention {
         Self { heads, projections, output }.stacked(weights, query)
     }
 
-    /// With one product instead of three, unless the matrices stay in the mapped file: on the CPU in fp32 three are
-    /// as fast (ViT-B/32, 32 pictures: 25.0 against 24.7 a second), and stacked they would be copied.
+    /// With one product instead of three, unless the matrices are packed or stay in the mapped file: on the CPU in fp32
+    /// three are as fast (ViT-B/32, 32 pictures: 25.0 against 24.7 a second).
     fn stacked(mut self, weights: &Weights, name: &str) -> Result<Self, ModelError> {
         self.projections = match self.projections {
             Projections::Separate { query, key, value } if !weights.stay_in_file() => {
@@ -110,7 +110,18 @@ impl Attention {
     ) -> Result<Self, ModelError> {
         let matrix = weights.tensor(weight, &[3 * hidden, hidden])?;
         let offset = bias.map(|bias| weights.tensor(bias, &[3 * hidden])).transpose()?;
-        let projections = Projections::Stacked(Linear::new(matrix, offset));
+        let projections = if Linear::packs(weights) {
+            // Their rows cannot be told apart any more, and a picture's last block needs the query's alone.
+            let part = |n| {
+                let rows = |tensor: &Tensor| {
+                    tensor.f_narrow(0, n * hidden, hidden).map_err(|e| ModelError::torch(weight, &e))
+                };
+                Linear::new(weights, weight, rows(&matrix)?, offset.as_ref().map(rows).transpose()?)
+            };
+            Projections::Separate { query: part(0)?, key: part(1)?, value: part(2)? }
+        } else {
+            Projections::Stacked(Linear::new(weights, weight, matrix, offset)?)
+        };
         Ok(Self { heads, projections, output: Linear::load(weights, output, hidden, hidden)? })
     }
 

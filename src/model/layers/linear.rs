@@ -2,18 +2,47 @@
 
 use tch::{TchError, Tensor};
 
+use super::packed::Packed;
 use crate::model::{ModelError, Weights};
 
 /// `x W^T + b`.
 pub struct Linear {
-    weight: Tensor,
+    weight: Matrix,
     bias: Option<Tensor>,
 }
 
+/// `W`, `[outputs, inputs]`.
+enum Matrix {
+    /// As it is stored.
+    Stored(Tensor),
+    /// As it is multiplied.
+    Packed(Packed),
+}
+
 impl Linear {
-    /// `weight` `[outputs, inputs]` and `bias` `[outputs]`, as they are.
-    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight, bias }
+    /// Whether matrices of these weights are packed.
+    pub fn packs(weights: &Weights) -> bool {
+        weights.stay_in_file() && Packed::is_available()
+    }
+
+    /// `weight` `[outputs, inputs]`, made of the tensor `name`, and `bias` `[outputs]`.
+    ///
+    /// # Errors
+    /// When memory is exhausted.
+    pub fn new(
+        weights: &Weights,
+        name: &str,
+        weight: Tensor,
+        bias: Option<Tensor>,
+    ) -> Result<Self, ModelError> {
+        let weight = if Self::packs(weights) {
+            let packed = Packed::new(&weight).map_err(|e| ModelError::torch(name, &e))?;
+            weights.let_go(name);
+            Matrix::Packed(packed)
+        } else {
+            Matrix::Stored(weight)
+        };
+        Ok(Self { weight, bias })
     }
 
     /// `{name}.weight` `[outputs, inputs]` and `{name}.bias` `[outputs]`.
@@ -21,8 +50,7 @@ impl Linear {
     /// # Errors
     /// When a tensor is missing or has another shape.
     pub fn load(weights: &Weights, name: &str, inputs: i64, outputs: i64) -> Result<Self, ModelError> {
-        let bias = Some(weights.tensor(&format!("{name}.bias"), &[outputs])?);
-        Ok(Self { bias, ..Self::load_without_bias(weights, name, inputs, outputs)? })
+        Self::load_scaled(weights, name, inputs, outputs, [1.0, 1.0])
     }
 
     /// As [`Self::load`], weight and bias each times a factor.
@@ -36,23 +64,9 @@ impl Linear {
         outputs: i64,
         [by_weight, by_bias]: [f64; 2],
     ) -> Result<Self, ModelError> {
-        Ok(Self {
-            weight: weights.scaled(&format!("{name}.weight"), &[outputs, inputs], by_weight)?,
-            bias: Some(weights.scaled(&format!("{name}.bias"), &[outputs], by_bias)?),
-        })
-    }
-
-    /// The product of `parts`, which have the same inputs, one after another: one matrix product for all. All of
-    /// them have a bias, or none has.
-    ///
-    /// # Errors
-    /// When libtorch fails.
-    pub fn stack(parts: &[Self]) -> Result<Self, TchError> {
-        let weight = Tensor::f_cat(&parts.iter().map(|part| &part.weight).collect::<Vec<_>>(), 0)?;
-        let biases: Vec<_> = parts.iter().filter_map(|part| part.bias.as_ref()).collect();
-        debug_assert!(biases.is_empty() || biases.len() == parts.len());
-        let bias = if biases.is_empty() { None } else { Some(Tensor::f_cat(&biases, 0)?) };
-        Ok(Self { weight, bias })
+        let bias = weights.scaled(&format!("{name}.bias"), &[outputs], by_bias)?;
+        let name = format!("{name}.weight");
+        Self::new(weights, &name, weights.scaled(&name, &[outputs, inputs], by_weight)?, Some(bias))
     }
 
     /// `{name}.weight` `[outputs, inputs]` alone.
@@ -65,21 +79,53 @@ impl Linear {
         inputs: i64,
         outputs: i64,
     ) -> Result<Self, ModelError> {
-        Ok(Self { weight: weights.tensor(&format!("{name}.weight"), &[outputs, inputs])?, bias: None })
+        let name = format!("{name}.weight");
+        Self::new(weights, &name, weights.tensor(&name, &[outputs, inputs])?, None)
+    }
+
+    /// The product of `parts`, which have the same inputs, one after another: one matrix product for all. All of
+    /// them have a bias, or none has.
+    ///
+    /// # Errors
+    /// When libtorch fails, or one is packed.
+    pub fn stack(parts: &[Self]) -> Result<Self, TchError> {
+        let matrices = parts.iter().map(Self::stored).collect::<Result<Vec<_>, _>>()?;
+        let weight = Matrix::Stored(Tensor::f_cat(&matrices, 0)?);
+        let biases: Vec<_> = parts.iter().filter_map(|part| part.bias.as_ref()).collect();
+        debug_assert!(biases.is_empty() || biases.len() == parts.len());
+        let bias = if biases.is_empty() { None } else { Some(Tensor::f_cat(&biases, 0)?) };
+        Ok(Self { weight, bias })
     }
 
     /// The outputs from `first` on, `n` of them, without a copy.
     ///
     /// # Errors
-    /// When there are not as many.
+    /// When there are not as many, or it is packed.
     pub fn narrow(&self, first: i64, n: i64) -> Result<Self, TchError> {
         let rows = |tensor: &Tensor| tensor.f_narrow(0, first, n);
-        Ok(Self { weight: rows(&self.weight)?, bias: self.bias.as_ref().map(rows).transpose()? })
+        let weight = Matrix::Stored(rows(self.stored()?)?);
+        Ok(Self { weight, bias: self.bias.as_ref().map(rows).transpose()? })
+    }
+
+    fn stored(&self) -> Result<&Tensor, TchError> {
+        match &self.weight {
+            Matrix::Stored(weight) => Ok(weight),
+            Matrix::Packed(packed) => Err(TchError::Kind(format!("{packed:?} has no rows"))),
+        }
     }
 
     /// `[.., inputs]` to `[.., outputs]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        x.f_linear(&self.weight, self.bias.as_ref())
+        match (&self.weight, &self.bias) {
+            (Matrix::Stored(weight), bias) => x.f_linear(weight, bias.as_ref()),
+            (Matrix::Packed(weight), None) => weight.multiply(x),
+            (Matrix::Packed(weight), Some(bias)) => {
+                // A copy even of one row: expanded, that would be the bias itself.
+                let mut sum = Tensor::f_empty(weight.product_size(x), (bias.kind(), bias.device()))?;
+                sum.f_copy_(bias)?;
+                weight.add_product(x, sum)
+            }
+        }
     }
 }
 
@@ -108,5 +154,40 @@ impl LayerNorm {
     /// `[.., size]` to the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
         x.f_layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::ModelSource,
+        model::{ModelFiles, Placement},
+    };
+    use safetensors::{Dtype, tensor::TensorView};
+    use tch::{Device, Kind};
+
+    /// The bias lies in the mapped file, which a product written over it would not survive.
+    #[test]
+    fn a_bias_is_added_to_one_row_and_to_many_and_stays_what_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>();
+        let (weight, bias) = (bytes(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), bytes(&[10.0, 20.0, 30.0]));
+        let tensors = [("l.weight", vec![3, 2], &weight), ("l.bias", vec![3], &bias)];
+        let views =
+            tensors.map(|(name, shape, data)| (name, TensorView::new(Dtype::F32, shape, data).unwrap()));
+        std::fs::write(dir.path().join("model.safetensors"), safetensors::serialize(views, None).unwrap())
+            .unwrap();
+        let files = ModelFiles::open(&ModelSource::Directory(dir.path().into())).unwrap();
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let weights = Weights::open(&files, Placement { device: Device::Cpu, kind }).unwrap();
+            let linear = Linear::load(&weights, "l", 2, 3).unwrap();
+            for rows in [1_i64, 1, 3] {
+                let x = Tensor::ones([1, rows, 2], (kind, Device::Cpu));
+                let y = linear.forward(&x).unwrap().to_kind(Kind::Float);
+                let expected = [13.0, 27.0, 41.0].repeat(rows as usize);
+                assert_eq!(Vec::<f32>::try_from(y.view([-1])).unwrap(), expected);
+            }
+        }
     }
 }

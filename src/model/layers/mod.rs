@@ -5,6 +5,7 @@ mod attention;
 mod block;
 mod linear;
 mod mlp;
+mod packed;
 mod pixels;
 mod pooling;
 mod tokens;

@@ -101,6 +101,14 @@ impl Weights {
         self.on.device == Device::Cpu && self.on.kind == Kind::Float
     }
 
+    /// Gives the memory of the tensor `name` back, once it was copied elsewhere. It comes back from the file when it is
+    /// touched.
+    pub fn let_go(&self, name: &str) {
+        if let Some(found) = self.find(name) {
+            found.let_go();
+        }
+    }
+
     fn find(&self, name: &str) -> Option<Found<'_>> {
         self.index.get(&format!("{}{name}", self.prefix))
     }
