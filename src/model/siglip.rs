@@ -271,7 +271,7 @@ mod towers {
             let probe = self.probe.f_expand([batch, 1, hidden], false)?;
             // The residual is what was found, not the probe.
             let found = self.attention.forward(&probe, Some(patches), Mask::None)?;
-            found.f_add(&self.mlp.forward(&self.norm.forward(&found)?)?)?.f_select(1, 0)
+            self.mlp.add_to(&found, &self.norm.forward(&found)?)?.f_select(1, 0)
         }
     }
 

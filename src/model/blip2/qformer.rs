@@ -113,7 +113,7 @@ impl Attend {
     }
 
     fn forward(&self, x: &Tensor, context: Option<&Tensor>, mask: Mask<'_>) -> Result<Tensor, TchError> {
-        self.norm.forward(&x.f_add(&self.attention.forward(x, context, mask)?)?)
+        self.norm.forward(&self.attention.add_to(x, x, context, mask)?)
     }
 }
 
@@ -134,6 +134,6 @@ impl FeedForward {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        self.norm.forward(&x.f_add(&self.mlp.forward(x)?)?)
+        self.norm.forward(&self.mlp.add_to(x, x)?)
     }
 }

@@ -108,19 +108,14 @@ impl Attention {
         hidden: i64,
         heads: i64,
     ) -> Result<Self, ModelError> {
-        let matrix = weights.tensor(weight, &[3 * hidden, hidden])?;
-        let offset = bias.map(|bias| weights.tensor(bias, &[3 * hidden])).transpose()?;
         let projections = if Linear::packs(weights) {
-            // Their rows cannot be told apart any more, and a picture's last block needs the query's alone.
-            let part = |n| {
-                let rows = |tensor: &Tensor| {
-                    tensor.f_narrow(0, n * hidden, hidden).map_err(|e| ModelError::torch(weight, &e))
-                };
-                Linear::new(weights, weight, rows(&matrix)?, offset.as_ref().map(rows).transpose()?)
-            };
-            Projections::Separate { query: part(0)?, key: part(1)?, value: part(2)? }
+            // Rows of a packed matrix cannot be told apart, and the last block needs the query's alone.
+            let [query, key, value] = Linear::pack_three(weights, weight, bias, hidden, hidden)?;
+            Projections::Separate { query, key, value }
         } else {
-            Projections::Stacked(Linear::new(weights, weight, matrix, offset)?)
+            let matrix = weights.tensor(weight, &[3 * hidden, hidden])?;
+            let offset = bias.map(|bias| weights.tensor(bias, &[3 * hidden])).transpose()?;
+            Projections::Stacked(Linear::new(matrix, offset))
         };
         Ok(Self { heads, projections, output: Linear::load(weights, output, hidden, hidden)? })
     }
@@ -128,6 +123,22 @@ impl Attention {
     /// `x` `[batch, tokens, hidden]` attends to `context` `[batch, others, context]`, or to itself without one; gives
     /// the shape of `x`.
     pub fn forward(&self, x: &Tensor, context: Option<&Tensor>, mask: Mask<'_>) -> Result<Tensor, TchError> {
+        self.output.forward(&self.attend(x, context, mask)?)
+    }
+
+    /// As [`Self::forward`], added to `sum`, which has the shape of `x`.
+    pub fn add_to(
+        &self,
+        sum: &Tensor,
+        x: &Tensor,
+        context: Option<&Tensor>,
+        mask: Mask<'_>,
+    ) -> Result<Tensor, TchError> {
+        self.output.add_to(sum, &self.attend(x, context, mask)?)
+    }
+
+    /// All but the output projection.
+    fn attend(&self, x: &Tensor, context: Option<&Tensor>, mask: Mask<'_>) -> Result<Tensor, TchError> {
         let (batch, tokens, hidden) = x.size3()?;
         // Of `n` projections side by side, the tensors `[batch, heads, tokens, hidden / heads]`.
         let by_head = |projected: Tensor, n: i64| {
@@ -156,6 +167,6 @@ impl Attention {
             Mask::Tokens(tokens) => (Some(tokens), false),
         };
         let y = Tensor::f_scaled_dot_product_attention(q, k, v, mask, 0.0, causal, None, false)?;
-        self.output.forward(&y.f_transpose(1, 2)?.f_reshape([batch, tokens, hidden])?)
+        y.f_transpose(1, 2)?.f_reshape([batch, tokens, hidden])
     }
 }

@@ -127,21 +127,23 @@ impl Block {
     /// `x` `[batch, tokens, hidden]` to the same shape. Where `x` is a part of a sequence, it attends to the whole,
     /// `context` `[batch, others, hidden]`.
     pub fn forward(&self, x: &Tensor, context: Option<&Tensor>, mask: Mask<'_>) -> Result<Tensor, TchError> {
-        // Into what was just computed, which nobody else holds.
-        let add = |n: usize, x: &Tensor, mut more: Tensor| match &self.scales {
-            Some(scales) => x.f_addcmul(&more, &scales[n]),
-            None => more.f_add_(x),
+        let attended = |sum: &Tensor, x: &Tensor, context| match &self.scales {
+            None => self.attention.add_to(sum, x, context, mask),
+            Some([scale, _]) => sum.f_addcmul(&self.attention.forward(x, context, mask)?, scale),
+        };
+        let widened = |sum: &Tensor, x: &Tensor| match &self.scales {
+            None => self.mlp.add_to(sum, x),
+            Some([_, scale]) => sum.f_addcmul(&self.mlp.forward(x)?, scale),
         };
         match self.norms {
             Norms::Before => {
                 let context = context.map(|context| self.norm1.forward(context)).transpose()?;
-                let attended = self.attention.forward(&self.norm1.forward(x)?, context.as_ref(), mask)?;
-                let x = add(0, x, attended)?;
-                add(1, &x, self.mlp.forward(&self.norm2.forward(&x)?)?)
+                let x = attended(x, &self.norm1.forward(x)?, context.as_ref())?;
+                widened(&x, &self.norm2.forward(&x)?)
             }
             Norms::After => {
-                let x = self.norm1.forward(&add(0, x, self.attention.forward(x, context, mask)?)?)?;
-                self.norm2.forward(&add(1, &x, self.mlp.forward(&x)?)?)
+                let x = self.norm1.forward(&attended(x, x, context)?)?;
+                self.norm2.forward(&widened(&x, &x)?)
             }
         }
     }

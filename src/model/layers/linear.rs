@@ -19,30 +19,25 @@ enum Matrix {
     Packed(Packed),
 }
 
+impl Matrix {
+    /// The tensor `name`, `[outputs, ..]`, whose other dimensions together are the inputs, each entry times `factor`.
+    fn load(weights: &Weights, name: &str, shape: &[i64], factor: f64) -> Result<Self, ModelError> {
+        let failed = |error: TchError| ModelError::torch(name, &error);
+        if !Linear::packs(weights) {
+            let weight = weights.scaled(name, shape, factor)?;
+            return weight.f_flatten(1, -1).map(Self::Stored).map_err(failed);
+        }
+        let stored = weights.stored(name, shape)?;
+        let packed = stored.f_flatten(1, -1).and_then(|matrix| Packed::new(&matrix, factor));
+        weights.let_go(name);
+        packed.map(Self::Packed).map_err(failed)
+    }
+}
+
 impl Linear {
     /// Whether matrices of these weights are packed.
     pub fn packs(weights: &Weights) -> bool {
         weights.stay_in_file() && Packed::is_available()
-    }
-
-    /// `weight` `[outputs, inputs]`, made of the tensor `name`, and `bias` `[outputs]`.
-    ///
-    /// # Errors
-    /// When memory is exhausted.
-    pub fn new(
-        weights: &Weights,
-        name: &str,
-        weight: Tensor,
-        bias: Option<Tensor>,
-    ) -> Result<Self, ModelError> {
-        let weight = if Self::packs(weights) {
-            let packed = Packed::new(&weight).map_err(|e| ModelError::torch(name, &e))?;
-            weights.let_go(name);
-            Matrix::Packed(packed)
-        } else {
-            Matrix::Stored(weight)
-        };
-        Ok(Self { weight, bias })
     }
 
     /// `{name}.weight` `[outputs, inputs]` and `{name}.bias` `[outputs]`.
@@ -64,9 +59,9 @@ impl Linear {
         outputs: i64,
         [by_weight, by_bias]: [f64; 2],
     ) -> Result<Self, ModelError> {
-        let bias = weights.scaled(&format!("{name}.bias"), &[outputs], by_bias)?;
-        let name = format!("{name}.weight");
-        Self::new(weights, &name, weights.scaled(&name, &[outputs, inputs], by_weight)?, Some(bias))
+        let bias = Some(weights.scaled(&format!("{name}.bias"), &[outputs], by_bias)?);
+        let weight = Matrix::load(weights, &format!("{name}.weight"), &[outputs, inputs], by_weight)?;
+        Ok(Self { weight, bias })
     }
 
     /// `{name}.weight` `[outputs, inputs]` alone.
@@ -79,8 +74,53 @@ impl Linear {
         inputs: i64,
         outputs: i64,
     ) -> Result<Self, ModelError> {
-        let name = format!("{name}.weight");
-        Self::new(weights, &name, weights.tensor(&name, &[outputs, inputs])?, None)
+        let weight = Matrix::load(weights, &format!("{name}.weight"), &[outputs, inputs], 1.0)?;
+        Ok(Self { weight, bias: None })
+    }
+
+    /// Of a convolution whose stride is its kernel, the product with one patch: `{name}.weight` of this `shape`,
+    /// `[outputs, channels, height, width]`, and, if `has_bias`, `{name}.bias` `[outputs]`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load_kernel(
+        weights: &Weights,
+        name: &str,
+        shape: [i64; 4],
+        has_bias: bool,
+    ) -> Result<Self, ModelError> {
+        let bias = has_bias.then(|| weights.tensor(&format!("{name}.bias"), &shape[..1])).transpose()?;
+        Ok(Self { weight: Matrix::load(weights, &format!("{name}.weight"), &shape, 1.0)?, bias })
+    }
+
+    /// `weight` `[outputs, inputs]` and `bias` `[outputs]`, as they are.
+    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight: Matrix::Stored(weight), bias }
+    }
+
+    /// Three that one matrix `weight` `[3 * outputs, inputs]` and, if there is one, one `bias` `[3 * outputs]` hold, under
+    /// their full names, one after another; each packed for itself.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape, or [`Self::packs`] is not so.
+    pub fn pack_three(
+        weights: &Weights,
+        weight: &str,
+        bias: Option<&str>,
+        inputs: i64,
+        outputs: i64,
+    ) -> Result<[Self; 3], ModelError> {
+        let matrix = weights.stored(weight, &[3 * outputs, inputs])?;
+        let offset = bias.map(|bias| weights.tensor(bias, &[3 * outputs])).transpose()?;
+        let part = |n: i64| {
+            let rows = |tensor: &Tensor| tensor.f_narrow(0, n * outputs, outputs);
+            let bias = offset.as_ref().map(rows).transpose()?;
+            Ok(Self { weight: Matrix::Packed(Packed::new(&rows(&matrix)?, 1.0)?), bias })
+        };
+        let parts = [part(0), part(1), part(2)];
+        weights.let_go(weight);
+        let [first, second, third] = parts.map(|part| part.map_err(|e| ModelError::torch(weight, &e)));
+        Ok([first?, second?, third?])
     }
 
     /// The product of `parts`, which have the same inputs, one after another: one matrix product for all. All of
@@ -111,6 +151,16 @@ impl Linear {
         match &self.weight {
             Matrix::Stored(weight) => Ok(weight),
             Matrix::Packed(packed) => Err(TchError::Kind(format!("{packed:?} has no rows"))),
+        }
+    }
+
+    /// `sum + x W^T + b`: `[.., outputs]` and `[.., inputs]` to `[.., outputs]`.
+    pub fn add_to(&self, sum: &Tensor, x: &Tensor) -> Result<Tensor, TchError> {
+        match (&self.weight, &self.bias) {
+            (Matrix::Stored(_), _) => self.forward(x)?.f_add_(sum),
+            (Matrix::Packed(weight), None) => weight.add_product(x, sum.f_detach_copy()?),
+            // The product is added where the sum is made: one pass less.
+            (Matrix::Packed(weight), Some(bias)) => weight.add_product(x, sum.f_add(bias)?),
         }
     }
 
@@ -169,7 +219,7 @@ mod tests {
 
     /// The bias lies in the mapped file, which a product written over it would not survive.
     #[test]
-    fn a_bias_is_added_to_one_row_and_to_many_and_stays_what_it_is() {
+    fn bias_and_sum_are_added_to_one_row_and_to_many_and_stay_what_they_are() {
         let dir = tempfile::tempdir().unwrap();
         let bytes = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>();
         let (weight, bias) = (bytes(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), bytes(&[10.0, 20.0, 30.0]));
@@ -181,12 +231,20 @@ mod tests {
         let files = ModelFiles::open(&ModelSource::Directory(dir.path().into())).unwrap();
         for kind in [Kind::Float, Kind::BFloat16] {
             let weights = Weights::open(&files, Placement { device: Device::Cpu, kind }).unwrap();
-            let linear = Linear::load(&weights, "l", 2, 3).unwrap();
-            for rows in [1_i64, 1, 3] {
-                let x = Tensor::ones([1, rows, 2], (kind, Device::Cpu));
-                let y = linear.forward(&x).unwrap().to_kind(Kind::Float);
-                let expected = [13.0, 27.0, 41.0].repeat(rows as usize);
-                assert_eq!(Vec::<f32>::try_from(y.view([-1])).unwrap(), expected);
+            let values = |y: Tensor| Vec::<f32>::try_from(y.to_kind(Kind::Float).view([-1])).unwrap();
+            for (linear, product) in [
+                (Linear::load(&weights, "l", 2, 3).unwrap(), [13.0, 27.0, 41.0]),
+                (Linear::load_without_bias(&weights, "l", 2, 3).unwrap(), [3.0, 7.0, 11.0]),
+            ] {
+                for rows in [1_i64, 1, 3] {
+                    let x = Tensor::ones([1, rows, 2], (kind, Device::Cpu));
+                    let sum = Tensor::ones([1, rows, 3], (kind, Device::Cpu));
+                    assert_eq!(values(linear.forward(&x).unwrap()), product.repeat(rows as usize));
+                    for _ in 0..2 {
+                        let expected = product.map(|x| x + 1.0).repeat(rows as usize);
+                        assert_eq!(values(linear.add_to(&sum, &x).unwrap()), expected);
+                    }
+                }
             }
         }
     }

@@ -54,11 +54,20 @@ impl Mlp {
 
     /// `[.., hidden]` to the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        self.outer.forward(&self.activate(x)?)
+    }
+
+    /// As [`Self::forward`], added to `sum`, which has the shape of `x`.
+    pub fn add_to(&self, sum: &Tensor, x: &Tensor) -> Result<Tensor, TchError> {
+        self.outer.add_to(sum, &self.activate(x)?)
+    }
+
+    /// `[.., hidden]` to `[.., intermediate]`.
+    fn activate(&self, x: &Tensor) -> Result<Tensor, TchError> {
         let mut x = self.inner.forward(x)?;
-        let x = match self.between {
-            Between::Activation(activation) => activation.forward(x)?,
-            Between::Silu => x.f_silu_()?,
-        };
-        self.outer.forward(&x)
+        match self.between {
+            Between::Activation(activation) => activation.forward(x),
+            Between::Silu => x.f_silu_(),
+        }
     }
 }

@@ -90,23 +90,20 @@ impl Packed {
         MKL.is_some()
     }
 
-    /// Packs `weight` `[outputs, inputs]`, for products of as many threads as libtorch has now. Fewer are as fast; MKL would
-    /// not share a matrix out to more.
+    /// Packs `weight` `[outputs, inputs]`, of any dtype and on the CPU, each entry times `factor`, for products of as
+    /// many threads as libtorch has now. Fewer are as fast; MKL would not share a matrix out to more.
     ///
     /// # Errors
-    /// When libtorch is without MKL, the tensor is not a matrix in fp32 on the CPU, or memory is exhausted.
-    pub fn new(weight: &Tensor) -> Result<Self, TchError> {
+    /// When libtorch is without MKL, the tensor is no matrix on the CPU, or memory is exhausted.
+    pub fn new(weight: &Tensor, factor: f64) -> Result<Self, TchError> {
         let mkl = MKL.as_ref().ok_or_else(|| TchError::Kind("libtorch is without MKL".into()))?;
         let (outputs, inputs) = weight.size2()?;
-        let weight = plain(weight)?;
+        if weight.kind() != Kind::Float || weight.device() != Device::Cpu || !weight.is_contiguous() {
+            return Self::of_converted(weight, factor);
+        }
         let (outputs, inputs) = (as_int(outputs)?, as_int(inputs)?);
         // SAFETY: A function of numbers.
-        let size = unsafe { (mkl.size)(RIGHT_MATRIX, ROWS, outputs, inputs) };
-        let exhausted = |error: io::Error| {
-            // The words by which `runtime` knows it.
-            TchError::Torch(format!("can't allocate memory: {size} bytes to pack a matrix: {error}"))
-        };
-        let mut matrix = MmapMut::map_anon(size.max(1)).map_err(exhausted)?;
+        let mut matrix = map(unsafe { (mkl.size)(RIGHT_MATRIX, ROWS, outputs, inputs) })?;
         // SAFETY: `weight` is contiguous with `outputs * inputs` floats, `matrix` as large as MKL asks, on a page of its
         // own.
         unsafe {
@@ -117,13 +114,25 @@ impl Packed {
                 ROWS,
                 outputs,
                 inputs,
-                1.0,
+                factor as c_float,
                 weight.data_ptr().cast_const().cast(),
                 inputs,
                 matrix.as_mut_ptr().cast(),
             );
         }
         Ok(Self { mkl, inputs, outputs, matrix })
+    }
+
+    /// As [`Self::new`], by way of a contiguous copy in fp32. It is not libtorch's own: one large block after another from
+    /// the allocator, with small ones in between that stay, and a model would be in memory twice.
+    fn of_converted(weight: &Tensor, factor: f64) -> Result<Self, TchError> {
+        let size = weight.size();
+        let scratch = map(weight.numel() * size_of::<f32>())?;
+        // SAFETY: The block is as large as the tensor, nobody else has it, and it outlives the tensor.
+        let mut copy =
+            unsafe { Tensor::f_from_blob(scratch.as_ptr(), &size, &[size[1], 1], Kind::Float, Device::Cpu)? };
+        copy.f_copy_(weight)?;
+        Self::new(&copy, factor)
     }
 
     /// Adds `x W^T` to `sum`: `[.., inputs]` to `[.., outputs]`. It is written over, so nobody else may hold it.
@@ -187,6 +196,18 @@ impl fmt::Debug for Packed {
     }
 }
 
+/// Memory that takes no more than what is written to. With huge pages it would take a tenth more, and no product is faster.
+fn map(size: usize) -> Result<MmapMut, TchError> {
+    let exhausted = |error: io::Error| {
+        // The words by which `runtime` knows it.
+        TchError::Torch(format!("can't allocate memory: {size} bytes to pack a matrix: {error}"))
+    };
+    let map = MmapMut::map_anon(size.max(1)).map_err(exhausted)?;
+    #[cfg(target_os = "linux")]
+    drop(map.advise(memmap2::Advice::NoHugePage));
+    Ok(map)
+}
+
 /// The tensor as MKL reads it: itself, or a contiguous copy.
 fn plain(tensor: &Tensor) -> Result<Tensor, TchError> {
     match (tensor.kind(), tensor.device()) {
@@ -225,7 +246,7 @@ mod tests {
         }
         for (outputs, inputs) in [(1, 1), (7, 5), (64, 64), (65, 130), (512, 768), (3, 3072)] {
             let weight = draw(&[outputs, inputs]);
-            let packed = Packed::new(&weight).unwrap();
+            let packed = Packed::new(&weight, 1.0).unwrap();
             for size in [vec![1], vec![3], vec![2, 50], vec![9, 50], vec![0], vec![2, 3, 4]] {
                 let what = format!("{size:?} rows, {outputs} x {inputs}");
                 let x = draw(&[size.as_slice(), &[inputs]].concat());
@@ -244,12 +265,26 @@ mod tests {
     }
 
     #[test]
+    fn weights_are_converted_and_scaled() {
+        if !Packed::is_available() {
+            return eprintln!("skipped: this libtorch is without MKL");
+        }
+        let x = draw(&[3, 40]);
+        for kind in [Kind::Float, Kind::Half, Kind::BFloat16, Kind::Double] {
+            let weight = draw(&[30, 40]).to_kind(kind);
+            let expected = x.linear::<&Tensor>(&(weight.to_kind(Kind::Float) * 1.702), None);
+            let product = Packed::new(&weight, 1.702).unwrap().multiply(&x).unwrap();
+            assert!(largest_difference(&product, &expected) < 1e-5, "{kind:?}");
+        }
+    }
+
+    #[test]
     fn any_layout_is_multiplied_and_what_does_not_fit_is_refused() {
         if !Packed::is_available() {
             return eprintln!("skipped: this libtorch is without MKL");
         }
         let stored = draw(&[6, 8]);
-        let packed = Packed::new(&stored.transpose(0, 1)).unwrap();
+        let packed = Packed::new(&stored.transpose(0, 1), 1.0).unwrap();
         let x = draw(&[6, 4]).transpose(0, 1);
         let expected = x.matmul(&stored);
         assert!(largest_difference(&packed.multiply(&x).unwrap(), &expected) < 1e-5);
@@ -263,6 +298,6 @@ mod tests {
         }
         let half = draw(&[4, 6]).to_kind(Kind::BFloat16);
         assert!(matches!(packed.multiply(&half), Err(TchError::Kind(_))));
-        assert!(matches!(Packed::new(&half), Err(TchError::Kind(_))));
+        assert!(Packed::new(&draw(&[6]), 1.0).is_err());
     }
 }

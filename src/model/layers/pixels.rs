@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
+use super::Linear;
 use crate::{
     domain::ImageSpec,
     model::{ModelError, Weights},
@@ -35,16 +36,15 @@ impl Normalize {
     ///
     /// The steps and their order are the reference's, in float32: `(x * rescale_factor - mean) / std`.
     pub fn forward(&self, rgb8: &Tensor) -> Result<Tensor, TchError> {
-        let x = rgb8.f_to_kind(Kind::Float)?.f_mul_scalar(self.rescale_factor)?;
-        let x = x.f_sub(&self.mean)?.f_div(&self.std)?;
+        let mut x = rgb8.f_to_kind(Kind::Float)?;
+        let x = x.f_mul_scalar_(self.rescale_factor)?.f_sub_(&self.mean)?.f_div_(&self.std)?;
         x.f_permute([0, 3, 1, 2])?.f_contiguous()?.f_to_kind(self.kind)
     }
 }
 
-/// A convolution whose stride is its kernel: one vector per patch.
+/// A convolution whose stride is its kernel: one vector per patch, and so one product for all patches.
 pub struct PatchEmbedding {
-    weight: Tensor,
-    bias: Option<Tensor>,
+    product: Linear,
     patch: i64,
 }
 
@@ -60,16 +60,19 @@ impl PatchEmbedding {
         patch: i64,
         has_bias: bool,
     ) -> Result<Self, ModelError> {
-        let weight = weights.tensor(&format!("{name}.weight"), &[hidden, 3, patch, patch])?;
-        let bias = has_bias.then(|| weights.tensor(&format!("{name}.bias"), &[hidden])).transpose()?;
-        Ok(Self { weight, bias, patch })
+        let product = Linear::load_kernel(weights, name, [hidden, 3, patch, patch], has_bias)?;
+        Ok(Self { product, patch })
     }
 
     /// `[batch, 3, height, width]` to `[batch, patches, hidden]`, rows first. A remainder is dropped.
     pub fn forward(&self, pixel_values: &Tensor) -> Result<Tensor, TchError> {
-        let stride = [self.patch, self.patch];
-        let x = pixel_values.f_conv2d(&self.weight, self.bias.as_ref(), stride, [0, 0], [1, 1], 1)?;
-        x.f_flatten(2, 3)?.f_transpose(1, 2)
+        let (batch, channels, height, width) = pixel_values.size4()?;
+        let patch = self.patch;
+        let (rows, columns) = (height / patch, width / patch);
+        let whole = pixel_values.f_narrow(2, 0, rows * patch)?.f_narrow(3, 0, columns * patch)?;
+        let x =
+            whole.f_reshape([batch, channels, rows, patch, columns, patch])?.f_permute([0, 2, 4, 1, 3, 5])?;
+        self.product.forward(&x.f_reshape([batch, rows * columns, channels * patch * patch])?)
     }
 }
 

@@ -65,21 +65,35 @@ impl Weights {
     /// # Errors
     /// As [`Self::tensor`].
     pub fn scaled(&self, name: &str, shape: &[i64], factor: f64) -> Result<Tensor, ModelError> {
-        let full = || format!("{}{name}", self.prefix);
+        let stored = self.stored(name, shape)?;
+        let placed = self.place(&stored, factor).map_err(|e| ModelError::torch(&self.full(name), &e))?;
+        // Else a file in another dtype would be in memory twice, whole, until loading has ended.
+        if placed.data_ptr() != stored.data_ptr() {
+            self.let_go(name);
+        }
+        Ok(placed)
+    }
+
+    /// The tensor `name`, of exactly this shape, as it lies in the file: in its dtype, on the CPU, perhaps with
+    /// strides.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    pub fn stored(&self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
         let found = self.find(name).ok_or_else(|| ModelError::NoTensor {
             file: self.index.place().into(),
-            tensor: full(),
+            tensor: self.full(name),
             expected: shape.into(),
         })?;
         if found.layout.shape != shape {
             return Err(ModelError::Shape {
                 file: found.file.into(),
-                tensor: full(),
+                tensor: self.full(name),
                 expected: shape.into(),
                 found: found.layout.shape.clone(),
             });
         }
-        let stored = match found.layout.dtype {
+        let kind = match found.layout.dtype {
             Dtype::F64 => Kind::Double,
             Dtype::F32 => Kind::Float,
             Dtype::F16 => Kind::Half,
@@ -87,13 +101,12 @@ impl Weights {
             other => {
                 return Err(ModelError::Dtype {
                     file: found.file.into(),
-                    tensor: full(),
+                    tensor: self.full(name),
                     found: other.to_string(),
                 });
             }
         };
-        self.place(found, stored, factor)
-            .map_err(|e| ModelError::Torch { tensor: full(), reason: e.to_string() })
+        in_file(found, kind).map_err(|e| ModelError::torch(&self.full(name), &e))
     }
 
     /// Whether tensors of the served dtype stay in the mapped file.
@@ -109,38 +122,37 @@ impl Weights {
         }
     }
 
-    fn find(&self, name: &str) -> Option<Found<'_>> {
-        self.index.get(&format!("{}{name}", self.prefix))
+    fn full(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
     }
 
-    fn place(&self, found: Found, stored: Kind, factor: f64) -> Result<Tensor, TchError> {
-        let Found { layout, data, .. } = found;
-        let size = stored.elt_size_in_bytes();
-        // Files written by other hands may leave tensors unaligned; those are copied.
-        let tensor = if !(data.as_ptr() as usize).is_multiple_of(size) {
-            let entries = Tensor::f_from_data_size(data, &[(data.len() / size) as i64], stored)?;
-            entries.f_as_strided(&layout.shape, &layout.strides, None)?
-        } else {
-            // SAFETY: Every entry that shape and strides lead to lies in `data` (both formats' readers checked
-            // it), which is aligned, lives as long as the files, which the engine keeps beside the tensors, and is
-            // never written: inference only reads weights.
-            unsafe {
-                Tensor::f_from_blob(data.as_ptr(), &layout.shape, &layout.strides, stored, Device::Cpu)?
-            }
-        };
-        // All are the tensor itself where nothing changes.
-        let placed = tensor.f_to_device(self.on.device)?;
+    fn find(&self, name: &str) -> Option<Found<'_>> {
+        self.index.get(&self.full(name))
+    }
+
+    /// The tensor itself where nothing changes.
+    fn place(&self, stored: &Tensor, factor: f64) -> Result<Tensor, TchError> {
+        let placed = stored.f_to_device(self.on.device)?;
         let placed = match factor {
             1.0 => placed,
             factor => placed.f_to_kind(Kind::Float)?.f_mul_scalar(factor)?,
         };
-        let placed = placed.f_to_kind(self.on.kind)?.f_contiguous()?;
-        // Else a file in another dtype would be in memory twice, whole, until loading has ended.
-        if placed.data_ptr() != tensor.data_ptr() {
-            found.let_go();
-        }
-        Ok(placed)
+        placed.f_to_kind(self.on.kind)?.f_contiguous()
     }
+}
+
+/// A tensor over its place in the file.
+fn in_file(Found { layout, data, .. }: Found, kind: Kind) -> Result<Tensor, TchError> {
+    let size = kind.elt_size_in_bytes();
+    // Files written by other hands may leave tensors unaligned; those are copied.
+    if !(data.as_ptr() as usize).is_multiple_of(size) {
+        let entries = Tensor::f_from_data_size(data, &[(data.len() / size) as i64], kind)?;
+        return entries.f_as_strided(&layout.shape, &layout.strides, None);
+    }
+    // SAFETY: Every entry that shape and strides lead to lies in `data` (both formats' readers checked it), which is
+    // aligned, lives as long as the files, which the engine keeps beside the tensors, and is never written: inference
+    // only reads weights.
+    unsafe { Tensor::f_from_blob(data.as_ptr(), &layout.shape, &layout.strides, kind, Device::Cpu) }
 }
 
 #[cfg(test)]
