@@ -1,7 +1,8 @@
 //! Forward passes of a ViT-B/32 with random weights, beside the matrix products that it cannot do without.
 //!
 //! The checkpoint (605 MB) is drawn once, into the build folder. `forward/products` multiplies what the blocks of the
-//! image tower multiply, and nothing else: an engine that only multiplied would be as fast.
+//! image tower multiply, and nothing else: an engine that only multiplied would be as fast. `plain products` are the
+//! same as libtorch multiplies them, with weights as they are stored.
 
 use std::{
     fs,
@@ -15,6 +16,7 @@ use serde_json::json;
 use sidelens::{
     config::{DeviceChoice, DtypeChoice, ModelConfig, ModelSource},
     domain::{Pixels, Prepared, Tokens},
+    model::Linear,
     runtime::{LoadedModel, facts, load},
 };
 use tch::{Device, Kind, Tensor};
@@ -72,9 +74,18 @@ fn one(criterion: &mut Criterion, dir: &Path, name: &str, device: DeviceChoice, 
     let kind = if dtype == "bf16" { Kind::BFloat16 } else { Kind::Float };
     let device = if name == "cpu" { Device::Cpu } else { Device::Cuda(0) };
     for &n in PICTURES {
-        let products = Products::new(n as i64, device, kind);
         group.throughput(Throughput::Elements(n as u64));
+        let products = Products::new(n as i64, device, kind, |weight| {
+            let product = Linear::new(weight, None).expect("packs");
+            Box::new(move |x| product.forward(x).expect("multiplies"))
+        });
         group.bench_function(BenchmarkId::new(format!("{name} {dtype}, products"), n), |bencher| {
+            bencher.iter(|| products.multiply());
+        });
+        let products = Products::new(n as i64, device, kind, |weight| {
+            Box::new(move |x| x.linear::<&Tensor>(&weight, None))
+        });
+        group.bench_function(BenchmarkId::new(format!("{name} {dtype}, plain products"), n), |bencher| {
             bencher.iter(|| products.multiply());
         });
     }
@@ -97,17 +108,20 @@ fn text(seed: usize, length: usize) -> Prepared {
 struct Products {
     narrow: Tensor,
     wide: Tensor,
-    weights: Vec<[Tensor; 4]>,
+    blocks: Vec<[Product; 4]>,
 }
 
+type Product = Box<dyn Fn(&Tensor) -> Tensor>;
+
 impl Products {
-    fn new(pictures: i64, device: Device, kind: Kind) -> Self {
+    fn new(pictures: i64, device: Device, kind: Kind, product: impl Fn(Tensor) -> Product) -> Self {
         let draw = |rows, columns| (Tensor::rand([rows, columns], (Kind::Float, device)) - 0.5).to_kind(kind);
         let shapes = [[3 * HIDDEN, HIDDEN], [HIDDEN, HIDDEN], [4 * HIDDEN, HIDDEN], [HIDDEN, 4 * HIDDEN]];
+        let block = || shapes.map(|[rows, columns]| product(draw(rows, columns)));
         Self {
             narrow: draw(pictures * PATCHES, HIDDEN),
             wide: draw(pictures * PATCHES, 4 * HIDDEN),
-            weights: (0..LAYERS).map(|_| shapes.map(|[rows, columns]| draw(rows, columns))).collect(),
+            blocks: (0..LAYERS).map(|_| block()).collect(),
         }
     }
 
@@ -115,11 +129,11 @@ impl Products {
     fn multiply(&self) -> f64 {
         let _no_grad = tch::no_grad_guard();
         let mut first_number = 0.0;
-        for (layer, [qkv, output, inner, outer]) in self.weights.iter().enumerate() {
-            for weight in [qkv, output, inner] {
-                drop(black_box(self.narrow.linear::<&Tensor>(weight, None)));
+        for (layer, [qkv, output, inner, outer]) in self.blocks.iter().enumerate() {
+            for product in [qkv, output, inner] {
+                drop(black_box(product(&self.narrow)));
             }
-            let last = self.wide.linear::<&Tensor>(outer, None);
+            let last = outer(&self.wide);
             if layer + 1 == LAYERS {
                 first_number = last.double_value(&[0, 0]);
             }

@@ -28,7 +28,7 @@ pub use config::ConfigJson;
 pub use error::ModelError;
 pub use files::{FileBytes, ModelFiles};
 #[cfg(feature = "torch")]
-pub use layers::Normalize;
+pub use layers::{Linear, Normalize};
 #[cfg(feature = "torch")]
 pub use weights::Weights;
 

@@ -115,7 +115,8 @@ impl Attention {
         } else {
             let matrix = weights.tensor(weight, &[3 * hidden, hidden])?;
             let offset = bias.map(|bias| weights.tensor(bias, &[3 * hidden])).transpose()?;
-            Projections::Stacked(Linear::new(matrix, offset))
+            let stacked = Linear::new(matrix, offset).map_err(|e| ModelError::torch(weight, &e))?;
+            Projections::Stacked(stacked)
         };
         Ok(Self { heads, projections, output: Linear::load(weights, output, hidden, hidden)? })
     }

@@ -1,6 +1,6 @@
 //! Matrix product and layer norm.
 
-use tch::{TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::packed::Packed;
 use crate::model::{ModelError, Weights};
@@ -93,9 +93,14 @@ impl Linear {
         Ok(Self { weight: Matrix::load(weights, &format!("{name}.weight"), &shape, 1.0)?, bias })
     }
 
-    /// `weight` `[outputs, inputs]` and `bias` `[outputs]`, as they are.
-    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight: Matrix::Stored(weight), bias }
+    /// `weight` `[outputs, inputs]` and `bias` `[outputs]`.
+    ///
+    /// # Errors
+    /// When memory is exhausted.
+    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self, TchError> {
+        let packs = (weight.kind(), weight.device()) == (Kind::Float, Device::Cpu) && Packed::is_available();
+        let weight = if packs { Matrix::Packed(Packed::new(&weight, 1.0)?) } else { Matrix::Stored(weight) };
+        Ok(Self { weight, bias })
     }
 
     /// Three that one matrix `weight` `[3 * outputs, inputs]` and, if there is one, one `bias` `[3 * outputs]` hold, under
@@ -215,7 +220,6 @@ mod tests {
         model::{ModelFiles, Placement},
     };
     use safetensors::{Dtype, tensor::TensorView};
-    use tch::{Device, Kind};
 
     /// The bias lies in the mapped file, which a product written over it would not survive.
     #[test]
