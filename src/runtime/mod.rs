@@ -6,6 +6,8 @@ mod device;
 mod fingerprint;
 mod memory;
 mod schedule;
+#[cfg(feature = "torch")]
+mod staging;
 #[doc(hidden)]
 pub mod stub;
 mod thread;

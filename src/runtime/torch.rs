@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError};
 
 use super::{
     Backend, BackendError, Engine, LoadedModel,
     device::{DeviceError, cores, resolve_devices, resolve_dtype},
     fingerprint::fingerprint,
     schedule::{self, BULK_NICENESS, Layout},
+    staging::Staging,
 };
 use crate::{
     config::{CoreList, ModelConfig, ModelParts, ModelSource},
-    domain::{Embedding, Lane, Lanes, ModelSpec, Pixels, Prepared},
+    domain::{Embedding, Lane, Lanes, ModelSpec, Prepared},
     model::{Checkpoint, ModelError, Normalize, Placement, Towers},
 };
 
@@ -89,7 +90,8 @@ fn engines(model: Model, layout: &Layout, cores: &CoreList) -> Vec<Engine> {
     let model = Arc::new(model);
     let engine = |threads, niceness, lanes| {
         let schedule = Schedule { threads, niceness, cores: cores.clone() };
-        Engine { backend: Box::new(Torch { model: model.clone(), schedule }), lanes }
+        let (model, staging) = (model.clone(), Staging::new(model.device));
+        Engine { backend: Box::new(Torch { model, schedule, staging }), lanes }
     };
     match model.device {
         Device::Cpu => {
@@ -131,6 +133,7 @@ struct Schedule {
 struct Torch {
     model: Arc<Model>,
     schedule: Schedule,
+    staging: Staging,
 }
 
 impl Backend for Torch {
@@ -145,7 +148,7 @@ impl Backend for Torch {
     }
 
     fn embed(&mut self, batch: &[Prepared]) -> Result<Vec<Embedding>, BackendError> {
-        let rows = self.model.forward(batch).map_err(|error| classify(&error))?;
+        let rows = self.model.forward(batch, &mut self.staging).map_err(|error| classify(&error))?;
         rows.chunks_exact(self.model.dimensions)
             .map(|row| Embedding::normalized(row.to_vec()))
             .collect::<Result<_, _>>()
@@ -166,7 +169,7 @@ impl Model {
     }
 
     /// The vectors of the batch, one after another.
-    fn forward(&self, batch: &[Prepared]) -> Result<Vec<f32>, TchError> {
+    fn forward(&self, batch: &[Prepared], staging: &mut Staging) -> Result<Vec<f32>, TchError> {
         let _no_grad = tch::no_grad_guard();
         let mut pictures = Vec::new();
         let mut texts = Vec::new();
@@ -178,19 +181,11 @@ impl Model {
         }
         let vectors = match (&self.normalize, texts.is_empty()) {
             (Some(normalize), true) => {
-                self.towers.encode_images(&normalize.forward(&self.upload(&pictures)?)?)?
+                self.towers.encode_images(&normalize.forward(&staging.upload(&pictures)?)?)?
             }
             _ => self.towers.encode_texts(&texts)?,
         };
         Vec::<f32>::try_from(vectors.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_flatten(0, -1)?)
-    }
-
-    /// Pictures of one size to RGB8 `[batch, height, width, 3]` on the device.
-    fn upload(&self, pictures: &[&Pixels]) -> Result<Tensor, TchError> {
-        let bytes = pictures.iter().map(|picture| picture.rgb8.as_slice()).collect::<Vec<_>>().concat();
-        let (height, width) = pictures.first().map_or((0, 0), |p| (i64::from(p.height), i64::from(p.width)));
-        let size = [pictures.len() as i64, height, width, 3];
-        Tensor::f_from_data_size(&bytes, &size, Kind::Uint8)?.f_to_device(self.device)
     }
 }
 
