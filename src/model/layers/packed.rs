@@ -2,8 +2,8 @@
 //!
 //! A plain product first copies its weights into that order, every time. For a text of eight tokens this takes longer
 //! than the product, for eight pictures still a sixth of it (docs/benchmarks.md). Weights do not change, so here they
-//! are copied once, while loading. libtorch, which is linked with MKL, has no function of its own for this in C++'s
-//! `at::`, but hands on MKL's. Where it is built without MKL (ARM), products stay plain.
+//! are copied once, while loading. libtorch has no tensor for that which `tch` could reach, but it hands on the functions
+//! of the MKL in it. Where it is built without (ARM), products stay plain.
 
 use std::{
     ffi::{c_float, c_int},
@@ -127,10 +127,10 @@ impl Packed {
     /// the allocator, with small ones in between that stay, and a model would be in memory twice.
     fn of_converted(weight: &Tensor, factor: f64) -> Result<Self, TchError> {
         let size = weight.size();
-        let scratch = map(weight.numel() * size_of::<f32>())?;
+        let mut scratch = map(weight.numel() * size_of::<f32>())?;
+        let block = scratch.as_mut_ptr();
         // SAFETY: The block is as large as the tensor, nobody else has it, and it outlives the tensor.
-        let mut copy =
-            unsafe { Tensor::f_from_blob(scratch.as_ptr(), &size, &[size[1], 1], Kind::Float, Device::Cpu)? };
+        let mut copy = unsafe { Tensor::f_from_blob(block, &size, &[size[1], 1], Kind::Float, Device::Cpu)? };
         copy.f_copy_(weight)?;
         Self::new(&copy, factor)
     }
