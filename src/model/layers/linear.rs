@@ -122,10 +122,10 @@ impl Linear {
             let bias = offset.as_ref().map(rows).transpose()?;
             Ok(Self { weight: Matrix::Packed(Packed::new(&rows(&matrix)?, 1.0)?), bias })
         };
-        let parts = [part(0), part(1), part(2)];
+        let failed = |error: TchError| ModelError::torch(weight, &error);
+        let parts = [part(0).map_err(failed)?, part(1).map_err(failed)?, part(2).map_err(failed)?];
         weights.let_go(weight);
-        let [first, second, third] = parts.map(|part| part.map_err(|e| ModelError::torch(weight, &e)));
-        Ok([first?, second?, third?])
+        Ok(parts)
     }
 
     /// The product of `parts`, which have the same inputs, one after another: one matrix product for all. All of
@@ -161,25 +161,17 @@ impl Linear {
 
     /// `sum + x W^T + b`: `[.., outputs]` and `[.., inputs]` to `[.., outputs]`.
     pub fn add_to(&self, sum: &Tensor, x: &Tensor) -> Result<Tensor, TchError> {
-        match (&self.weight, &self.bias) {
-            (Matrix::Stored(_), _) => self.forward(x)?.f_add_(sum),
-            (Matrix::Packed(weight), None) => weight.add_product(x, sum.f_detach_copy()?),
-            // The product is added where the sum is made: one pass less.
-            (Matrix::Packed(weight), Some(bias)) => weight.add_product(x, sum.f_add(bias)?),
+        match &self.weight {
+            Matrix::Stored(_) => self.forward(x)?.f_add_(sum),
+            Matrix::Packed(weight) => weight.add_product(sum, x, self.bias.as_ref()),
         }
     }
 
     /// `[.., inputs]` to `[.., outputs]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        match (&self.weight, &self.bias) {
-            (Matrix::Stored(weight), bias) => x.f_linear(weight, bias.as_ref()),
-            (Matrix::Packed(weight), None) => weight.multiply(x),
-            (Matrix::Packed(weight), Some(bias)) => {
-                // A copy even of one row: expanded, that would be the bias itself.
-                let mut sum = Tensor::f_empty(weight.product_size(x), (bias.kind(), bias.device()))?;
-                sum.f_copy_(bias)?;
-                weight.add_product(x, sum)
-            }
+        match &self.weight {
+            Matrix::Stored(weight) => x.f_linear(weight, self.bias.as_ref()),
+            Matrix::Packed(weight) => weight.multiply(x, self.bias.as_ref()),
         }
     }
 }

@@ -135,24 +135,37 @@ impl Packed {
         Self::new(&copy, factor)
     }
 
-    /// Adds `x W^T` to `sum`: `[.., inputs]` to `[.., outputs]`. It is written over, so nobody else may hold it.
+    /// `x W^T`, and `bias` `[outputs]` if there is one: `[.., inputs]` to `[.., outputs]`.
     ///
     /// # Errors
-    /// When shapes do not fit, or a tensor is not in fp32 on the CPU.
-    pub fn add_product(&self, x: &Tensor, sum: Tensor) -> Result<Tensor, TchError> {
-        self.compute(x, sum, 1.0)
+    /// When shapes do not fit, or `x` is not in fp32 on the CPU.
+    pub fn multiply(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, TchError> {
+        let mut into = Tensor::f_empty(self.product_size(x), (Kind::Float, Device::Cpu))?;
+        let keep = match bias {
+            Some(bias) => {
+                // A copy even of one row: expanded, that would be the bias itself, which may lie in a file.
+                into.f_copy_(bias)?;
+                1.0
+            }
+            None => 0.0,
+        };
+        self.compute(x, into, keep)
     }
 
-    /// `x W^T`: `[.., inputs]` to `[.., outputs]`.
+    /// `sum + x W^T`, and `bias` if there is one: `[.., outputs]` and `[.., inputs]` to `[.., outputs]`. The product is
+    /// added where the sum is made: one pass less.
     ///
     /// # Errors
-    /// As [`Self::add_product`].
-    pub fn multiply(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        self.compute(x, Tensor::f_empty(self.product_size(x), (Kind::Float, Device::Cpu))?, 0.0)
+    /// As [`Self::multiply`].
+    pub fn add_product(&self, sum: &Tensor, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, TchError> {
+        let into = match bias {
+            Some(bias) => sum.f_add(bias)?,
+            None => sum.f_detach_copy()?,
+        };
+        self.compute(x, into, 1.0)
     }
 
-    /// The size of the product with `x`.
-    pub fn product_size(&self, x: &Tensor) -> Vec<i64> {
+    fn product_size(&self, x: &Tensor) -> Vec<i64> {
         let mut size = x.size();
         if let Some(last) = size.last_mut() {
             *last = i64::from(self.outputs);
@@ -160,15 +173,16 @@ impl Packed {
         size
     }
 
-    fn compute(&self, x: &Tensor, sum: Tensor, keep: c_float) -> Result<Tensor, TchError> {
-        let (x, sum) = (plain(x)?, plain(&sum)?);
-        if x.size().last() != Some(&i64::from(self.inputs)) || sum.size() != self.product_size(&x) {
-            let sizes = (x.size(), sum.size());
+    /// `keep * into + x W^T`, written over `into`, which was just made and which nobody else holds.
+    fn compute(&self, x: &Tensor, into: Tensor, keep: c_float) -> Result<Tensor, TchError> {
+        let (x, into) = (plain(x)?, plain(&into)?);
+        if x.size().last() != Some(&i64::from(self.inputs)) || into.size() != self.product_size(&x) {
+            let sizes = (x.size(), into.size());
             return Err(TchError::Shape(format!("{:?} times {self:?} into {:?}", sizes.0, sizes.1)));
         }
         let rows = as_int(x.size().iter().rev().skip(1).product())?;
         // SAFETY: Three contiguous blocks of floats, of the sizes given, the matrix as `new` packed it. It and `x` are only
-        // read; `sum` is this call's own.
+        // read; `into` is this call's own.
         unsafe {
             (self.mkl.compute)(
                 ROW_MAJOR,
@@ -182,11 +196,11 @@ impl Packed {
                 self.matrix.as_ptr().cast(),
                 self.inputs,
                 keep,
-                sum.data_ptr().cast(),
+                into.data_ptr().cast(),
                 self.outputs,
             );
         }
-        Ok(sum)
+        Ok(into)
     }
 }
 
@@ -251,14 +265,14 @@ mod tests {
                 let what = format!("{size:?} rows, {outputs} x {inputs}");
                 let x = draw(&[size.as_slice(), &[inputs]].concat());
                 let expected = x.linear::<&Tensor>(&weight, None);
-                let product = packed.multiply(&x).unwrap();
+                let product = packed.multiply(&x, None).unwrap();
                 assert_eq!(product.size(), expected.size(), "{what}");
                 if product.numel() == 0 {
                     continue;
                 }
                 assert!(largest_difference(&product, &expected) < 1e-4, "{what}");
                 let before = draw(&product.size());
-                let sum = packed.add_product(&x, before.copy()).unwrap();
+                let sum = packed.add_product(&before, &x, None).unwrap();
                 assert!(largest_difference(&sum, &(before + expected)) < 1e-4, "{what}");
             }
         }
@@ -273,7 +287,7 @@ mod tests {
         for kind in [Kind::Float, Kind::Half, Kind::BFloat16, Kind::Double] {
             let weight = draw(&[30, 40]).to_kind(kind);
             let expected = x.linear::<&Tensor>(&(weight.to_kind(Kind::Float) * 1.702), None);
-            let product = Packed::new(&weight, 1.702).unwrap().multiply(&x).unwrap();
+            let product = Packed::new(&weight, 1.702).unwrap().multiply(&x, None).unwrap();
             assert!(largest_difference(&product, &expected) < 1e-5, "{kind:?}");
         }
     }
@@ -287,17 +301,18 @@ mod tests {
         let packed = Packed::new(&stored.transpose(0, 1), 1.0).unwrap();
         let x = draw(&[6, 4]).transpose(0, 1);
         let expected = x.matmul(&stored);
-        assert!(largest_difference(&packed.multiply(&x).unwrap(), &expected) < 1e-5);
-        // A sum of another layout is not written through.
+        assert!(largest_difference(&packed.multiply(&x, None).unwrap(), &expected) < 1e-5);
+        // A sum, here of another layout, is not written through.
         let sum = draw(&[8, 4]).transpose(0, 1);
         let before = sum.copy();
-        let added = packed.add_product(&x, sum.shallow_clone()).unwrap();
+        let added = packed.add_product(&sum, &x, None).unwrap();
         assert!(largest_difference(&added, &(&before + expected)) < 1e-5);
+        assert_eq!(largest_difference(&sum, &before), 0.0);
         for (x, sum) in [(draw(&[4, 8]), draw(&[4, 8])), (draw(&[4, 6]), draw(&[5, 8]))] {
-            assert!(matches!(packed.add_product(&x, sum), Err(TchError::Shape(_))));
+            assert!(matches!(packed.add_product(&sum, &x, None), Err(TchError::Shape(_))));
         }
         let half = draw(&[4, 6]).to_kind(Kind::BFloat16);
-        assert!(matches!(packed.multiply(&half), Err(TchError::Kind(_))));
+        assert!(matches!(packed.multiply(&half, None), Err(TchError::Kind(_))));
         assert!(Packed::new(&draw(&[6]), 1.0).is_err());
     }
 }
