@@ -71,7 +71,7 @@ impl Line {
                 true => ImageSource::Encoded(image.as_bytes().into()),
                 false => ImageSource::Url(image),
             })),
-            (None, Some(text)) => Ok(Content::Text(text)),
+            (None, Some(text)) => Ok(Content::Text(text.into())),
             (None, None) => Err("the object has neither `image` nor `text`".into()),
             (Some(_), Some(_)) => {
                 Err("the object has `image` and `text`; give each a line of its own".into())
@@ -88,7 +88,8 @@ impl Line {
     /// Bytes that its content holds.
     pub fn bytes(&self) -> usize {
         match &self.content {
-            Ok(Content::Text(text) | Content::Image(ImageSource::Url(text))) => text.len(),
+            Ok(Content::Text(text)) => text.len(),
+            Ok(Content::Image(ImageSource::Url(url))) => url.len(),
             Ok(Content::Image(ImageSource::Encoded(picture))) => picture.len(),
             Ok(Content::Image(ImageSource::Bytes(picture))) => picture.len(),
             Err(reason) => reason.len(),

@@ -1,9 +1,10 @@
-//! The body, and the pieces cut out of it: a picture is handed on where it stands, so that a body of a hundred
+//! The body, and the pieces cut out of it: pictures and texts are handed on where they stand, so that a body of a hundred
 //! megabytes is in memory once.
 
 use std::{collections::BTreeMap, str};
 
 use bytes::BytesMut;
+use bytestring::ByteString;
 
 /// A string of the body, as serde met it.
 #[derive(Debug)]
@@ -11,7 +12,8 @@ pub(super) enum Word {
     /// Without escapes: where it stands, as an address and a length in bytes. No borrow, which would keep the
     /// body from being cut.
     Standing(usize, usize),
-    /// With escapes, which only a copy can be without. Meilisearch escapes nothing that base64 is made of.
+    /// With escapes, which only a copy can be without. Meilisearch escapes nothing that base64 is made of, but quotes
+    /// and line breaks in texts.
     Unescaped(String),
 }
 
@@ -68,6 +70,14 @@ impl Cuts {
         }
     }
 
+    /// Takes a text out, without a copy.
+    pub(super) fn take_text(&mut self, word: Word) -> ByteString {
+        match word {
+            Word::Unescaped(text) => text.into(),
+            standing => self.take(standing).try_into().expect("serde found it to be UTF-8"),
+        }
+    }
+
     /// Takes `word` out, without a copy where it stands in the body.
     pub(super) fn take(&mut self, word: Word) -> BytesMut {
         match word {
@@ -102,5 +112,9 @@ mod tests {
         }
         assert_eq!(cuts.text(&word(0, 1)), "0");
         assert_eq!(cuts.take(Word::Unescaped("a/b".into())), "a/b");
+        assert_eq!(cuts.take_text(Word::Unescaped("a\nb".into())), "a\nb");
+        let text = cuts.take_text(word(0, 1));
+        assert_eq!(text, "0");
+        assert_eq!(text.as_ptr() as usize, start, "it was copied");
     }
 }

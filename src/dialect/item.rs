@@ -77,7 +77,7 @@ impl RawItem {
     /// What is wrong, without the item's own place: `part 1: ...`, `has none of ...`.
     pub(super) fn check(self, body: &mut Cuts) -> Result<EmbedInput, String> {
         match self {
-            Self::Text(text) => Ok(EmbedInput::text(body.text(&text))),
+            Self::Text(text) => Ok(EmbedInput::text(body.take_text(text))),
             Self::Object(fields) => fields.check(body),
             Self::Wrong(found) => Err(format!("is {found}; give a string or an object")),
         }
@@ -96,7 +96,7 @@ impl Fields {
         let Self { text, image, image_url, image_base64, content } = self;
         let mut contents = Vec::new();
         if let Some(leaf) = text {
-            contents.push(Content::Text(body.text(&string(leaf, "text")?).to_owned()));
+            contents.push(Content::Text(body.take_text(string(leaf, "text")?)));
         }
         if let Some(leaf) = image {
             contents.push(Content::Image(picture(string_or_url(leaf, "image")?, body)));
@@ -123,7 +123,7 @@ impl Fields {
 impl RawContent {
     fn check(self, body: &mut Cuts) -> Result<Vec<Part>, String> {
         match self {
-            Self::Text(text) => Ok(EmbedInput::text(body.text(&text)).parts),
+            Self::Text(text) => Ok(EmbedInput::text(body.take_text(text)).parts),
             Self::Parts(_, 0) => Err("has an empty `content`; give it one part or more".into()),
             Self::Parts(_, n) if n > MAX_PARTS => Err(format!("has {n} parts, at most {MAX_PARTS} are read")),
             Self::Parts(parts, _) => parts
@@ -152,7 +152,7 @@ impl RawPart {
         let content = match body.text(&kind) {
             "text" => {
                 let word = string(fields.text.ok_or_else(|| missing("text"))?, "text")?;
-                Content::Text(body.text(&word).to_owned())
+                Content::Text(body.take_text(word))
             }
             "image_url" => {
                 let leaf = fields.image_url.ok_or_else(|| missing("image_url"))?;

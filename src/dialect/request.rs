@@ -16,7 +16,7 @@ use crate::domain::{EmbedError, EmbedInput, EmbedRequest, InputType};
 
 /// Reads a body of any known shape.
 ///
-/// Texts are copied out of `body`, pictures stay in it; unknown keys and whatever they hold are skipped. An
+/// Texts without escapes and pictures stay in `body`; unknown keys and whatever they hold are skipped. An
 /// empty array asks for no vectors, which is no fault.
 ///
 /// # Errors
@@ -81,7 +81,7 @@ impl Body {
                     model: None,
                     dimensions: None,
                     input_type: None,
-                    inputs: vec![EmbedInput::text(body.text(&text))],
+                    inputs: vec![EmbedInput::text(body.take_text(text))],
                 },
                 answer: Answer::Data,
             }),

@@ -1,6 +1,7 @@
 //! What the caller sent, and what goes back.
 
 use bytes::{Bytes, BytesMut};
+use bytestring::ByteString;
 
 use super::{Embedding, ItemError, Lane};
 
@@ -43,7 +44,7 @@ pub struct EmbedInput {
 
 impl EmbedInput {
     /// A single text.
-    pub fn text(text: impl Into<String>) -> Self {
+    pub fn text(text: impl Into<ByteString>) -> Self {
         Self { parts: vec![Part { content: Content::Text(text.into()), weight: 1.0 }] }
     }
 
@@ -65,8 +66,8 @@ pub struct Part {
 /// What a part holds.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
-    /// Text, possibly empty (an empty text has a vector of its own).
-    Text(String),
+    /// Text, possibly empty (an empty text has a vector of its own): a part of the body, where that can be.
+    Text(ByteString),
     /// A picture, wherever it is.
     Image(ImageSource),
 }

@@ -1,9 +1,9 @@
 //! The way of one item: its parts looked up, prepared and computed, then averaged. Pictures are in `picture.rs`.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytestring::ByteString;
 use futures_util::{TryFutureExt, future::try_join_all};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -107,7 +107,7 @@ impl Pipeline {
     /// The vector of one text or picture, and what it is kept under.
     pub async fn vector(&self, content: Content, turn: Turn) -> Result<(CacheKey, CachedVector), PartError> {
         let (found, source) = match content {
-            Content::Text(text) => (self.text(&text, turn).await, Source::Text),
+            Content::Text(text) => (self.text(text, turn).await, Source::Text),
             Content::Image(picture) => {
                 let source = Source::of_picture(&picture);
                 (self.image(picture, &source, turn).await, source)
@@ -121,17 +121,16 @@ impl Pipeline {
         Ok((key, vector))
     }
 
-    async fn text(&self, text: &str, turn: Turn) -> Result<(CacheKey, CachedVector), PartError> {
+    async fn text(&self, text: ByteString, turn: Turn) -> Result<(CacheKey, CachedVector), PartError> {
         let tokenizer = self.tokenizer.as_ref().ok_or_else(|| self.no_tower(Modality::Text))?;
         let prompt = self.spec.text.as_ref().map_or("", |spec| spec.prompts.of(turn.input_type));
-        let prompted = match prompt {
-            "" => Cow::Borrowed(text),
-            prompt => Cow::Owned(format!("{prompt}{text}")),
+        let text = match prompt {
+            "" => text,
+            prompt => format!("{prompt}{text}").into(),
         };
-        let text = prompted.as_ref();
-        let key = CacheKey::text(self.fingerprint, text);
+        let key = CacheKey::text(self.fingerprint, &text);
         self.cached(key, turn, || async {
-            let tokens = self.tokenize(tokenizer, text, turn.lane).await?;
+            let tokens = self.tokenize(tokenizer, &text, turn.lane).await?;
             let (text_tokens, truncated) = (tokens.n_tokens as u32, tokens.truncated);
             let embedding = self.submit(Prepared::Tokens(tokens), turn).await?;
             Ok(CachedVector::of_text(embedding, text_tokens, truncated))
@@ -142,13 +141,13 @@ impl Pipeline {
     async fn tokenize(
         &self,
         tokenizer: &Arc<Tokenizer>,
-        text: &str,
+        text: &ByteString,
         lane: Lane,
     ) -> Result<Tokens, PartError> {
         let tokens = if text.len() < INLINE_TEXT_BYTES {
             tokenizer.encode(text)
         } else {
-            let (tokenizer, text) = (tokenizer.clone(), text.to_owned());
+            let (tokenizer, text) = (tokenizer.clone(), text.clone());
             self.pool.run(lane, move || tokenizer.encode(&text)).await?
         };
         tokens.map_err(|error| PartError::Item(ItemErrorKind::Internal, error.to_string()))

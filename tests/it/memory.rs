@@ -99,20 +99,24 @@ impl Service {
         line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
     }
 
-    /// Sends `n` pictures of 55 KB, no two alike, over a connection of its own; the status, or none where the
-    /// connection broke first.
-    fn post(&self, seed: usize, n: usize) -> Option<String> {
-        let picture = format!("{{\"image\":\"{}", BASE64_STANDARD.encode(PHOTO));
+    /// Sends `n` pictures of 55 KB, no two alike.
+    fn post_pictures(&self, seed: usize, n: usize) -> Option<String> {
         // What follows the end of a JPEG is not looked at.
         let end = |i: usize| format!("{}\"}}", BASE64_STANDARD.encode(format!("{:09}", seed * 10_000 + i)));
+        self.post(&format!("{{\"image\":\"{}", BASE64_STANDARD.encode(PHOTO)), end, n)
+    }
+
+    /// Sends `n` items, which are `start` and then an `end` of one length, over a connection of its own; the status, or
+    /// none where the connection broke first.
+    fn post(&self, start: &str, end: impl Fn(usize) -> String, n: usize) -> Option<String> {
         let mut stream = TcpStream::connect(self.address).ok()?;
-        let length = 10 + n * (picture.len() + end(0).len() + 1) + 2;
+        let length = 10 + n * (start.len() + end(0).len() + 1) + 2;
         let head = format!("POST /embed HTTP/1.1\r\nhost: test\r\ncontent-length: {length}\r\n");
         stream.write_all(head.as_bytes()).ok()?;
         stream.write_all(b"connection: close\r\n\r\n{\"inputs\":").ok()?;
         for i in 0..n {
             stream.write_all(if i == 0 { b"[" } else { b"," }).ok()?;
-            stream.write_all(picture.as_bytes()).ok()?;
+            stream.write_all(start.as_bytes()).ok()?;
             stream.write_all(end(i).as_bytes()).ok()?;
         }
         stream.write_all(b"]}").ok()?;
@@ -139,7 +143,7 @@ fn memory_is_the_same_however_many_inputs_wait() {
         let statuses: Vec<_> = thread::scope(|scope| {
             let post = |seed| {
                 let service = &service;
-                scope.spawn(move || service.post(seed, n_inputs))
+                scope.spawn(move || service.post_pictures(seed, n_inputs))
             };
             let posts: Vec<_> = (0..n_connections).map(post).collect();
             posts.into_iter().map(|post| post.join().expect("no panic")).collect()
@@ -163,7 +167,20 @@ fn a_body_of_a_hundred_megabytes_is_in_memory_once() {
     let body = PICTURES * PHOTO.len() / 3 * 4;
     let service = Service::start(false);
     let idle = service.peak();
-    assert_eq!(service.post(0, PICTURES).as_deref(), Some("200"));
+    assert_eq!(service.post_pictures(0, PICTURES).as_deref(), Some("200"));
+    let taken = service.peak() - idle;
+    assert!(taken < body * 5 / 4, "{taken} bytes for a body of {body}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_hundred_megabytes_of_texts_are_in_memory_once() {
+    const TEXTS: usize = 1000;
+    let text = format!("\"{}", "a long description ".repeat(5500));
+    let body = TEXTS * text.len();
+    let service = Service::start(false);
+    let idle = service.peak();
+    assert_eq!(service.post(&text, |i| format!("{i:09}\""), TEXTS).as_deref(), Some("200"));
     let taken = service.peak() - idle;
     assert!(taken < body * 5 / 4, "{taken} bytes for a body of {body}");
 }
