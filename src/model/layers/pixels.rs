@@ -23,7 +23,7 @@ impl Normalize {
     /// When libtorch fails.
     pub fn new(spec: &ImageSpec, device: Device, kind: Kind) -> Result<Self, TchError> {
         let channels =
-            |values: &[f32; 3]| Tensor::f_from_slice(values)?.f_view([1, 1, 1, 3])?.f_to_device(device);
+            |values: &[f32; 3]| Tensor::f_from_slice(values)?.f_view([1, 3, 1, 1])?.f_to_device(device);
         Ok(Self {
             rescale_factor: spec.rescale_factor,
             mean: channels(&spec.mean)?,
@@ -36,9 +36,9 @@ impl Normalize {
     ///
     /// The steps and their order are the reference's, in float32: `(x * rescale_factor - mean) / std`.
     pub fn forward(&self, rgb8: &Tensor) -> Result<Tensor, TchError> {
-        let mut x = rgb8.f_to_kind(Kind::Float)?;
-        let x = x.f_mul_scalar_(self.rescale_factor)?.f_sub_(&self.mean)?.f_div_(&self.std)?;
-        x.f_permute([0, 3, 1, 2])?.f_contiguous()?.f_to_kind(self.kind)
+        // Turned while they are bytes, and because a constant for each plane is read faster than three in turn.
+        let mut x = rgb8.f_permute([0, 3, 1, 2])?.f_contiguous()?.f_to_kind(Kind::Float)?;
+        x.f_mul_scalar_(self.rescale_factor)?.f_sub_(&self.mean)?.f_div_(&self.std)?.f_to_kind(self.kind)
     }
 }
 
