@@ -11,7 +11,7 @@
 //! 2. [`dialect`] turns bytes into an [`EmbedRequest`](domain::EmbedRequest): one file per wire format.
 //! 3. [`embedder`] finds the model, admits the whole request or refuses it, then takes each part of each input through:
 //! 4. [`fetch`] (remote pictures and base64, closed to private addresses), [`cache`] (by content, with
-//!    single flight, in memory and behind it in Redis), [`imaging`] (to the pixel as the Python reference does it) or [`text`] (to token ids),
+//!    single flight, in memory and behind it in Redis), [`imaging`] (as the Python reference does it, to the pixel if asked for) or [`text`] (to token ids),
 //! 5. [`batch`], where inputs of all connections meet, searches ahead of bulk work,
 //! 6. [`runtime`], where one OS thread owns one device and its [`model`].
 //! 7. The vectors come back in order; the dialect renders them, `http` chooses the status by consequence.

@@ -178,7 +178,7 @@ impl From<Background> for String {
 #[serde(rename_all = "lowercase")]
 pub enum Decode {
     /// A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is at least twice what the model's resize
-    /// asks for.
+    /// asks for; a smaller one that shrinks is resized before its chroma becomes RGB.
     Fast,
     /// To the pixel, as Pillow.
     Exact,

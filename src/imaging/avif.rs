@@ -63,7 +63,7 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
         image = icc::to_srgb(image, profile);
     }
     let full = Size { width: width as usize, height: height as usize };
-    Ok(Decoded { image, orientation: orientation(&file), full, step: 1 })
+    Ok(Decoded { picture: image.into(), orientation: orientation(&file), full })
 }
 
 fn failure(error: zenavif_parse::Error, limits: &Limits) -> ImagingError {

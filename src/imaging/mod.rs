@@ -1,5 +1,5 @@
 //! Encoded bytes to RGB8 at the model's input size, as Pillow 12 and transformers do it: with [`Decode::Exact`] to
-//! the pixel, with [`Decode::Fast`] but for JPEGs that are decoded at a fraction of their size.
+//! the pixel, with [`Decode::Fast`] but for JPEGs, which are decoded at a fraction of their size or resized in planes.
 //!
 //! Pure functions on the caller's thread. The steps are those of [`prepare`], one file each. Rescaling and
 //! normalisation are left to the device, fetching and base64 to the rooms before this one.
@@ -19,6 +19,7 @@ mod icc;
 mod jpeg;
 mod limits;
 mod orient;
+mod planes;
 mod resample;
 mod scans;
 mod sniff;
@@ -35,7 +36,10 @@ use tracing::Span;
 
 use crate::domain::{Background, Decode, Icc, ImageSpec, Pixels};
 
+use crop::Size;
+use decode::{Decoded, Picture};
 pub use error::ImagingError;
+use orient::Grid;
 use sniff::{Format, sniff};
 pub use workers::{ServeError, WorkerCommand, Workers, serve};
 
@@ -112,12 +116,18 @@ pub fn prepare(encoded: &[u8], spec: &ImageSpec, options: &ImagingOptions) -> Re
         Decode::Fast => Some(spec.resize),
         Decode::Exact => None,
     };
-    let decoded = decode::decode(encoded, format, options, reduce_for)?;
-    let (upright, grid) = orient::upright(decoded);
-    let rgb = alpha::flatten(upright, options.background);
-    let resized = resample::target_size(grid.full(), spec.resize);
+    let Decoded { picture, orientation, full } = decode::decode(encoded, format, options, reduce_for)?;
+    let resized = resample::target_size(orient::upright_size(full, orientation), spec.resize);
     let window = crop::window(resized, spec.crop);
     window.check(options.max_pixels)?;
-    let resampled = resample::resample(&rgb, &grid, resized, &window, spec.filter);
+    let resampled = match picture {
+        Picture::Pixels { mut image, step } => {
+            image.apply_orientation(orientation);
+            let grid = Grid::upright(full, Size { width: step, height: step }, orientation);
+            let rgb = alpha::flatten(image, options.background);
+            resample::resample(&rgb, &grid, resized, &window, spec.filter)
+        }
+        Picture::Planes(planes) => planes.resample(full, orientation, resized, &window, spec.filter),
+    };
     Ok(crop::pad(resampled, &window))
 }

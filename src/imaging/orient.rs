@@ -1,10 +1,8 @@
 //! Turns a picture upright, as its EXIF orientation asks (transformers' `load_image` does the same).
 
-use image::DynamicImage;
 use image::metadata::Orientation;
 
 use super::crop::Size;
-use super::decode::Decoded;
 
 /// How the pixels of an upright picture, which may have been reduced, stand to those of the full size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,28 +23,29 @@ pub(super) struct Axis {
 }
 
 impl Grid {
-    /// The full size.
-    pub fn full(&self) -> Size {
-        Size { width: self.columns.full, height: self.rows.full }
+    /// Of a picture whose file has the `full` size, and pixels that stand for `step` columns and rows of it.
+    pub fn upright(full: Size, step: Size, orientation: Orientation) -> Self {
+        let full = upright_size(full, orientation);
+        let step = upright_size(step, orientation);
+        let [columns, rows] = reversed(orientation);
+        let axis = |full: usize, step: usize, is_reversed: bool| {
+            let lead = if is_reversed { full.next_multiple_of(step) - full } else { 0 };
+            Axis { full, step, lead }
+        };
+        Self { columns: axis(full.width, step.width, columns), rows: axis(full.height, step.height, rows) }
+    }
+}
+
+impl Axis {
+    /// The pixel that stands for a position.
+    pub fn pixel(&self, position: usize) -> usize {
+        (position + self.lead) / self.step
     }
 }
 
 /// The orientation in EXIF data (a TIFF header and what follows); none when it is absent or unreadable.
 pub(super) fn from_exif(tiff: &[u8]) -> Orientation {
     Orientation::from_exif_chunk(tiff).unwrap_or(Orientation::NoTransforms)
-}
-
-/// Rotates and mirrors, exactly.
-pub(super) fn upright(decoded: Decoded) -> (DynamicImage, Grid) {
-    let Decoded { mut image, orientation, full, step } = decoded;
-    image.apply_orientation(orientation);
-    let full = upright_size(full, orientation);
-    let [columns, rows] = reversed(orientation);
-    let axis = |full: usize, is_reversed: bool| {
-        let lead = if is_reversed { full.next_multiple_of(step) - full } else { 0 };
-        Axis { full, step, lead }
-    };
-    (image, Grid { columns: axis(full.width, columns), rows: axis(full.height, rows) })
 }
 
 /// The size of a picture once it is upright.
@@ -80,9 +79,10 @@ mod tests {
             let orientation = Orientation::from_exif(exif).unwrap();
             // 9x17 in steps of 2 is 5x9 pixels; the last column and the last row stand for one position each.
             let pixel = |x, y| image::Luma([u8::from(x == 4) | u8::from(y == 8)]);
-            let image = image::GrayImage::from_fn(5, 9, pixel).into();
-            let full = Size { width: 9, height: 17 };
-            let (image, grid) = upright(Decoded { image, orientation, full, step: 2 });
+            let mut image = image::DynamicImage::from(image::GrayImage::from_fn(5, 9, pixel));
+            let grid =
+                Grid::upright(Size { width: 9, height: 17 }, Size { width: 2, height: 2 }, orientation);
+            image.apply_orientation(orientation);
             let image = image.into_luma8();
             let (width, height) = image.dimensions();
             let axis = |pixels: u32, first: &image::Luma<u8>| Axis {

@@ -88,38 +88,67 @@ impl Taps {
 }
 
 /// The taps of the output positions in `span`, those of the full `axis` becoming `n_out`.
-///
-/// A pixel that stands for several positions gets the sum of their weights, so that a reduced picture is softened
-/// as the full one would be. Weights made for its own size keep it sharper, and vectors less alike.
 fn taps(axis: &Axis, n_out: usize, span: &Span, filter: Filter) -> Vec<Taps> {
+    positions(axis.full, n_out, span, filter)
+        .map(|taken| {
+            let total: f64 = taken.weights.iter().sum();
+            let total = if total == 0.0 { 1.0 } else { total };
+            let Positions { first, weights } = taken.of_pixels(axis);
+            // round() goes half away from zero, as Pillow does.
+            let fixed = |w: f64| (w / total * f64::from(1 << BITS)).round() as i32;
+            Taps { first, weights: weights.into_iter().map(fixed).collect() }
+        })
+        .collect()
+}
+
+/// What one output position takes of the positions of an axis.
+#[derive(Clone)]
+pub(super) struct Positions {
+    /// The first one.
+    pub first: usize,
+    /// Their weights from there on, one at least; they need not add up to 1.
+    pub weights: Vec<f64>,
+}
+
+impl Positions {
+    /// What it takes of the pixels that stand for them.
+    ///
+    /// One that stands for several gets the sum of their weights, so that a reduced picture is softened as the full one
+    /// would be. Weights made for its own size keep it sharper, and vectors less alike.
+    pub fn of_pixels(&self, axis: &Axis) -> Self {
+        let end = self.first + self.weights.len();
+        let first = axis.pixel(self.first);
+        let mut weights = vec![0.0; axis.pixel(end - 1) + 1 - first];
+        for (position, weight) in (self.first..end).zip(&self.weights) {
+            weights[axis.pixel(position) - first] += weight;
+        }
+        Self { first, weights }
+    }
+}
+
+/// Of `n_full` positions that become `n_out`, what each output position in `span` takes.
+pub(super) fn positions(
+    n_full: usize,
+    n_out: usize,
+    span: &Span,
+    filter: Filter,
+) -> impl Iterator<Item = Positions> {
     let (kernel, radius): (fn(f64) -> f64, f64) = match filter {
         Filter::Bilinear => (bilinear, 1.0),
         Filter::Bicubic => (bicubic, 2.0),
     };
-    let scale = axis.full as f64 / n_out as f64;
+    let scale = n_full as f64 / n_out as f64;
     // Shrinking widens the kernel: this is the antialiasing.
     let stretch = scale.max(1.0);
     let (support, inverse) = (radius * stretch, 1.0 / stretch);
-    (span.start..span.start + span.len)
-        .map(|i| {
-            let centre = (i as f64 + 0.5) * scale;
-            // The casts truncate, and turn what is negative to 0.
-            let first = (centre - support + 0.5) as usize;
-            let end = ((centre + support + 0.5) as usize).min(axis.full);
-            let weights: Vec<f64> =
-                (first..end).map(|j| kernel((j as f64 - centre + 0.5) * inverse)).collect();
-            let total: f64 = weights.iter().sum();
-            let total = if total == 0.0 { 1.0 } else { total };
-            let pixel = |position: usize| (position + axis.lead) / axis.step;
-            let mut summed = vec![0.0; pixel(end - 1) + 1 - pixel(first)];
-            for (position, weight) in (first..end).zip(weights) {
-                summed[pixel(position) - pixel(first)] += weight;
-            }
-            // round() goes half away from zero, as Pillow does.
-            let fixed = |w: f64| (w / total * f64::from(1 << BITS)).round() as i32;
-            Taps { first: pixel(first), weights: summed.into_iter().map(fixed).collect() }
-        })
-        .collect()
+    (span.start..span.start + span.len).map(move |i| {
+        let centre = (i as f64 + 0.5) * scale;
+        // The casts truncate, and turn what is negative to 0.
+        let first = (centre - support + 0.5) as usize;
+        let end = ((centre + support + 0.5) as usize).min(n_full);
+        let weights = (first..end).map(|j| kernel((j as f64 - centre + 0.5) * inverse)).collect();
+        Positions { first, weights }
+    })
 }
 
 fn bilinear(x: f64) -> f64 {

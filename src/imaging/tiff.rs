@@ -80,10 +80,9 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
     }
     let orientation = orientation.ok().flatten().and_then(|code| u8::try_from(code).ok());
     Ok(Decoded {
-        image,
+        picture: image.into(),
         orientation: orientation.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms),
         full: Size { width: width as usize, height: height as usize },
-        step: 1,
     })
 }
 
