@@ -27,75 +27,50 @@ pub struct Attention {
 enum Projections {
     /// All three in one product, from the same sequence.
     Stacked(Linear),
-    /// Each by its own.
-    Separate { query: Linear, key: Linear, value: Linear },
+    /// Queries by their own, keys and values in one product. Rows of a packed matrix cannot be told apart, and the last
+    /// block of a tower needs the queries of one token alone.
+    Apart { query: Linear, others: Linear },
 }
 
 impl Attention {
     /// Query, key, value and output projections under the full `names`. Queries are `hidden` wide, what is
-    /// attended to `context` wide (the same for self-attention).
+    /// attended to `context` wide.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
     pub fn load(
         weights: &Weights,
-        names: [&str; 4],
+        [query, key, value, output]: [&str; 4],
         hidden: i64,
         context: i64,
         heads: i64,
     ) -> Result<Self, ModelError> {
-        let [query, key, value, output] = names;
-        let projections = Projections::Separate {
-            query: Linear::load(weights, query, hidden, hidden)?,
-            key: Linear::load(weights, key, context, hidden)?,
-            value: Linear::load(weights, value, context, hidden)?,
-        };
+        let query = Linear::load(weights, query, hidden, hidden)?;
+        let others = Linear::load_stacked(weights, &[key, value], true, context, hidden)?;
+        let projections = Projections::Apart { query, others };
         Ok(Self { heads, projections, output: Linear::load(weights, output, hidden, hidden)? })
     }
 
-    /// As [`Self::load`] for self-attention, in one product where that is faster.
+    /// As [`Self::load`] for self-attention; only the output projection must have a bias.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
     pub fn load_for_self(
         weights: &Weights,
-        names: [&str; 4],
-        hidden: i64,
-        heads: i64,
-    ) -> Result<Self, ModelError> {
-        Self::load(weights, names, hidden, hidden, heads)?.stacked(weights, names[0])
-    }
-
-    /// As [`Self::load`] for self-attention, where only the output projection has a bias.
-    ///
-    /// # Errors
-    /// When a tensor is missing or has another shape.
-    pub fn load_without_qkv_bias(
-        weights: &Weights,
         [query, key, value, output]: [&str; 4],
+        has_qkv_bias: bool,
         hidden: i64,
         heads: i64,
     ) -> Result<Self, ModelError> {
-        let load = |name| Linear::load_without_bias(weights, name, hidden, hidden);
-        let output = Linear::load(weights, output, hidden, hidden)?;
-        let projections = Projections::Separate { query: load(query)?, key: load(key)?, value: load(value)? };
-        Self { heads, projections, output }.stacked(weights, query)
-    }
-
-    /// With one product instead of three, unless the matrices are packed or stay in the mapped file: on the CPU in fp32
-    /// three are as fast (ViT-B/32, 32 pictures: 25.0 against 24.7 a second).
-    fn stacked(mut self, weights: &Weights, name: &str) -> Result<Self, ModelError> {
-        self.projections = match self.projections {
-            Projections::Separate { query, key, value } if !weights.stay_in_file() => {
-                let stacked = Linear::stack(&[query, key, value]);
-                Projections::Stacked(stacked.map_err(|e| ModelError::torch(name, &e))?)
-            }
-            as_they_are => as_they_are,
+        let load = |names: &[&str]| Linear::load_stacked(weights, names, has_qkv_bias, hidden, hidden);
+        let projections = match Linear::packs(weights) {
+            true => Projections::Apart { query: load(&[query])?, others: load(&[key, value])? },
+            false => Projections::Stacked(load(&[query, key, value])?),
         };
-        Ok(self)
+        Ok(Self { heads, projections, output: Linear::load(weights, output, hidden, hidden)? })
     }
 
-    /// As [`Self::load`], where one matrix `[3 * hidden, hidden]` and, if there is one, one bias
+    /// As [`Self::load_for_self`], where one matrix `[3 * hidden, hidden]` and, if there is one, one bias
     /// `[3 * hidden]` hold query, key and value, stacked; all under their full names.
     ///
     /// # Errors
@@ -108,15 +83,10 @@ impl Attention {
         hidden: i64,
         heads: i64,
     ) -> Result<Self, ModelError> {
-        let projections = if Linear::packs(weights) {
-            // Rows of a packed matrix cannot be told apart, and the last block needs the query's alone.
-            let [query, key, value] = Linear::pack_three(weights, weight, bias, hidden, hidden)?;
-            Projections::Separate { query, key, value }
-        } else {
-            let matrix = weights.tensor(weight, &[3 * hidden, hidden])?;
-            let offset = bias.map(|bias| weights.tensor(bias, &[3 * hidden])).transpose()?;
-            let stacked = Linear::new(matrix, offset).map_err(|e| ModelError::torch(weight, &e))?;
-            Projections::Stacked(stacked)
+        let load = |rows| Linear::load_rows(weights, weight, bias, [3 * hidden, hidden], rows);
+        let projections = match Linear::packs(weights) {
+            true => Projections::Apart { query: load(0..hidden)?, others: load(hidden..3 * hidden)? },
+            false => Projections::Stacked(load(0..3 * hidden)?),
         };
         Ok(Self { heads, projections, output: Linear::load(weights, output, hidden, hidden)? })
     }
@@ -146,20 +116,17 @@ impl Attention {
             let size = [batch, projected.size3()?.1, n, self.heads, hidden / self.heads];
             projected.f_view(size)?.f_permute([2, 0, 3, 1, 4])?.f_unbind(0)
         };
-        let qkv = match &self.projections {
-            Projections::Separate { query, key, value } => {
-                let context = context.unwrap_or(x);
-                let [q, k, v] = [query.forward(x)?, key.forward(context)?, value.forward(context)?];
-                [by_head(q, 1)?, by_head(k, 1)?, by_head(v, 1)?].into_iter().flatten().collect()
+        let apart = |query: &Linear, others: &Linear| {
+            let queries = by_head(query.forward(x)?, 1)?;
+            let others = by_head(others.forward(context.unwrap_or(x))?, 2)?;
+            Ok::<_, TchError>(queries.into_iter().chain(others).collect())
+        };
+        let qkv = match (&self.projections, context) {
+            (Projections::Apart { query, others }, _) => apart(query, others)?,
+            (Projections::Stacked(all), None) => by_head(all.forward(x)?, 3)?,
+            (Projections::Stacked(all), Some(_)) => {
+                apart(&all.narrow(0, hidden)?, &all.narrow(hidden, 2 * hidden)?)?
             }
-            Projections::Stacked(all) => match context {
-                None => by_head(all.forward(x)?, 3)?,
-                Some(context) => {
-                    let queries = by_head(all.narrow(0, hidden)?.forward(x)?, 1)?;
-                    let others = by_head(all.narrow(hidden, 2 * hidden)?.forward(context)?, 2)?;
-                    queries.into_iter().chain(others).collect::<Vec<_>>()
-                }
-            },
         };
         let [q, k, v] = &qkv[..] else { return Err(TchError::Shape("three projections".into())) };
         let (mask, causal) = match mask {

@@ -93,12 +93,12 @@ impl Block {
         let attention = match form.attention {
             AttentionNames::Separate(names) => {
                 let names = names.map(name);
-                Attention::load_for_self(weights, names.each_ref().map(String::as_str), hidden, heads)?
+                Attention::load_for_self(weights, names.each_ref().map(String::as_str), true, hidden, heads)?
             }
             AttentionNames::WithoutQkvBias(names) => {
                 let names = names.map(name);
                 let names = names.each_ref().map(String::as_str);
-                Attention::load_without_qkv_bias(weights, names, hidden, heads)?
+                Attention::load_for_self(weights, names, false, hidden, heads)?
             }
             AttentionNames::Stacked { weight, bias, output } => {
                 let (weight, bias, output) = (name(weight), bias.map(name), name(output));

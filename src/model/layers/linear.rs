@@ -1,9 +1,11 @@
 //! Matrix product and layer norm.
 
-use tch::{Device, Kind, TchError, Tensor};
+use std::ops::Range;
+
+use tch::{TchError, Tensor};
 
 use super::packed::Packed;
-use crate::model::{ModelError, Weights};
+use crate::model::{ModelError, Placement, Weights};
 
 /// `x W^T + b`.
 pub struct Linear {
@@ -20,24 +22,32 @@ enum Matrix {
 }
 
 impl Matrix {
-    /// The tensor `name`, `[outputs, ..]`, whose other dimensions together are the inputs, each entry times `factor`.
-    fn load(weights: &Weights, name: &str, shape: &[i64], factor: f64) -> Result<Self, ModelError> {
-        let failed = |error: TchError| ModelError::torch(name, &error);
-        if !Linear::packs(weights) {
-            let weight = weights.scaled(name, shape, factor)?;
-            return weight.f_flatten(1, -1).map(Self::Stored).map_err(failed);
-        }
-        let stored = weights.stored(name, shape)?;
-        let packed = stored.f_flatten(1, -1).and_then(|matrix| Packed::new(&matrix, factor));
-        weights.let_go(name);
-        packed.map(Self::Packed).map_err(failed)
+    /// The tensors `names`, each `[outputs, ..]`, whose other dimensions together are the inputs, one below another, each
+    /// entry times `factor`.
+    fn load(weights: &Weights, names: &[String], shape: &[i64], factor: f64) -> Result<Self, ModelError> {
+        let failed = |error: TchError| ModelError::torch(&names[0], &error);
+        let flat = |stored: Tensor| stored.f_flatten(1, -1).map_err(failed);
+        let matrix = if Linear::packs(weights) {
+            let parts = names.iter().map(|name| flat(weights.stored(name, shape)?));
+            let parts = parts.collect::<Result<Vec<_>, _>>()?;
+            Self::Packed(Packed::new(&parts, factor, weights.placement().kind).map_err(failed)?)
+        } else {
+            let parts = names.iter().map(|name| flat(weights.scaled(name, shape, factor)?));
+            let mut parts = parts.collect::<Result<Vec<_>, _>>()?;
+            if parts.len() == 1 {
+                return Ok(Self::Stored(parts.remove(0)));
+            }
+            Self::Stored(Tensor::f_cat(&parts, 0).map_err(failed)?)
+        };
+        names.iter().for_each(|name| weights.let_go(name));
+        Ok(matrix)
     }
 }
 
 impl Linear {
     /// Whether matrices of these weights are packed.
     pub fn packs(weights: &Weights) -> bool {
-        weights.stay_in_file() && Packed::is_available()
+        Packed::is_available(weights.placement())
     }
 
     /// `{name}.weight` `[outputs, inputs]` and `{name}.bias` `[outputs]`.
@@ -45,7 +55,7 @@ impl Linear {
     /// # Errors
     /// When a tensor is missing or has another shape.
     pub fn load(weights: &Weights, name: &str, inputs: i64, outputs: i64) -> Result<Self, ModelError> {
-        Self::load_scaled(weights, name, inputs, outputs, [1.0, 1.0])
+        Self::load_stacked(weights, &[name], true, inputs, outputs)
     }
 
     /// As [`Self::load`], weight and bias each times a factor.
@@ -60,7 +70,7 @@ impl Linear {
         [by_weight, by_bias]: [f64; 2],
     ) -> Result<Self, ModelError> {
         let bias = Some(weights.scaled(&format!("{name}.bias"), &[outputs], by_bias)?);
-        let weight = Matrix::load(weights, &format!("{name}.weight"), &[outputs, inputs], by_weight)?;
+        let weight = Matrix::load(weights, &[format!("{name}.weight")], &[outputs, inputs], by_weight)?;
         Ok(Self { weight, bias })
     }
 
@@ -74,8 +84,7 @@ impl Linear {
         inputs: i64,
         outputs: i64,
     ) -> Result<Self, ModelError> {
-        let weight = Matrix::load(weights, &format!("{name}.weight"), &[outputs, inputs], 1.0)?;
-        Ok(Self { weight, bias: None })
+        Self::load_stacked(weights, &[name], false, inputs, outputs)
     }
 
     /// Of a convolution whose stride is its kernel, the product with one patch: `{name}.weight` of this `shape`,
@@ -90,7 +99,56 @@ impl Linear {
         has_bias: bool,
     ) -> Result<Self, ModelError> {
         let bias = has_bias.then(|| weights.tensor(&format!("{name}.bias"), &shape[..1])).transpose()?;
-        Ok(Self { weight: Matrix::load(weights, &format!("{name}.weight"), &shape, 1.0)?, bias })
+        Ok(Self { weight: Matrix::load(weights, &[format!("{name}.weight")], &shape, 1.0)?, bias })
+    }
+
+    /// Several with the same inputs, one after another in one product: of each of the `names` `{name}.weight`
+    /// `[outputs, inputs]` and, if `has_bias`, `{name}.bias` `[outputs]`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load_stacked(
+        weights: &Weights,
+        names: &[&str],
+        has_bias: bool,
+        inputs: i64,
+        outputs: i64,
+    ) -> Result<Self, ModelError> {
+        let tensors = |part: &str| names.iter().map(|name| format!("{name}.{part}")).collect::<Vec<_>>();
+        let biases = if has_bias { tensors("bias") } else { Vec::new() };
+        let biases = biases.iter().map(|name| weights.tensor(name, &[outputs]));
+        let mut biases = biases.collect::<Result<Vec<_>, _>>()?;
+        let bias = match biases.len() {
+            0 | 1 => biases.pop(),
+            _ => Some(Tensor::f_cat(&biases, 0).map_err(|error| ModelError::torch(names[0], &error))?),
+        };
+        Ok(Self { weight: Matrix::load(weights, &tensors("weight"), &[outputs, inputs], 1.0)?, bias })
+    }
+
+    /// The outputs `rows` of the matrix `weight` of this `shape`, `[outputs, inputs]`, and, if there is one, of `bias`
+    /// `[outputs]`, under their full names.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load_rows(
+        weights: &Weights,
+        weight: &str,
+        bias: Option<&str>,
+        shape: [i64; 2],
+        rows: Range<i64>,
+    ) -> Result<Self, ModelError> {
+        let failed = |error: TchError| ModelError::torch(weight, &error);
+        let rows = |tensor: &Tensor| tensor.f_narrow(0, rows.start, rows.end - rows.start).map_err(failed);
+        let bias = bias.map(|bias| rows(&weights.tensor(bias, &shape[..1])?)).transpose()?;
+        let weight = if Self::packs(weights) {
+            let part = rows(&weights.stored(weight, &shape)?)?;
+            let packed = Packed::new(&[part], 1.0, weights.placement().kind).map_err(failed)?;
+            weights.let_go(weight);
+            Matrix::Packed(packed)
+        } else {
+            Matrix::Stored(rows(&weights.tensor(weight, &shape)?)?)
+        };
+        Ok(Self { weight, bias })
     }
 
     /// `weight` `[outputs, inputs]` and `bias` `[outputs]`.
@@ -98,47 +156,11 @@ impl Linear {
     /// # Errors
     /// When memory is exhausted.
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self, TchError> {
-        let packs = (weight.kind(), weight.device()) == (Kind::Float, Device::Cpu) && Packed::is_available();
-        let weight = if packs { Matrix::Packed(Packed::new(&weight, 1.0)?) } else { Matrix::Stored(weight) };
-        Ok(Self { weight, bias })
-    }
-
-    /// Three that one matrix `weight` `[3 * outputs, inputs]` and, if there is one, one `bias` `[3 * outputs]` hold, under
-    /// their full names, one after another; each packed for itself.
-    ///
-    /// # Errors
-    /// When a tensor is missing or has another shape, or [`Self::packs`] is not so.
-    pub fn pack_three(
-        weights: &Weights,
-        weight: &str,
-        bias: Option<&str>,
-        inputs: i64,
-        outputs: i64,
-    ) -> Result<[Self; 3], ModelError> {
-        let matrix = weights.stored(weight, &[3 * outputs, inputs])?;
-        let offset = bias.map(|bias| weights.tensor(bias, &[3 * outputs])).transpose()?;
-        let part = |n: i64| {
-            let rows = |tensor: &Tensor| tensor.f_narrow(0, n * outputs, outputs);
-            let bias = offset.as_ref().map(rows).transpose()?;
-            Ok(Self { weight: Matrix::Packed(Packed::new(&rows(&matrix)?, 1.0)?), bias })
+        let on = Placement { device: weight.device(), kind: weight.kind() };
+        let weight = match Packed::is_available(on) {
+            true => Matrix::Packed(Packed::new(&[weight], 1.0, on.kind)?),
+            false => Matrix::Stored(weight),
         };
-        let failed = |error: TchError| ModelError::torch(weight, &error);
-        let parts = [part(0).map_err(failed)?, part(1).map_err(failed)?, part(2).map_err(failed)?];
-        weights.let_go(weight);
-        Ok(parts)
-    }
-
-    /// The product of `parts`, which have the same inputs, one after another: one matrix product for all. All of
-    /// them have a bias, or none has.
-    ///
-    /// # Errors
-    /// When libtorch fails, or one is packed.
-    pub fn stack(parts: &[Self]) -> Result<Self, TchError> {
-        let matrices = parts.iter().map(Self::stored).collect::<Result<Vec<_>, _>>()?;
-        let weight = Matrix::Stored(Tensor::f_cat(&matrices, 0)?);
-        let biases: Vec<_> = parts.iter().filter_map(|part| part.bias.as_ref()).collect();
-        debug_assert!(biases.is_empty() || biases.len() == parts.len());
-        let bias = if biases.is_empty() { None } else { Some(Tensor::f_cat(&biases, 0)?) };
         Ok(Self { weight, bias })
     }
 
@@ -148,13 +170,11 @@ impl Linear {
     /// When there are not as many, or it is packed.
     pub fn narrow(&self, first: i64, n: i64) -> Result<Self, TchError> {
         let rows = |tensor: &Tensor| tensor.f_narrow(0, first, n);
-        let weight = Matrix::Stored(rows(self.stored()?)?);
-        Ok(Self { weight, bias: self.bias.as_ref().map(rows).transpose()? })
-    }
-
-    fn stored(&self) -> Result<&Tensor, TchError> {
         match &self.weight {
-            Matrix::Stored(weight) => Ok(weight),
+            Matrix::Stored(weight) => {
+                let bias = self.bias.as_ref().map(rows).transpose()?;
+                Ok(Self { weight: Matrix::Stored(rows(weight)?), bias })
+            }
             Matrix::Packed(packed) => Err(TchError::Kind(format!("{packed:?} has no rows"))),
         }
     }
@@ -207,11 +227,9 @@ impl LayerNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        config::ModelSource,
-        model::{ModelFiles, Placement},
-    };
+    use crate::{config::ModelSource, model::ModelFiles};
     use safetensors::{Dtype, tensor::TensorView};
+    use tch::{Device, Kind};
 
     /// The bias lies in the mapped file, which a product written over it would not survive.
     #[test]

@@ -109,9 +109,9 @@ impl Weights {
         in_file(found, kind).map_err(|e| ModelError::torch(&self.full(name), &e))
     }
 
-    /// Whether tensors of the served dtype stay in the mapped file.
-    pub fn stay_in_file(&self) -> bool {
-        self.on.device == Device::Cpu && self.on.kind == Kind::Float
+    /// Where tensors go, and as what.
+    pub fn placement(&self) -> Placement {
+        self.on
     }
 
     /// Gives the memory of the tensor `name` back, once it was copied elsewhere. It comes back from the file when it is

@@ -1,0 +1,59 @@
+// Matrices in oneDNN's order, for onednn.rs. libtorch's operators over them are in none of the lists that `tch` is made
+// from. Its dispatcher finds them by name, but speaks C++ alone.
+
+#include <cstdio>
+#include <exception>
+#include <optional>
+#include <string_view>
+
+#include <ATen/core/List.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/util/Exception.h>
+
+namespace {
+
+using Pack = at::Tensor(const at::Tensor &, std::optional<int64_t>);
+using Multiply = at::Tensor(const at::Tensor &, const at::Tensor &, const std::optional<at::Tensor> &, std::string_view,
+                            c10::List<std::optional<at::Scalar>>, std::optional<std::string_view>);
+
+// Throws where this libtorch has no such operator.
+template <typename Signature> auto find(const char *name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+}
+
+// The tensor, which is the caller's, or null, and then why in `message`: an exception must not reach Rust.
+template <typename Operation> at::Tensor *give(const Operation &operation, char *message, size_t room) noexcept {
+  try {
+    return new at::Tensor(operation());
+  } catch (const c10::Error &error) {
+    std::snprintf(message, room, "%s", error.what_without_backtrace());
+  } catch (const std::exception &error) {
+    std::snprintf(message, room, "%s", error.what());
+  } catch (...) {
+    std::snprintf(message, room, "an exception of no known type");
+  }
+  return nullptr;
+}
+
+} // namespace
+
+// `matrix` [outputs, inputs] for products of any number of rows.
+extern "C" at::Tensor *sidelens_onednn_pack(const at::Tensor *matrix, char *message, size_t room) noexcept {
+  const auto operation = [=] {
+    static const auto pack = find<Pack>("mkldnn::_reorder_linear_weight");
+    return pack.call(*matrix, std::nullopt);
+  };
+  return give(operation, message, room);
+}
+
+// `x` [.., inputs] times the transposed `packed`, and `bias` [outputs], which may be null.
+extern "C" at::Tensor *sidelens_onednn_multiply(const at::Tensor *x, const at::Tensor *packed, const at::Tensor *bias,
+                                                char *message, size_t room) noexcept {
+  const auto operation = [=] {
+    static const auto multiply = find<Multiply>("mkldnn::_linear_pointwise");
+    const auto offset = bias ? std::optional(*bias) : std::nullopt;
+    return multiply.call(*x, *packed, offset, "none", c10::List<std::optional<at::Scalar>>(), "");
+  };
+  return give(operation, message, room);
+}
