@@ -7,6 +7,8 @@ mod fingerprint;
 mod memory;
 mod schedule;
 #[cfg(feature = "torch")]
+mod search;
+#[cfg(feature = "torch")]
 mod staging;
 #[doc(hidden)]
 pub mod stub;

@@ -1,6 +1,6 @@
 //! The engine over libtorch.
 
-use std::sync::Arc;
+use std::{io, panic::resume_unwind, sync::Arc, thread};
 
 use tch::{Device, Kind, TchError};
 
@@ -9,6 +9,7 @@ use super::{
     device::{DeviceError, cores, resolve_devices, resolve_dtype},
     fingerprint::fingerprint,
     schedule::{self, BULK_NICENESS, Layout},
+    search::SearchThread,
     staging::Staging,
 };
 use crate::{
@@ -32,13 +33,27 @@ pub enum LoadError {
     /// libtorch failed.
     #[error("libtorch: {0}")]
     Torch(#[from] TchError),
+    /// There is no thread to load or compute with.
+    #[error("the system gives no thread: {0}")]
+    Thread(#[from] io::Error),
 }
 
 /// Loads the model that the settings name onto the devices that they name.
 ///
 /// # Errors
 /// [`LoadError`]; the message names the file, the tensor or the library.
+///
+/// # Panics
+/// When loading does.
 pub fn load(config: &ModelConfig) -> Result<LoadedModel, LoadError> {
+    // On a thread that ends, and its helpers with it: see `search.rs`.
+    thread::scope(|scope| {
+        let loading = thread::Builder::new().name("load".into()).spawn_scoped(scope, || load_here(config));
+        loading?.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
+}
+
+fn load_here(config: &ModelConfig) -> Result<LoadedModel, LoadError> {
     let devices = resolve_devices(config.device)?;
     let kind = resolve_dtype(config.dtype, devices[0]);
     let threads = match (config.threads, config.cores.len()) {
@@ -62,7 +77,8 @@ pub fn load(config: &ModelConfig) -> Result<LoadedModel, LoadError> {
         spec.name.clone_from(name);
     }
     let layout = Layout::new(threads, config.replicas);
-    let engines = models.into_iter().flat_map(|model| engines(model, &layout, &config.cores)).collect();
+    let engines = models.into_iter().map(|model| engines(model, &layout, &config.cores));
+    let engines = engines.collect::<io::Result<Vec<_>>>()?.into_iter().flatten().collect();
     Ok(LoadedModel {
         spec,
         fingerprint,
@@ -86,20 +102,26 @@ fn name(device: Device) -> String {
 /// On the CPU bulk is computed by several, one batch each, which step back behind the one for searches: that one has
 /// threads of its own, so that a search waits for no batch. A GPU does one thing at a time; its two engines serve
 /// whoever comes, one sending its batch while the other computes.
-fn engines(model: Model, layout: &Layout, cores: &CoreList) -> Vec<Engine> {
+///
+/// # Errors
+/// When the operating system gives no thread.
+fn engines(model: Model, layout: &Layout, cores: &CoreList) -> io::Result<Vec<Engine>> {
     let model = Arc::new(model);
-    let engine = |threads, niceness, lanes| {
-        let schedule = Schedule { threads, niceness, cores: cores.clone() };
+    let schedule = |threads, niceness| Schedule { threads, niceness, cores: cores.clone() };
+    let engine = |turn, lanes| {
         let (model, staging) = (model.clone(), Staging::new(model.device));
-        Engine { backend: Box::new(Torch { model, schedule, staging }), lanes }
+        Engine { backend: Box::new(Torch { model, turn, staging }), lanes }
     };
     match model.device {
         Device::Cpu => {
-            let bulk =
-                layout.bulk.iter().map(|threads| engine(*threads, BULK_NICENESS, Lanes::Only(Lane::Bulk)));
-            bulk.chain([engine(layout.search, 0, Lanes::Only(Lane::Search))]).collect()
+            let bulk = layout
+                .bulk
+                .iter()
+                .map(|threads| engine(Turn::Own(schedule(*threads, BULK_NICENESS)), Lanes::Only(Lane::Bulk)));
+            let search = SearchThread::shared(&schedule(layout.search, 0))?;
+            Ok(bulk.chain([engine(Turn::Shared(search), Lanes::Only(Lane::Search))]).collect())
         }
-        _ => (0..ENGINES_PER_GPU).map(|_| engine(1, 0, Lanes::All)).collect(),
+        _ => Ok((0..ENGINES_PER_GPU).map(|_| engine(Turn::Own(schedule(1, 0)), Lanes::All)).collect()),
     }
 }
 
@@ -123,31 +145,57 @@ struct Model {
 unsafe impl Sync for Model {}
 
 /// Where and with how many threads an engine computes.
-struct Schedule {
-    threads: usize,
-    niceness: i32,
-    cores: CoreList,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Schedule {
+    pub threads: usize,
+    pub niceness: i32,
+    pub cores: CoreList,
+}
+
+impl Schedule {
+    /// Makes it the calling thread's, before its first parallel region: helpers inherit it.
+    pub fn enter(&self) {
+        schedule::enter(&self.cores, self.niceness);
+        // libtorch keeps the number per thread, but a thread's first look at it takes over whatever any thread has
+        // set last. So it is made to look before it is set.
+        tch::get_num_threads();
+        set_threads(self.threads);
+    }
 }
 
 /// One of a model's engines.
 struct Torch {
     model: Arc<Model>,
-    schedule: Schedule,
+    turn: Turn,
     staging: Staging,
+}
+
+/// The thread that an engine computes on.
+enum Turn {
+    /// The one that calls it.
+    Own(Schedule),
+    /// One that other models have, too.
+    Shared(SearchThread),
 }
 
 impl Backend for Torch {
     fn enter_thread(&mut self) {
-        let Schedule { threads, niceness, cores } = &self.schedule;
-        // Before the first parallel region: its threads inherit both.
-        schedule::enter(cores, *niceness);
-        // libtorch keeps the number per thread, but a thread's first look at it takes over whatever any thread has
-        // set last. So it is made to look before it is set.
-        tch::get_num_threads();
-        set_threads(*threads);
+        match &self.turn {
+            Turn::Own(schedule) => schedule.enter(),
+            Turn::Shared(_) => {}
+        }
     }
 
     fn embed(&mut self, batch: &[Prepared]) -> Result<Vec<Embedding>, BackendError> {
+        match &self.turn {
+            Turn::Own(_) => self.compute(batch),
+            Turn::Shared(thread) => thread.clone().run(|| self.compute(batch)),
+        }
+    }
+}
+
+impl Torch {
+    fn compute(&mut self, batch: &[Prepared]) -> Result<Vec<Embedding>, BackendError> {
         let rows = self.model.forward(batch, &mut self.staging).map_err(|error| classify(&error))?;
         rows.chunks_exact(self.model.dimensions)
             .map(|row| Embedding::normalized(row.to_vec()))

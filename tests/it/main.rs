@@ -29,6 +29,8 @@ mod sentence;
 mod settings;
 mod shutdown;
 mod support;
+#[cfg(all(feature = "torch", target_os = "linux"))]
+mod threads;
 mod tls;
 #[cfg(feature = "torch")]
 mod traces;
