@@ -73,9 +73,11 @@ ARG MODEL
 COPY models/${MODEL:-README.md} /models/${MODEL:-README.md}
 COPY LICENSE LICENSE-APACHE LICENSE-MIT /usr/share/doc/sidelens/
 COPY --from=build /out/sidelens /usr/local/bin/sidelens
-# The user has no entry in /etc/passwd, hence no home. The settings `hub.*` win over the second.
+# The user has no entry in /etc/passwd, hence no home. The settings `hub.*` win over the second. Threads that compute a pass
+# together spin a twentieth of a millisecond where they wait, not three: docs/benchmarks.md.
 ENV HOME=/tmp \
-    HF_HUB_CACHE=/data/hub
+    HF_HUB_CACHE=/data/hub \
+    GOMP_SPINCOUNT=5000
 WORKDIR /data
 USER 65532:65532
 EXPOSE 7800
