@@ -160,8 +160,8 @@ mod towers {
         model::{
             Towers, Weights,
             layers::{
-                At, Attention, BlockForm, Encoder, LayerNorm, Linear, Mask, Mlp, PatchEmbedding, TokenBatch,
-                TokenEmbedding,
+                At, Attention, BlockForm, Encoder, LayerNorm, Linear, Mask, Mlp, PatchEmbedding, Queries,
+                TokenBatch, TokenEmbedding,
             },
             missing_tower,
         },
@@ -251,6 +251,7 @@ mod towers {
                     "head.attention.in_proj_weight",
                     Some("head.attention.in_proj_bias"),
                     "head.attention.out_proj",
+                    Queries::Others,
                     hidden,
                     blocks.num_attention_heads,
                 )?,

@@ -16,6 +16,15 @@ pub enum Mask<'a> {
     Tokens(&'a Tensor),
 }
 
+/// Which tokens ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queries {
+    /// Those that are attended to.
+    All,
+    /// Some of them, or others.
+    Others,
+}
+
 /// Queries from one sequence, keys and values from the same or from another.
 pub struct Attention {
     heads: i64,
@@ -27,8 +36,7 @@ pub struct Attention {
 enum Projections {
     /// All three in one product, from the same sequence.
     Stacked(Linear),
-    /// Queries by their own, keys and values in one product. Rows of a packed matrix cannot be told apart, and the last
-    /// block of a tower needs the queries of one token alone.
+    /// Queries by their own, keys and values in one product: rows of a packed matrix cannot be told apart.
     Apart { query: Linear, others: Linear },
 }
 
@@ -59,11 +67,12 @@ impl Attention {
         weights: &Weights,
         [query, key, value, output]: [&str; 4],
         has_qkv_bias: bool,
+        queries: Queries,
         hidden: i64,
         heads: i64,
     ) -> Result<Self, ModelError> {
         let load = |names: &[&str]| Linear::load_stacked(weights, names, has_qkv_bias, hidden, hidden);
-        let projections = match Linear::packs(weights) {
+        let projections = match queries == Queries::Others && Linear::packs(weights) {
             true => Projections::Apart { query: load(&[query])?, others: load(&[key, value])? },
             false => Projections::Stacked(load(&[query, key, value])?),
         };
@@ -80,11 +89,12 @@ impl Attention {
         weight: &str,
         bias: Option<&str>,
         output: &str,
+        queries: Queries,
         hidden: i64,
         heads: i64,
     ) -> Result<Self, ModelError> {
         let load = |rows| Linear::load_rows(weights, weight, bias, [3 * hidden, hidden], rows);
-        let projections = match Linear::packs(weights) {
+        let projections = match queries == Queries::Others && Linear::packs(weights) {
             true => Projections::Apart { query: load(0..hidden)?, others: load(hidden..3 * hidden)? },
             false => Projections::Stacked(load(0..3 * hidden)?),
         };
@@ -92,7 +102,7 @@ impl Attention {
     }
 
     /// `x` `[batch, tokens, hidden]` attends to `context` `[batch, others, context]`, or to itself without one; gives
-    /// the shape of `x`.
+    /// the shape of `x`. With a context it must be of [`Queries::Others`].
     pub fn forward(&self, x: &Tensor, context: Option<&Tensor>, mask: Mask<'_>) -> Result<Tensor, TchError> {
         self.output.forward(&self.attend(x, context, mask)?)
     }

@@ -2,7 +2,7 @@
 
 use tch::{Kind, TchError, Tensor};
 
-use super::{Attention, LayerNorm, Mask, Mlp};
+use super::{Attention, LayerNorm, Mask, Mlp, Queries};
 use crate::model::{ModelError, Weights, config::TransformerConfig};
 
 /// Where a block's layer norms stand.
@@ -77,7 +77,7 @@ pub struct Block {
 }
 
 impl Block {
-    /// The block whose tensors start with `prefix`.
+    /// The block whose tensors start with `prefix`; with a context it must be of [`Queries::Others`].
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
@@ -85,6 +85,7 @@ impl Block {
         weights: &Weights,
         prefix: &str,
         form: &BlockForm,
+        queries: Queries,
         config: &TransformerConfig,
     ) -> Result<Self, ModelError> {
         let TransformerConfig { hidden_size: hidden, num_attention_heads: heads, .. } = *config;
@@ -93,16 +94,17 @@ impl Block {
         let attention = match form.attention {
             AttentionNames::Separate(names) => {
                 let names = names.map(name);
-                Attention::load_for_self(weights, names.each_ref().map(String::as_str), true, hidden, heads)?
+                let names = names.each_ref().map(String::as_str);
+                Attention::load_for_self(weights, names, true, queries, hidden, heads)?
             }
             AttentionNames::WithoutQkvBias(names) => {
                 let names = names.map(name);
                 let names = names.each_ref().map(String::as_str);
-                Attention::load_for_self(weights, names, false, hidden, heads)?
+                Attention::load_for_self(weights, names, false, queries, hidden, heads)?
             }
             AttentionNames::Stacked { weight, bias, output } => {
                 let (weight, bias, output) = (name(weight), bias.map(name), name(output));
-                Attention::load_stacked(weights, &weight, bias.as_deref(), &output, hidden, heads)?
+                Attention::load_stacked(weights, &weight, bias.as_deref(), &output, queries, hidden, heads)?
             }
         };
         let mlp = form.mlp.map(name);
@@ -163,7 +165,11 @@ impl Encoder {
         form: &BlockForm,
         config: &TransformerConfig,
     ) -> Result<Self, ModelError> {
-        let load = |n| Block::load(weights, &format!("{prefix}.{n}"), form, config);
+        let load = |n| {
+            // The last may be asked for one token alone, and then computes no other's query.
+            let queries = if n + 1 == config.num_hidden_layers { Queries::Others } else { Queries::All };
+            Block::load(weights, &format!("{prefix}.{n}"), form, queries, config)
+        };
         (0..config.num_hidden_layers).map(load).collect::<Result<_, _>>().map(Self)
     }
 

@@ -10,7 +10,7 @@ mod pixels;
 mod pooling;
 mod tokens;
 
-pub use attention::{Attention, Mask};
+pub use attention::{Attention, Mask, Queries};
 pub use block::{At, AttentionNames, BlockForm, Encoder, Norms};
 pub use linear::{LayerNorm, Linear};
 pub use mlp::Mlp;
