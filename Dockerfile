@@ -36,7 +36,9 @@ FROM libtorch AS build
 ENV LIBTORCH=/opt/libtorch
 COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock build.rs ./
-# The dependencies, in a layer that holds until Cargo.toml or Cargo.lock change: an empty program pulls them in.
+# build.rs compiles it.
+COPY src/model/layers/packed/onednn.cpp src/model/layers/packed/
+# The dependencies, in a layer that holds until the files above change: an empty program pulls them in.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     mkdir -p src tests/it benches \
     && touch src/lib.rs \
