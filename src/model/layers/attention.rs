@@ -1,5 +1,7 @@
 //! Multi-head attention, to the tokens themselves or to those of another tower.
 
+use std::ops::Range;
+
 use tch::{TchError, Tensor};
 
 use super::Linear;
@@ -40,6 +42,20 @@ enum Projections {
     Apart { query: Linear, others: Linear },
 }
 
+impl Projections {
+    /// For self-attention, where `load` gives some of query, key and value, which are 0, 1 and 2, as one product.
+    fn load(
+        weights: &Weights,
+        queries: Queries,
+        load: impl Fn(Range<usize>) -> Result<Linear, ModelError>,
+    ) -> Result<Self, ModelError> {
+        if queries == Queries::Others && Linear::packs(weights) {
+            return Ok(Self::Apart { query: load(0..1)?, others: load(1..3)? });
+        }
+        load(0..3).map(Self::Stacked)
+    }
+}
+
 impl Attention {
     /// Query, key, value and output projections under the full `names`. Queries are `hidden` wide, what is
     /// attended to `context` wide.
@@ -71,11 +87,10 @@ impl Attention {
         hidden: i64,
         heads: i64,
     ) -> Result<Self, ModelError> {
-        let load = |names: &[&str]| Linear::load_stacked(weights, names, has_qkv_bias, hidden, hidden);
-        let projections = match queries == Queries::Others && Linear::packs(weights) {
-            true => Projections::Apart { query: load(&[query])?, others: load(&[key, value])? },
-            false => Projections::Stacked(load(&[query, key, value])?),
-        };
+        let names = [query, key, value];
+        let projections = Projections::load(weights, queries, |parts| {
+            Linear::load_stacked(weights, &names[parts], has_qkv_bias, hidden, hidden)
+        })?;
         Ok(Self { heads, projections, output: Linear::load(weights, output, hidden, hidden)? })
     }
 
@@ -93,11 +108,10 @@ impl Attention {
         hidden: i64,
         heads: i64,
     ) -> Result<Self, ModelError> {
-        let load = |rows| Linear::load_rows(weights, weight, bias, [3 * hidden, hidden], rows);
-        let projections = match queries == Queries::Others && Linear::packs(weights) {
-            true => Projections::Apart { query: load(0..hidden)?, others: load(hidden..3 * hidden)? },
-            false => Projections::Stacked(load(0..3 * hidden)?),
-        };
+        let projections = Projections::load(weights, queries, |parts| {
+            let rows = parts.start as i64 * hidden..parts.end as i64 * hidden;
+            Linear::load_rows(weights, weight, bias, [3 * hidden, hidden], rows)
+        })?;
         Ok(Self { heads, projections, output: Linear::load(weights, output, hidden, hidden)? })
     }
 
