@@ -32,9 +32,36 @@ impl Layout {
     }
 }
 
+/// Where and with how many threads an engine computes.
+#[cfg(feature = "torch")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Schedule {
+    pub threads: usize,
+    pub niceness: i32,
+    pub cores: CoreList,
+}
+
+#[cfg(feature = "torch")]
+impl Schedule {
+    /// Makes it the calling thread's, before its first parallel region: helpers inherit it.
+    pub fn enter(&self) {
+        enter(&self.cores, self.niceness);
+        // libtorch keeps the number per thread, but a thread's first look at it takes over whatever any thread has
+        // set last. So it is made to look before it is set.
+        tch::get_num_threads();
+        set_threads(self.threads);
+    }
+}
+
+/// How many threads libtorch computes with where the calling thread asks it to.
+#[cfg(feature = "torch")]
+pub(super) fn set_threads(threads: usize) {
+    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+}
+
 /// Puts the calling thread, and those that it starts later, on `cores` (all where there are none), `niceness`
 /// steps back. What the system refuses is left as it is, with a warning.
-pub(super) fn enter(cores: &CoreList, niceness: i32) {
+fn enter(cores: &CoreList, niceness: i32) {
     #[cfg(target_os = "linux")]
     {
         use rustix::{

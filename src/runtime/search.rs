@@ -12,7 +12,7 @@ use std::{
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::torch::Schedule;
+use super::schedule::Schedule;
 
 /// Those that are still in use. For the whole process, as libgomp counts.
 static SHARED: Mutex<Vec<(Schedule, Weak<ThreadPool>)>> = Mutex::new(Vec::new());

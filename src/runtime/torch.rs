@@ -8,7 +8,7 @@ use super::{
     Backend, BackendError, Engine, LoadedModel,
     device::{DeviceError, cores, resolve_devices, resolve_dtype},
     fingerprint::fingerprint,
-    schedule::{self, BULK_NICENESS, Layout},
+    schedule::{BULK_NICENESS, Layout, Schedule, set_threads},
     search::SearchThread,
     staging::Staging,
 };
@@ -125,10 +125,6 @@ fn engines(model: Model, layout: &Layout, cores: &CoreList) -> io::Result<Vec<En
     }
 }
 
-fn set_threads(threads: usize) {
-    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
-}
-
 /// A checkpoint on one device: what its engines share.
 struct Model {
     dimensions: usize,
@@ -143,25 +139,6 @@ struct Model {
 // several threads at once; `tch` does not say so only because its tensors have methods that write through a shared
 // reference, and the towers call none of those on what they hold.
 unsafe impl Sync for Model {}
-
-/// Where and with how many threads an engine computes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Schedule {
-    pub threads: usize,
-    pub niceness: i32,
-    pub cores: CoreList,
-}
-
-impl Schedule {
-    /// Makes it the calling thread's, before its first parallel region: helpers inherit it.
-    pub fn enter(&self) {
-        schedule::enter(&self.cores, self.niceness);
-        // libtorch keeps the number per thread, but a thread's first look at it takes over whatever any thread has
-        // set last. So it is made to look before it is set.
-        tch::get_num_threads();
-        set_threads(self.threads);
-    }
-}
 
 /// One of a model's engines.
 struct Torch {
