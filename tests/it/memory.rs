@@ -160,16 +160,22 @@ fn memory_is_the_same_however_many_inputs_wait() {
     assert!(many < 8 * ROOM, "{many} bytes for a room of {ROOM}");
 }
 
+/// Posts so many bytes, and looks what they took.
+#[cfg(target_os = "linux")]
+fn assert_in_memory_once(body: usize, post: impl FnOnce(&Service) -> Option<String>) {
+    let service = Service::start(false);
+    let idle = service.peak();
+    assert_eq!(post(&service).as_deref(), Some("200"));
+    let taken = service.peak() - idle;
+    assert!(taken < body * 5 / 4, "{taken} bytes for a body of {body}");
+}
+
 #[test]
 #[cfg(target_os = "linux")]
 fn a_body_of_a_hundred_megabytes_is_in_memory_once() {
     const PICTURES: usize = 1370;
     let body = PICTURES * PHOTO.len() / 3 * 4;
-    let service = Service::start(false);
-    let idle = service.peak();
-    assert_eq!(service.post_pictures(0, PICTURES).as_deref(), Some("200"));
-    let taken = service.peak() - idle;
-    assert!(taken < body * 5 / 4, "{taken} bytes for a body of {body}");
+    assert_in_memory_once(body, |service| service.post_pictures(0, PICTURES));
 }
 
 #[test]
@@ -178,11 +184,7 @@ fn a_hundred_megabytes_of_texts_are_in_memory_once() {
     const TEXTS: usize = 1000;
     let text = format!("\"{}", "a long description ".repeat(5500));
     let body = TEXTS * text.len();
-    let service = Service::start(false);
-    let idle = service.peak();
-    assert_eq!(service.post(&text, |i| format!("{i:09}\""), TEXTS).as_deref(), Some("200"));
-    let taken = service.peak() - idle;
-    assert!(taken < body * 5 / 4, "{taken} bytes for a body of {body}");
+    assert_in_memory_once(body, |service| service.post(&text, |i| format!("{i:09}\""), TEXTS));
 }
 
 #[tokio::test]
