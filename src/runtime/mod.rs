@@ -12,6 +12,8 @@ mod search;
 mod staging;
 #[doc(hidden)]
 pub mod stub;
+#[cfg(all(feature = "torch", target_os = "linux"))]
+mod team;
 mod thread;
 #[cfg(feature = "torch")]
 mod torch;

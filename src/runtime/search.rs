@@ -13,13 +13,23 @@ use std::{
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::schedule::Schedule;
+#[cfg(target_os = "linux")]
+use super::team::Team;
 
 /// Those that are still in use. For the whole process, as libgomp counts.
-static SHARED: Mutex<Vec<(Schedule, Weak<ThreadPool>)>> = Mutex::new(Vec::new());
+static SHARED: Mutex<Vec<(Schedule, Weak<Thread>)>> = Mutex::new(Vec::new());
 
 /// A handle; the thread ends with the last one.
 #[derive(Clone)]
-pub(super) struct SearchThread(Arc<ThreadPool>);
+pub(super) struct SearchThread(Arc<Thread>);
+
+struct Thread {
+    /// Of one.
+    pool: ThreadPool,
+    /// It and its helpers, where they have a core each.
+    #[cfg(target_os = "linux")]
+    team: Mutex<Option<Team>>,
+}
 
 impl SearchThread {
     /// The one with this schedule.
@@ -33,21 +43,45 @@ impl SearchThread {
         if let Some(thread) = same.and_then(|(_, thread)| thread.upgrade()) {
             return Ok(Self(thread));
         }
-        let own = schedule.clone();
-        let thread = ThreadPoolBuilder::new()
-            .num_threads(1)
-            .thread_name(|_| "search".into())
-            .start_handler(move |_| own.enter())
-            .build()
-            .map_err(io::Error::other)?;
-        let thread = Arc::new(thread);
+        let thread = Arc::new(Thread::start(schedule)?);
         shared.push((schedule.clone(), Arc::downgrade(&thread)));
         Ok(Self(thread))
     }
 
     /// Runs `pass` there, after those that came before, and waits. Its panic is the caller's.
     pub fn run<R: Send>(&self, pass: impl FnOnce() -> R + Send) -> R {
-        self.0.install(pass)
+        self.0.pool.install(|| {
+            #[cfg(target_os = "linux")]
+            self.0.look_after_team();
+            pass()
+        })
+    }
+}
+
+impl Thread {
+    fn start(schedule: &Schedule) -> io::Result<Self> {
+        let own = schedule.clone();
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(1)
+            .thread_name(|_| "search".into())
+            .start_handler(move |_| own.enter())
+            .build()
+            .map_err(io::Error::other)?;
+        Ok(Self {
+            #[cfg(target_os = "linux")]
+            team: Mutex::new(pool.install(|| Team::pin(schedule.threads))),
+            pool,
+        })
+    }
+
+    /// For good once it has come apart: it would again.
+    #[cfg(target_os = "linux")]
+    fn look_after_team(&self) {
+        let mut team = self.team.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(team) = team.take_if(|team| !team.is_in_place()) {
+            tracing::debug!("helpers of the search thread come and go: none has a core of its own");
+            team.release();
+        }
     }
 }
 
@@ -76,5 +110,15 @@ mod tests {
         assert_eq!(id(&second), before);
         drop(second);
         assert_ne!(id(&SearchThread::shared(&schedule(91)).unwrap()), before);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn as_many_threads_as_cores_have_one_each() {
+        use rustix::thread::sched_getaffinity;
+        let threads = sched_getaffinity(None).unwrap().count() as usize;
+        let search =
+            SearchThread::shared(&Schedule { threads, niceness: 0, cores: CoreList::default() }).unwrap();
+        assert_eq!(search.run(|| sched_getaffinity(None).unwrap().count()), 1);
     }
 }
