@@ -37,7 +37,7 @@ pub fn bench(criterion: &mut Criterion) {
     let engines = vec![engine(Lane::Search), engine(Lane::Bulk), engine(Lane::Bulk)];
     let batcher = {
         let _inside = runtime.enter();
-        Arc::new(Batcher::spawn(engines, policy, Metrics::new()))
+        Arc::new(Batcher::spawn(engines, policy, Arc::default(), Metrics::new()))
     };
     let mut group = criterion.benchmark_group("queue");
     for &n in WAITING {

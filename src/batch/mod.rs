@@ -6,6 +6,7 @@
 mod job;
 mod policy;
 mod queue;
+mod share;
 mod worker;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 
 pub use job::BatchError;
 pub use policy::BatchPolicy;
+pub use share::{BulkRequest, CpuShare};
 pub use worker::Device;
 
 use crate::domain::{Embedding, Lane, Lanes, Prepared};
@@ -42,14 +44,19 @@ struct Inner {
 }
 
 impl Batcher {
-    /// Starts the worker of `devices`, each with the lanes that it serves; every lane needs one. Must be called
-    /// inside a tokio runtime.
-    pub fn spawn<D: Device>(devices: Vec<(D, Lanes)>, policy: BatchPolicy, metrics: Arc<Metrics>) -> Self {
+    /// Starts the worker of `devices`, each with the lanes that it serves; every lane needs one. `share` is one for all
+    /// models. Must be called inside a tokio runtime.
+    pub fn spawn<D: Device>(
+        devices: Vec<(D, Lanes)>,
+        policy: BatchPolicy,
+        share: Arc<CpuShare>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         // Not bounded: admission bounds the inputs in the house before any of them is prepared.
         let (messages, inbox) = mpsc::unbounded_channel();
         let (lost_sender, lost) = watch::channel(None);
-        let worker = tokio::spawn(Worker::new(devices, policy, inbox, lost_sender, metrics.clone()).run());
-        let worker = Mutex::new(Some(worker));
+        let worker = Worker::new(devices, policy, inbox, lost_sender, share, metrics.clone());
+        let worker = Mutex::new(Some(tokio::spawn(worker.run())));
         Self { inner: Arc::new(Inner { messages, lost, closing: AtomicBool::new(false), metrics, worker }) }
     }
 

@@ -54,6 +54,8 @@ pub(super) struct Demand {
     pub caps: [usize; Modality::ALL.len()],
     /// Idle engines that would take bulk, this one among them: what waits is dealt out to all.
     pub sharers: usize,
+    /// Until then it leaves the CPU to bulk, where it works for searches alone.
+    pub rests_until: Option<Instant>,
 }
 
 /// Jobs by lane and kind, oldest first.
@@ -116,6 +118,9 @@ impl Queue {
             && !bulk_first
             && let Some(kind) = self.oldest(Lane::Search, |_, _| true)
         {
+            if let Some(moment) = demand.rests_until {
+                return Next::WaitUntil(moment);
+            }
             self.searches_in_a_row += 1;
             return Next::Batch(self.take(Lane::Search, kind, self.most(Lane::Search, kind, demand)));
         }

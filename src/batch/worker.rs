@@ -13,6 +13,7 @@ use tracing::Span;
 use super::job::{BatchError, Job, Message, Reply};
 use super::policy::BatchPolicy;
 use super::queue::{Demand, Kind, Next, Queue};
+use super::share::CpuShare;
 use crate::domain::{Embedding, Lane, Lanes, Modality, Prepared};
 use crate::runtime::{BackendError, DeviceThread};
 use crate::telemetry::Metrics;
@@ -74,6 +75,7 @@ pub(super) struct Worker<D> {
     lost: watch::Sender<Option<String>>,
     /// Batches begun, by which traces of several requests show that they shared one.
     n_batches: u64,
+    share: Arc<CpuShare>,
     metrics: Arc<Metrics>,
 }
 
@@ -105,12 +107,13 @@ impl<D: Device> Worker<D> {
         policy: BatchPolicy,
         messages: mpsc::UnboundedReceiver<Message>,
         lost: watch::Sender<Option<String>>,
+        share: Arc<CpuShare>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let idle = devices.into_iter().map(|(device, lanes)| Engine { device, lanes }).collect();
         let queue = Queue::new(policy);
         let inbox = Inbox { messages, is_open: true, queue, shown_depth: 0, metrics: metrics.clone() };
-        Self { idle, passes: FuturesUnordered::new(), inbox, lost, n_batches: 0, metrics }
+        Self { idle, passes: FuturesUnordered::new(), inbox, lost, n_batches: 0, share, metrics }
     }
 
     /// Runs until told to close (and all is answered), or until a device is lost.
@@ -143,6 +146,10 @@ impl<D: Device> Worker<D> {
                 lanes: engine.lanes,
                 caps: Modality::ALL.map(|modality| engine.device.cap(modality).unwrap_or(usize::MAX)),
                 sharers,
+                rests_until: match engine.lanes {
+                    Lanes::Only(Lane::Search) => self.share.searches_rest_until(Instant::now()),
+                    _ => None,
+                },
             };
             match self.inbox.next_batch(&demand) {
                 Next::Batch(jobs) => self.start(engine, jobs),
@@ -180,6 +187,9 @@ impl<D: Device> Worker<D> {
     fn finish(&mut self, pass: Pass<D>) -> Result<(), String> {
         let Pass { mut engine, kind, lane, started, spans, mut replies, result } = pass;
         let elapsed = started.elapsed();
+        if engine.lanes == Lanes::Only(Lane::Search) {
+            self.share.spend(started, started + elapsed);
+        }
         // Before the answers, whose callers close the spans around these.
         drop(spans);
         let modality = kind.modality().as_str();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::batch::{BulkRequest, CpuShare};
 use crate::domain::{EmbedError, Lane};
 use crate::telemetry::Metrics;
 
@@ -14,6 +15,7 @@ pub(super) struct Admission {
     in_house: AtomicUsize,
     limit: usize,
     search_reserve: usize,
+    share: Arc<CpuShare>,
     metrics: Arc<Metrics>,
 }
 
@@ -21,13 +23,14 @@ pub(super) struct Admission {
 pub(super) struct Admitted {
     admission: Arc<Admission>,
     n_inputs: usize,
+    _bulk: Option<BulkRequest>,
 }
 
 impl Admission {
-    /// `limit` is `batch.max_queue_items`.
-    pub fn new(limit: usize, metrics: Arc<Metrics>) -> Self {
+    /// `limit` is `batch.max_queue_items`; `share` is told of bulk.
+    pub fn new(limit: usize, share: Arc<CpuShare>, metrics: Arc<Metrics>) -> Self {
         let search_reserve = (limit / 8).max(MIN_SEARCH_RESERVE);
-        Self { in_house: AtomicUsize::new(0), limit, search_reserve, metrics }
+        Self { in_house: AtomicUsize::new(0), limit, search_reserve, share, metrics }
     }
 
     /// Lets `n_inputs` in, all or none.
@@ -52,7 +55,8 @@ impl Admission {
             })
             .map_err(|waiting| EmbedError::QueueFull { waiting, limit: self.limit })?;
         self.metrics.items_in_flight.add(n_inputs as i64);
-        Ok(Admitted { admission: self.clone(), n_inputs })
+        let bulk = (lane == Lane::Bulk).then(|| self.share.bulk_comes());
+        Ok(Admitted { admission: self.clone(), n_inputs, _bulk: bulk })
     }
 }
 
@@ -70,7 +74,7 @@ mod tests {
     #[test]
     fn requests_are_admitted_whole_and_searches_keep_a_reserve() {
         let metrics = Metrics::new();
-        let admission = Arc::new(Admission::new(16, metrics.clone()));
+        let admission = Arc::new(Admission::new(16, Arc::default(), metrics.clone()));
         let first = admission.admit(10, Lane::Bulk).unwrap();
         let refused = admission.admit(10, Lane::Bulk).err();
         assert_eq!(refused, Some(EmbedError::QueueFull { waiting: 10, limit: 16 }));
@@ -87,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_request_that_never_fits_is_told_so() {
-        let admission = Arc::new(Admission::new(16, Metrics::new()));
+        let admission = Arc::new(Admission::new(16, Arc::default(), Metrics::new()));
         assert!(matches!(admission.admit(17, Lane::Bulk), Err(EmbedError::InvalidRequest(_))));
     }
 }

@@ -28,7 +28,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tracing::Span;
 
-use crate::batch::{BatchPolicy, Batcher};
+use crate::batch::{BatchPolicy, Batcher, CpuShare};
 use crate::cache::{CacheSetupError, VectorCache};
 use crate::config::{BatchConfig, Config, ImageConfig};
 use crate::domain::{
@@ -80,6 +80,7 @@ pub struct Shared {
     fetcher: Fetcher,
     store: Store,
     pool: Arc<PreparePool>,
+    share: Arc<CpuShare>,
     imaging: ImagingOptions,
     failures: Arc<Failures>,
     metrics: Arc<Metrics>,
@@ -111,6 +112,7 @@ impl Shared {
                 file: VectorFile::new(&config.cache.file, config.cache.file_max_bytes),
             },
             pool: Arc::new(PreparePool::new(threads)?),
+            share: Arc::default(),
             imaging: ImagingOptions {
                 decode,
                 background,
@@ -180,7 +182,8 @@ impl Embedder {
     /// # Errors
     /// [`EmbedderSetupError`].
     pub fn new(model: LoadedModel, batch: &BatchConfig, shared: &Shared) -> Result<Self, EmbedderSetupError> {
-        let Shared { fetcher, store: Store { cache, .. }, pool, imaging, failures, metrics } = shared.clone();
+        let Shared { fetcher, store: Store { cache, .. }, pool, share, imaging, failures, metrics } =
+            shared.clone();
         let LoadedModel { spec, fingerprint, tokenizer, device, dtype, is_demo, engines } = model;
         let tokenizer = match (&spec.text, tokenizer) {
             (None, _) => None,
@@ -217,7 +220,7 @@ impl Embedder {
             cache,
             pixels: Semaphore::new(max_pixels),
             pool,
-            batcher: Batcher::spawn(threads, policy, metrics.clone()),
+            batcher: Batcher::spawn(threads, policy, share.clone(), metrics.clone()),
             deadline: Duration::from_millis(batch.deadline_ms),
             failures,
             unreadable: Unreadable::new(),
@@ -234,7 +237,7 @@ impl Embedder {
                 is_demo,
             },
             pipeline,
-            admission: Arc::new(Admission::new(batch.max_queue_items, metrics.clone())),
+            admission: Arc::new(Admission::new(batch.max_queue_items, share, metrics.clone())),
             max_batch_size: policy.max_batch_size,
             max_pixels,
             is_ready: AtomicBool::new(false),

@@ -25,7 +25,7 @@ impl Bench {
             max_bulk_batch: Some(Duration::from_millis(100)),
             max_queue_delay,
         });
-        let demand = Demand { lanes: Lanes::All, caps: [usize::MAX; 2], sharers: 1 };
+        let demand = Demand { lanes: Lanes::All, caps: [usize::MAX; 2], sharers: 1, rests_until: None };
         Self { queue, demand, start: Instant::now(), answers: Vec::new() }
     }
 
@@ -237,4 +237,17 @@ fn bulk_shrinks_until_a_search_need_not_wait_long() {
     fill(&mut bench);
     bench.demand.lanes = Lanes::Only(Bulk);
     assert_eq!(bench.batch(0).unwrap().len(), 8, "no search waits for this engine");
+}
+
+#[test]
+fn an_engine_that_rests_takes_searches_that_came_meanwhile_together() {
+    let mut bench = Bench::new(4, 0);
+    bench.demand.lanes = Lanes::Only(Lane::Search);
+    bench.demand.rests_until = Some(bench.at(20));
+    assert!(matches!(bench.next(0), Next::Empty));
+    bench.push(1, Lane::Search, Modality::Text, 0);
+    assert!(matches!(bench.next(0), Next::WaitUntil(moment) if moment == bench.at(20)));
+    bench.push(2, Lane::Search, Modality::Text, 10);
+    bench.demand.rests_until = None;
+    assert_eq!(bench.batch(20), Some(vec![1, 2]));
 }

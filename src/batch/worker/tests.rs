@@ -33,7 +33,10 @@ fn spawn(max_queue_delay: Duration) -> (Batcher, StubRecord) {
     });
     let record = backend.record();
     let device = PacedDevice { backend, pace: SECOND };
-    (Batcher::spawn(vec![(device, Lanes::All)], policy(max_queue_delay), Metrics::new()), record)
+    (
+        Batcher::spawn(vec![(device, Lanes::All)], policy(max_queue_delay), Arc::default(), Metrics::new()),
+        record,
+    )
 }
 
 fn policy(max_queue_delay: Duration) -> BatchPolicy {
@@ -51,7 +54,7 @@ fn spawn_three() -> (Batcher, [StubRecord; 3]) {
         (PacedDevice { backend, pace: SECOND }, lanes)
     };
     let engines = lanes.map(&mut engine).into_iter().collect();
-    let batcher = Batcher::spawn(engines, policy(Duration::ZERO), Metrics::new());
+    let batcher = Batcher::spawn(engines, policy(Duration::ZERO), Arc::default(), Metrics::new());
     (batcher, records.try_into().expect("one each"))
 }
 
@@ -289,7 +292,29 @@ async fn what_went_wrong_on_a_device_is_counted_by_kind() {
         assert_eq!(bulk(&batcher, id).await.await.unwrap().is_ok(), id == 1);
         assert_eq!(counted(&batcher), expected, "{id}");
     }
-    let full = Batcher::spawn(vec![(Full, Lanes::All)], policy(Duration::ZERO), Metrics::new());
+    let full =
+        Batcher::spawn(vec![(Full, Lanes::All)], policy(Duration::ZERO), Arc::default(), Metrics::new());
     bulk(&full, 1).await.await.unwrap().unwrap_err();
     assert_eq!(counted(&full), [3, 0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn searches_that_never_end_leave_a_quarter_of_the_time_to_bulk() {
+    let share = Arc::new(CpuShare::default());
+    let engine = |lane| (PacedDevice { backend: StubBackend::new(4), pace: SECOND / 10 }, Lanes::Only(lane));
+    let engines = vec![engine(Lane::Search), engine(Lane::Bulk)];
+    let batcher = Batcher::spawn(engines, policy(Duration::ZERO), share.clone(), Metrics::new());
+    let seconds_of_a_hundred = async || {
+        let start = Instant::now();
+        for id in 0..100 {
+            submit(&batcher, id, Lane::Search, SECOND).await.await.unwrap().unwrap();
+        }
+        start.elapsed().as_secs_f64()
+    };
+    assert_eq!(seconds_of_a_hundred().await, 10.0);
+    let bulk = share.bulk_comes();
+    let beside_bulk = seconds_of_a_hundred().await;
+    assert!((13.0..13.5).contains(&beside_bulk), "{beside_bulk}");
+    drop(bulk);
+    assert_eq!(seconds_of_a_hundred().await, 10.0);
 }
