@@ -37,7 +37,7 @@ ENV LIBTORCH=/opt/libtorch
 COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock build.rs ./
 # build.rs compiles it.
-COPY src/model/layers/packed/onednn.cpp src/model/layers/packed/
+COPY src/libtorch.cpp src/
 # The dependencies, in a layer that holds until the files above change: an empty program pulls them in.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     mkdir -p src tests/it benches \

@@ -4,7 +4,7 @@
 use std::{env, fs, path::PathBuf};
 
 /// Over functions of libtorch that have no other interface.
-const BRIDGE: &str = "src/model/layers/packed/onednn.cpp";
+const BRIDGE: &str = "src/libtorch.cpp";
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
@@ -25,7 +25,7 @@ fn main() {
         .std("c++17")
         .flag(format!("-isystem{}", include.display()))
         .file(BRIDGE)
-        .compile("sidelens_onednn");
+        .compile("sidelens_libtorch");
     let lib = libtorch.join("lib");
     // First a `lib` folder shipped beside the binary, so that an installed copy starts without LD_LIBRARY_PATH, and never by
     // what lies on its machine where it was built; then the checkout (or the user's libtorch).

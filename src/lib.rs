@@ -19,15 +19,15 @@
 //! # The other rooms
 //!
 //! [`domain`] holds the words that all rooms share. [`config`] and [`telemetry`] are leaves that any room may
-//! read. [`hub`] turns a model's name into a directory before the model is read. [`app`] joins the rooms and runs them
-//! until told to stop ([`shutdown`]); [`cli`] is the command line. [`bulk`] takes lists through the same rooms
-//! without a server, and writes tables. [`load`] is the other side of the wire: it asks any
-//! server for vectors as Meilisearch does, and measures.
+//! read. `libtorch` is C++ beside `tch`. [`hub`] turns a model's name into a directory before the model is read.
+//! [`app`] joins the rooms and runs them until told to stop ([`shutdown`]); [`cli`] is the command line. [`bulk`]
+//! takes lists through the same rooms without a server, and writes tables. [`load`] is the other side of the wire:
+//! it asks any server for vectors as Meilisearch does, and measures.
 //!
 //! # Promises
 //!
 //! - actix types stay in [`http`] (and in [`app`], which starts it); a dialect sees bytes and domain values.
-//! - `tch` types stay in [`model`] and [`runtime`]; everyone else sees [`Prepared`](domain::Prepared) and
+//! - `tch` types stay in [`model`], [`runtime`] and `libtorch`; everyone else sees [`Prepared`](domain::Prepared) and
 //!   [`Embedding`](domain::Embedding), so all but inference builds and tests without libtorch
 //!   (`--no-default-features`).
 //! - Every engine has an OS thread of its own; others talk to it by channel and get an answer, an error, or a
@@ -65,6 +65,8 @@ pub mod fetch;
 pub mod http;
 pub mod hub;
 pub mod imaging;
+#[cfg(feature = "torch")]
+mod libtorch;
 pub mod load;
 pub mod model;
 pub mod runtime;

@@ -15,8 +15,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("text", &[]),
     ("fetch", &["config", "telemetry"]),
     ("cache", &["config", "telemetry"]),
-    ("model", &["config"]),
-    ("runtime", &["config", "model", "telemetry"]),
+    ("libtorch", &[]),
+    ("model", &["config", "libtorch"]),
+    ("runtime", &["config", "libtorch", "model", "telemetry"]),
     ("batch", &["config", "runtime", "telemetry"]),
     ("embedder", &["batch", "cache", "config", "fetch", "imaging", "runtime", "telemetry", "text"]),
     ("dialect", &[]),
@@ -47,7 +48,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Crates that stay in one room: no other may name them.
 const KEPT_IN: &[(&str, &[&str])] = &[
     ("actix_web", &["http", "app"]),
-    ("tch", &["model", "runtime"]),
+    ("tch", &["libtorch", "model", "runtime"]),
     ("reqwest", &["fetch", "hub", "load", "cli", "telemetry"]),
     ("hf_hub", &["hub"]),
     ("object_store", &["fetch"]),

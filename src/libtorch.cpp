@@ -1,5 +1,4 @@
-// Matrices in oneDNN's order, for onednn.rs. libtorch's operators over them are in none of the lists that `tch` is made
-// from. Its dispatcher finds them by name, but speaks C++ alone.
+// What libtorch has for C++ alone, for libtorch.rs.
 
 #include <cstdio>
 #include <exception>
@@ -37,6 +36,9 @@ template <typename Operation> at::Tensor *give(const Operation &operation, char 
 }
 
 } // namespace
+
+// Matrices in oneDNN's order. The operators over them are in none of the lists that `tch` is made from; the dispatcher finds
+// them by name.
 
 // `matrix` [outputs, inputs] for products of any number of rows.
 extern "C" at::Tensor *sidelens_onednn_pack(const at::Tensor *matrix, char *message, size_t room) noexcept {
