@@ -8,6 +8,7 @@
 #include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 
 namespace {
@@ -21,10 +22,10 @@ template <typename Signature> auto find(const char *name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
 }
 
-// The tensor, which is the caller's, or null, and then why in `message`: an exception must not reach Rust.
-template <typename Operation> at::Tensor *give(const Operation &operation, char *message, size_t room) noexcept {
+// What `operation` gives, or nothing (null, false), and then why in `message`: an exception must not reach Rust.
+template <typename Operation> auto attempt(const Operation &operation, char *message, size_t room) noexcept {
   try {
-    return new at::Tensor(operation());
+    return operation();
   } catch (const c10::Error &error) {
     std::snprintf(message, room, "%s", error.what_without_backtrace());
   } catch (const std::exception &error) {
@@ -32,7 +33,7 @@ template <typename Operation> at::Tensor *give(const Operation &operation, char 
   } catch (...) {
     std::snprintf(message, room, "an exception of no known type");
   }
-  return nullptr;
+  return decltype(operation())();
 }
 
 } // namespace
@@ -44,9 +45,9 @@ template <typename Operation> at::Tensor *give(const Operation &operation, char 
 extern "C" at::Tensor *sidelens_onednn_pack(const at::Tensor *matrix, char *message, size_t room) noexcept {
   const auto operation = [=] {
     static const auto pack = find<Pack>("mkldnn::_reorder_linear_weight");
-    return pack.call(*matrix, std::nullopt);
+    return new at::Tensor(pack.call(*matrix, std::nullopt));
   };
-  return give(operation, message, room);
+  return attempt(operation, message, room);
 }
 
 // `x` [.., inputs] times the transposed `packed`, and `bias` [outputs], which may be null.
@@ -55,7 +56,19 @@ extern "C" at::Tensor *sidelens_onednn_multiply(const at::Tensor *x, const at::T
   const auto operation = [=] {
     static const auto multiply = find<Multiply>("mkldnn::_linear_pointwise");
     const auto offset = bias ? std::optional(*bias) : std::nullopt;
-    return multiply.call(*x, *packed, offset, "none", c10::List<std::optional<at::Scalar>>(), "");
+    return new at::Tensor(multiply.call(*x, *packed, offset, "none", c10::List<std::optional<at::Scalar>>(), ""));
   };
-  return give(operation, message, room);
+  return attempt(operation, message, room);
+}
+
+// Gives the calling thread a stream of its own on the CUDA device `index`, behind all that is under way there. By the
+// guards that libtorch has for any device: CUDA's own functions are in libraries that this is not linked with.
+extern "C" bool sidelens_cuda_own_stream(int8_t index, char *message, size_t room) noexcept {
+  const auto operation = [=] {
+    const c10::impl::VirtualGuardImpl cuda(c10::DeviceType::CUDA);
+    cuda.synchronizeDevice(index);
+    cuda.exchangeStream(cuda.getStreamFromGlobalPool(c10::Device(c10::DeviceType::CUDA, index)));
+    return true;
+  };
+  return attempt(operation, message, room);
 }

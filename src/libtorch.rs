@@ -17,6 +17,7 @@ unsafe extern "C" {
         message: *mut c_char,
         room: usize,
     ) -> *mut c_void;
+    fn sidelens_cuda_own_stream(index: i8, message: *mut c_char, room: usize) -> bool;
 }
 
 /// `matrix` `[outputs, inputs]`, on the CPU, in oneDNN's order.
@@ -40,14 +41,54 @@ pub fn onednn_multiply(x: &Tensor, packed: &Tensor, bias: Option<&Tensor>) -> Re
     give(|message, room| unsafe { sidelens_onednn_multiply(x, packed, bias, message, room) })
 }
 
+/// Lets what the calling thread does on the CUDA device `index` run beside what others do there, once all that is under
+/// way there now is done. What it copies back has to be waited for, as `to_device` does.
+///
+/// # Errors
+/// When there is no such device, or it fails.
+pub fn cuda_own_stream(index: usize) -> Result<(), TchError> {
+    let index =
+        i8::try_from(index).map_err(|_| TchError::Torch(format!("no CUDA device has the number {index}")))?;
+    // SAFETY: It asks nothing of its caller.
+    attempt(|message, room| unsafe { sidelens_cuda_own_stream(index, message, room) }, |done| *done).map(drop)
+}
+
 /// The tensor that `operation` makes, or why it made none.
 fn give(operation: impl FnOnce(*mut c_char, usize) -> *mut c_void) -> Result<Tensor, TchError> {
-    let mut message = [0_u8; MESSAGE_BYTES];
-    let tensor = operation(message.as_mut_ptr().cast(), message.len());
-    if tensor.is_null() {
-        let reason = CStr::from_bytes_until_nul(&message).unwrap_or_default();
-        return Err(TchError::Torch(reason.to_string_lossy().into_owned()));
-    }
+    let tensor = attempt(operation, |tensor| !tensor.is_null())?;
     // SAFETY: An `at::Tensor` from `new`, which nobody else holds.
     Ok(unsafe { Tensor::from_ptr(tensor.cast()) })
+}
+
+/// What `operation` gives, unless it leaves a message instead.
+fn attempt<T>(
+    operation: impl FnOnce(*mut c_char, usize) -> T,
+    is_given: impl FnOnce(&T) -> bool,
+) -> Result<T, TchError> {
+    let mut message = [0_u8; MESSAGE_BYTES];
+    let given = operation(message.as_mut_ptr().cast(), message.len());
+    if is_given(&given) {
+        return Ok(given);
+    }
+    let reason = CStr::from_bytes_until_nul(&message).unwrap_or_default();
+    Err(TchError::Torch(reason.to_string_lossy().into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Cuda, Device, Kind};
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_done_is_an_error_that_says_why() {
+        let bytes = Tensor::zeros([2, 2], (Kind::Uint8, Device::Cpu));
+        assert!(!onednn_pack(&bytes).unwrap_err().to_string().is_empty());
+        assert!(cuda_own_stream(1000).unwrap_err().to_string().contains("1000"));
+        if Cuda::is_available() {
+            cuda_own_stream(0).unwrap();
+        } else {
+            assert!(cuda_own_stream(0).unwrap_err().to_string().to_lowercase().contains("cuda"));
+        }
+    }
 }

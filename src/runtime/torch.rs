@@ -15,6 +15,7 @@ use super::{
 use crate::{
     config::{CoreList, ModelConfig, ModelParts, ModelSource},
     domain::{Embedding, Lane, Lanes, ModelSpec, Prepared},
+    libtorch::cuda_own_stream,
     model::{Checkpoint, ModelError, Normalize, Placement, Towers},
 };
 
@@ -100,8 +101,8 @@ fn name(device: Device) -> String {
 /// The engines over one copy of the weights.
 ///
 /// On the CPU bulk is computed by several, one batch each, which step back behind the one for searches: that one has
-/// threads of its own, so that a search waits for no batch. A GPU does one thing at a time; its two engines serve
-/// whoever comes, one sending its batch while the other computes.
+/// threads of its own, so that a search waits for no batch. A GPU's two engines serve whoever comes; each has a stream of
+/// its own, so that one's batch is copied while the other's is computed.
 ///
 /// # Errors
 /// When the operating system gives no thread.
@@ -160,6 +161,11 @@ impl Backend for Torch {
         match &self.turn {
             Turn::Own(schedule) => schedule.enter(),
             Turn::Shared(_) => {}
+        }
+        if let Device::Cuda(index) = self.model.device
+            && let Err(error) = cuda_own_stream(index)
+        {
+            tracing::warn!(%error, device = name(self.model.device), "one batch is not copied while another is computed");
         }
     }
 
