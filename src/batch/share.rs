@@ -45,7 +45,8 @@ impl CpuShare {
         BulkRequest(self.clone())
     }
 
-    fn is_bulk_here(&self) -> bool {
+    /// Whether a request of bulk is in the house.
+    pub fn is_bulk_here(&self) -> bool {
         self.bulk_requests.load(Ordering::Relaxed) > 0
     }
 

@@ -90,6 +90,19 @@ mod tests {
     }
 
     #[test]
+    fn searches_are_told_of_bulk_while_it_is_in() {
+        let share = Arc::new(CpuShare::default());
+        let admission = Arc::new(Admission::new(16, share.clone(), Metrics::new()));
+        let _search = admission.admit(1, Lane::Search).unwrap();
+        assert!(!share.is_bulk_here());
+        let bulk = admission.admit(2, Lane::Bulk).unwrap();
+        assert!(share.is_bulk_here());
+        assert!(admission.admit(17, Lane::Bulk).is_err());
+        drop(bulk);
+        assert!(!share.is_bulk_here());
+    }
+
+    #[test]
     fn a_request_that_never_fits_is_told_so() {
         let admission = Arc::new(Admission::new(16, Arc::default(), Metrics::new()));
         assert!(matches!(admission.admit(17, Lane::Bulk), Err(EmbedError::InvalidRequest(_))));
