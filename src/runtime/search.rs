@@ -114,11 +114,15 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn as_many_threads_as_cores_have_one_each() {
-        use rustix::thread::sched_getaffinity;
-        let threads = sched_getaffinity(None).unwrap().count() as usize;
-        let search =
-            SearchThread::shared(&Schedule { threads, niceness: 0, cores: CoreList::default() }).unwrap();
-        assert_eq!(search.run(|| sched_getaffinity(None).unwrap().count()), 1);
+    fn as_many_threads_as_cores_have_one_each_until_one_is_elsewhere() {
+        use rustix::thread::{sched_getaffinity, sched_setaffinity};
+        let home = sched_getaffinity(None).unwrap();
+        // No other test has this niceness.
+        let schedule = Schedule { threads: home.count() as usize, niceness: 3, cores: CoreList::default() };
+        let search = SearchThread::shared(&schedule).unwrap();
+        let n_cores = || sched_getaffinity(None).unwrap().count();
+        assert_eq!([search.run(n_cores), search.run(n_cores)], [1, 1]);
+        search.run(|| sched_setaffinity(None, &home)).unwrap();
+        assert_eq!([search.run(n_cores), search.run(n_cores)], [home.count(); 2]);
     }
 }
