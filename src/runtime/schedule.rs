@@ -6,11 +6,12 @@ use crate::config::CoreList;
 /// scheduling tick, so that a search waits for no bulk batch on the CPU.
 pub(super) const BULK_NICENESS: i32 = 19;
 
-/// How many passes of bulk run side by side on the CPU where nothing is set. One per core measures best on few
-/// cores: nobody waits at a barrier for a thread that is decoding a picture. Each pass streams all weights through the
-/// caches, so there is an end to it.
+/// How many passes of bulk run side by side on the CPU where nothing is set. One per core measures best on two
+/// cores: nobody waits at a barrier for a thread that is decoding a picture, and passes of one thread have no helpers,
+/// beside which searches would wait asleep (`search.rs`). Each pass streams all weights through the caches, so there is
+/// an end to it: with AMX, where one of a ViT-B/32 takes a tenth of a second, so many read some 60 GB a second (reckoned).
 #[cfg(any(feature = "torch", test))]
-const MAX_REPLICAS: usize = 8;
+const MAX_REPLICAS: usize = 32;
 
 /// The threads of the CPU, dealt out.
 #[cfg(any(feature = "torch", test))]
@@ -101,7 +102,9 @@ mod tests {
         assert_eq!(layout(2, 0), [1, 1]);
         assert_eq!(layout(1, 0), [1]);
         assert_eq!(layout(2, 1), [2]);
-        assert_eq!(layout(11, 0), [2, 2, 2, 1, 1, 1, 1, 1]);
+        assert_eq!(layout(16, 0), [1; 16]);
+        assert_eq!(layout(11, 8), [2, 2, 2, 1, 1, 1, 1, 1]);
+        assert_eq!(layout(64, 0), [2; 32]);
         assert_eq!(layout(2, 5), [1, 1], "no pass is without a thread");
         assert_eq!(Layout::new(6, 3).search, 6);
     }
