@@ -268,6 +268,8 @@ impl App {
         let mut serving = tokio::spawn(servers.main);
         let admin = servers.admin.map(|admin| (admin.handle(), tokio::spawn(admin)));
         let outcome = tokio::select! {
+            // In this order: a device that is lost while the model warms up is both, and its status says more.
+            biased;
             () = stop => Ok(()),
             cause = models.device_lost() => Err(AppError::DeviceLost(cause)),
             error = failed_warm_up(&models) => Err(error),

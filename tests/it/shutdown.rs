@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sidelens::app::AppError;
+use sidelens::{
+    app::AppError,
+    runtime::stub::{StubBackend, StubFault, stub_model_over},
+};
 use tokio::net::TcpStream;
 
 use crate::support::{Running, STUB_DIMENSIONS, TestApp, answer, client, slow_model};
@@ -40,6 +43,18 @@ async fn a_lost_device_ends_the_service_after_an_answer() {
     match app.ended().await {
         Err(error @ AppError::DeviceLost(_)) => assert_eq!(error.exit_status(), 70),
         other => panic!("ended with {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_is_lost_while_warming_up_has_its_own_status() {
+    for _ in 0..8 {
+        let backend = StubBackend::new(STUB_DIMENSIONS).with_faults(|_| Some(StubFault::Lose));
+        let mut app = TestApp::spawn_cold(stub_model_over(backend), |_| {}).await;
+        match app.ended().await {
+            Err(error @ AppError::DeviceLost(_)) => assert_eq!(error.exit_status(), 70),
+            other => panic!("ended with {other:?}"),
+        }
     }
 }
 

@@ -68,7 +68,18 @@ impl TestApp {
         Self::spawn_for(client_trusting(Some(root)), vec![stub_model(STUB_DIMENSIONS)], tweak).await
     }
 
+    /// Any model, still to be warmed up; `tweak` changes the default settings.
+    pub async fn spawn_cold(model: LoadedModel, tweak: impl FnOnce(&mut Config)) -> Self {
+        Self::start(client(), vec![model], tweak).await
+    }
+
     async fn spawn_for(client: Client, models: Vec<LoadedModel>, tweak: impl FnOnce(&mut Config)) -> Self {
+        let app = Self::start(client, models, tweak).await;
+        app.wait_until("it is ready", async || app.get("/ready").await.0 == 200).await;
+        app
+    }
+
+    async fn start(client: Client, models: Vec<LoadedModel>, tweak: impl FnOnce(&mut Config)) -> Self {
         let mut config: Config = toml::from_str(DEFAULT_TOML).expect("the defaults are valid");
         config.server.listen = "127.0.0.1:0".parse().expect("an address");
         config.server.workers = 2;
@@ -91,9 +102,7 @@ impl TestApp {
             outcome
         });
         let (address, admin_address, url) = start.await.expect("the app is built");
-        let app = Self { address, admin_address, url, client, stop: Some(stop), thread: Some(thread) };
-        app.wait_until("it is ready", async || app.get("/ready").await.0 == 200).await;
-        app
+        Self { address, admin_address, url, client, stop: Some(stop), thread: Some(thread) }
     }
 
     /// The address of a route of this service.
