@@ -247,7 +247,8 @@ impl Embedder {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Embeds every input of `request`, in its order.
+    /// Embeds every input of `request`, in its order. Its deadline counts from `since`, when it began to arrive: the
+    /// caller's does, too.
     ///
     /// # Errors
     /// [`EmbedError`]. All failed items are named at once; with [`OnItemError::Placeholder`] they get the
@@ -260,9 +261,10 @@ impl Embedder {
         &self,
         request: EmbedRequest,
         on_item_error: OnItemError,
+        since: Instant,
     ) -> Result<EmbedResponse, EmbedError> {
         let inner = &self.inner;
-        let deadline = Instant::now() + inner.pipeline.deadline;
+        let deadline = since + inner.pipeline.deadline;
         if !self.is_ready() {
             return Err(EmbedError::Unavailable("the model is not ready; try again".into()));
         }

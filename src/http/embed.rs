@@ -7,6 +7,7 @@ use actix_web::{
 };
 use bytes::BytesMut;
 use percent_encoding::percent_decode_str;
+use tokio::time::Instant;
 use tracing::Span;
 
 use super::{HttpError, HttpState};
@@ -42,6 +43,7 @@ async fn answer(
     request: &HttpRequest,
     payload: web::Payload,
 ) -> Result<Vec<u8>, HttpError> {
+    let since = Instant::now();
     let caller = state.keys.get().identify(request)?;
     if !state.models.is_ready() {
         // At once, before the body: Meilisearch tries again, and its first call may block a worker of its own.
@@ -62,7 +64,7 @@ async fn answer(
         None => state.models.choose(call.request.model.as_deref()),
     }?;
     Span::current().record("sidelens.model", embedder.name()).record("sidelens.inputs", n_inputs);
-    let response = embedder.embed(call.request, state.config.on_item_error).await?;
+    let response = embedder.embed(call.request, state.config.on_item_error, since).await?;
     if response.embeddings.len() != n_inputs {
         let found = response.embeddings.len();
         return Err(EmbedError::Internal(format!("{n_inputs} inputs gave {found} vectors")).into());

@@ -16,6 +16,7 @@ use sidelens::fetch::Fetcher;
 use sidelens::runtime::LoadedModel;
 use sidelens::runtime::stub::{StubBackend, StubRecord, stub_model, stub_model_over};
 use sidelens::telemetry::Metrics;
+use tokio::time::Instant;
 
 use crate::support::decode_worker;
 
@@ -62,7 +63,11 @@ impl Service {
         on_item_error: OnItemError,
     ) -> Result<EmbedResponse, EmbedError> {
         self.embedder
-            .embed(EmbedRequest { model: None, dimensions: None, input_type: None, inputs }, on_item_error)
+            .embed(
+                EmbedRequest { model: None, dimensions: None, input_type: None, inputs },
+                on_item_error,
+                Instant::now(),
+            )
             .await
     }
 
@@ -170,7 +175,7 @@ async fn a_search_overtakes_an_indexing_run() {
         let embedder = service.embedder.clone();
         let request =
             EmbedRequest { model: None, dimensions: None, input_type: None, inputs: numbers(0..80) };
-        async move { embedder.embed(request, OnItemError::Fail).await }
+        async move { embedder.embed(request, OnItemError::Fail, Instant::now()).await }
     });
     while record.batches().is_empty() {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -275,7 +280,7 @@ async fn wrong_dimensions_and_missing_towers_are_refused() {
     let service = Service::spawn(stub_model(16), |_| ()).await;
     let request =
         EmbedRequest { model: None, dimensions: Some(512), input_type: None, inputs: vec![text("red")] };
-    let error = service.embedder.embed(request, OnItemError::Fail).await.unwrap_err();
+    let error = service.embedder.embed(request, OnItemError::Fail, Instant::now()).await.unwrap_err();
     assert_eq!(error, EmbedError::Dimensions { requested: 512, actual: 16, model: "stub".into() });
 
     let mut text_only = stub_model(16);
@@ -313,7 +318,7 @@ async fn stopping_finishes_what_was_admitted() {
         let embedder = service.embedder.clone();
         let request =
             EmbedRequest { model: None, dimensions: None, input_type: None, inputs: numbers(0..40) };
-        async move { embedder.embed(request, OnItemError::Fail).await }
+        async move { embedder.embed(request, OnItemError::Fail, Instant::now()).await }
     });
     tokio::task::yield_now().await;
     service.embedder.shut_down().await;

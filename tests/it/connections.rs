@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::support::TestApp;
+use crate::support::{STUB_DIMENSIONS, TestApp, slow_model};
 
 /// What the service may take to end a connection in these tests.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -216,4 +216,29 @@ async fn above_the_cap_connections_wait_their_turn() {
     let begin = Instant::now();
     assert_eq!(app.post("/embed", r#"{"input": "red"}"#).await.0, 200);
     assert!(begin.elapsed() > Duration::from_millis(700), "nobody waited: {:?}", begin.elapsed());
+}
+
+/// The caller's patience began with its first byte, so the deadline does: half of it is spent on the body, and more than
+/// the other half would be on the vector.
+#[tokio::test]
+async fn the_time_that_a_body_takes_counts() {
+    let (model, brake) = slow_model(STUB_DIMENSIONS);
+    let app = TestApp::spawn_with(model, |config| {
+        config.fetch.connect_timeout_ms = 100;
+        config.fetch.timeout_ms = 100;
+        config.batch.deadline_ms = 2000;
+    })
+    .await;
+    brake.set(Duration::from_millis(1500));
+    let mut connection = connect(&app).await;
+    let begin = Instant::now();
+    let (head, body) = (r#"{"inp"#, r#"ut": "a"}"#);
+    let length = head.len() + body.len();
+    let start = format!("POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{head}");
+    connection.write_all(start.as_bytes()).await.expect("sent");
+    sleep(Duration::from_millis(1000)).await;
+    connection.write_all(body.as_bytes()).await.expect("sent");
+    let answer = rest(&mut connection).await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("batch.deadline_ms"), "{answer}");
+    assert!(begin.elapsed() < Duration::from_millis(2400), "{:?}", begin.elapsed());
 }
