@@ -11,6 +11,7 @@
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::{net::TcpSocket, time::timeout};
 
 use crate::{
@@ -268,8 +269,6 @@ impl App {
         let mut serving = tokio::spawn(servers.main);
         let admin = servers.admin.map(|admin| (admin.handle(), tokio::spawn(admin)));
         let outcome = tokio::select! {
-            // In this order: a device that is lost while the model warms up is both, and its status says more.
-            biased;
             () = stop => Ok(()),
             cause = models.device_lost() => Err(AppError::DeviceLost(cause)),
             error = failed_warm_up(&models) => Err(error),
@@ -305,7 +304,10 @@ async fn failed_warm_up(models: &Models) -> AppError {
             tracing::info!("ready");
             std::future::pending().await
         }
-        Err(error) => AppError::WarmUp(error),
+        // A device that is lost meanwhile is the deeper reason, and was known before any pass was answered.
+        Err(error) => {
+            models.device_lost().now_or_never().map_or(AppError::WarmUp(error), AppError::DeviceLost)
+        }
     }
 }
 

@@ -48,7 +48,7 @@ async fn a_lost_device_ends_the_service_after_an_answer() {
 
 #[tokio::test]
 async fn a_device_that_is_lost_while_warming_up_has_its_own_status() {
-    for _ in 0..8 {
+    for _ in 0..32 {
         let backend = StubBackend::new(STUB_DIMENSIONS).with_faults(|_| Some(StubFault::Lose));
         let mut app = TestApp::spawn_cold(stub_model_over(backend), |_| {}).await;
         match app.ended().await {
