@@ -8,7 +8,7 @@ use sidelens::{
     batch::{BatchPolicy, Batcher, Device},
     config::{Config, DEFAULT_TOML},
     domain::{Embedding, Lane, Lanes, Prepared, Tokens},
-    runtime::BackendError,
+    runtime::{BackendError, Results},
     telemetry::Metrics,
 };
 use tokio::{
@@ -23,8 +23,12 @@ const WAITING: &[usize] = &[10, 400, 8192];
 struct Instantly(Embedding);
 
 impl Device for Instantly {
-    async fn embed(&mut self, batch: Vec<Prepared>) -> Result<Vec<Embedding>, BackendError> {
-        Ok(vec![self.0.clone(); batch.len()])
+    async fn embed(&mut self, batch: Vec<Prepared>) -> Results {
+        vec![Ok(self.0.clone()); batch.len()]
+    }
+
+    async fn warm_up(&mut self, _: Arc<[Prepared]>) -> Result<(), BackendError> {
+        Ok(())
     }
 }
 

@@ -1,11 +1,14 @@
 //! The message between the handle and the worker.
 
+use std::sync::Arc;
+
 use prometheus::Histogram;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::Span;
 
 use crate::domain::{Embedding, Lane, Prepared};
+use crate::runtime::BackendError;
 use crate::telemetry::traces::{trace_span, trace_span_below};
 
 /// Why an input has no vector.
@@ -17,9 +20,23 @@ pub enum BatchError {
     /// The service is stopping or has lost its device.
     #[error("{0}")]
     Unavailable(String),
-    /// Its batch failed; the next may not.
+    /// Its pass failed; the next may not.
     #[error("{0}")]
     Failed(String),
+    /// The model has no vector for it, however often it is asked.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+impl From<BackendError> for BatchError {
+    fn from(error: BackendError) -> Self {
+        let reason = error.to_string();
+        match error {
+            BackendError::Failed(_) | BackendError::OutOfMemory(_) => Self::Failed(reason),
+            BackendError::Unusable(_) => Self::Unusable(reason),
+            BackendError::DeviceLost(_) => Self::Unavailable(reason),
+        }
+    }
 }
 
 /// One input on its way to the device.
@@ -99,10 +116,19 @@ impl Reply {
     }
 }
 
+/// Inputs of one modality for every engine's first passes.
+pub(super) struct WarmUp {
+    pub inputs: Arc<[Prepared]>,
+    /// One answer per engine, then the end.
+    pub reply: mpsc::UnboundedSender<Result<(), BatchError>>,
+}
+
 /// What the handle tells the worker.
 pub(super) enum Message {
     /// One more input.
     Job(Job),
+    /// Before the first job: have every engine go through these.
+    WarmUp(WarmUp),
     /// Take no more, finish what is queued, end.
     Close,
 }

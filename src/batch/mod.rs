@@ -23,7 +23,7 @@ pub use worker::Device;
 
 use crate::domain::{Embedding, Lane, Lanes, Prepared};
 use crate::telemetry::Metrics;
-use job::{Job, Message, Reply, Trace, Wait};
+use job::{Job, Message, Reply, Trace, Wait, WarmUp};
 use worker::Worker;
 
 const STOPPING: &str = "the service is stopping";
@@ -79,6 +79,21 @@ impl Batcher {
         let job = Job { prepared, lane, wait, deadline, trace, reply: Reply::new(sender) };
         self.inner.messages.send(Message::Job(job)).map_err(|_| self.unavailable())?;
         answer.await.unwrap_or_else(|_| Err(self.unavailable()))
+    }
+
+    /// Has every engine go through the sizes of batches that it wants to know before the first input, filled with the first
+    /// of `inputs`, which are of one modality. Engines that are busy are left out.
+    ///
+    /// # Errors
+    /// [`BatchError`] of one that could not.
+    pub async fn warm_up(&self, inputs: Vec<Prepared>) -> Result<(), BatchError> {
+        let (reply, mut answers) = mpsc::unbounded_channel();
+        let warm_up = WarmUp { inputs: inputs.into(), reply };
+        self.inner.messages.send(Message::WarmUp(warm_up)).map_err(|_| self.unavailable())?;
+        while let Some(answer) = answers.recv().await {
+            answer?;
+        }
+        Ok(())
     }
 
     /// Resolves with the reason once the device is lost, else never.

@@ -50,7 +50,7 @@ impl Kind {
 pub(super) struct Demand {
     /// Whom it works for.
     pub lanes: Lanes,
-    /// Most inputs of each modality that its memory holds.
+    /// What its memory holds of each modality: pictures, or tokens of texts with their padding.
     pub caps: [usize; Modality::ALL.len()],
     /// Idle engines that would take bulk, this one among them: what waits is dealt out to all.
     pub sharers: usize,
@@ -162,7 +162,11 @@ impl Queue {
             }
             _ => usize::MAX,
         };
-        let by_memory = demand.caps[kind.modality() as usize];
+        let cap = demand.caps[kind.modality() as usize];
+        let by_memory = match kind {
+            Kind::Text(tokens) => cap / tokens,
+            Kind::Image(..) => cap,
+        };
         self.policy.max_batch_size.min(by_tokens).min(by_time).min(by_memory).max(1)
     }
 

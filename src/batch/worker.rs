@@ -10,32 +10,27 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::Span;
 
-use super::job::{BatchError, Job, Message, Reply};
+use super::job::{BatchError, Job, Message, Reply, WarmUp};
 use super::policy::BatchPolicy;
 use super::queue::{Demand, Kind, Next, Queue};
 use super::share::CpuShare;
-use crate::domain::{Embedding, Lane, Lanes, Modality, Prepared};
-use crate::runtime::{BackendError, DeviceThread};
+use crate::domain::{Lane, Lanes, Modality, Prepared};
+use crate::runtime::{BackendError, Caps, DeviceThread, Results};
 use crate::telemetry::Metrics;
 
 /// Where batches are computed, one at a time.
 ///
 /// A seam: the service has a [`DeviceThread`] here, tests of timing a device on tokio's paused clock.
 pub trait Device: Send + 'static {
-    /// One vector per input, in order.
-    fn embed(
-        &mut self,
-        batch: Vec<Prepared>,
-    ) -> impl Future<Output = Result<Vec<Embedding>, BackendError>> + Send;
+    /// One vector or error per input, in order.
+    fn embed(&mut self, batch: Vec<Prepared>) -> impl Future<Output = Results> + Send;
 
-    /// Most inputs of `modality` that it has memory for, once that is known.
-    fn cap(&self, _modality: Modality) -> Option<usize> {
+    /// Passes over the first of `inputs`, in the sizes that are worth one before the first request.
+    fn warm_up(&mut self, inputs: Arc<[Prepared]>) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// What fits into its memory, if that is known ever.
+    fn caps(&self) -> Option<&Caps> {
         None
-    }
-
-    /// How many batches were too large for its memory and were halved since this was last asked.
-    fn take_splits(&mut self) -> u64 {
-        0
     }
 
     /// What traces call it: `cpu`, `cuda:0`, ...
@@ -45,16 +40,16 @@ pub trait Device: Send + 'static {
 }
 
 impl Device for DeviceThread {
-    async fn embed(&mut self, batch: Vec<Prepared>) -> Result<Vec<Embedding>, BackendError> {
-        self.run(batch).await
+    async fn embed(&mut self, batch: Vec<Prepared>) -> Results {
+        DeviceThread::embed(self, batch).await
     }
 
-    fn cap(&self, modality: Modality) -> Option<usize> {
-        DeviceThread::cap(self, modality)
+    async fn warm_up(&mut self, inputs: Arc<[Prepared]>) -> Result<(), BackendError> {
+        DeviceThread::warm_up(self, inputs).await
     }
 
-    fn take_splits(&mut self) -> u64 {
-        DeviceThread::take_splits(self)
+    fn caps(&self) -> Option<&Caps> {
+        Some(DeviceThread::caps(self))
     }
 
     fn name(&self) -> &str {
@@ -68,9 +63,15 @@ struct Engine<D> {
     lanes: Lanes,
 }
 
+impl<D: Device> Engine<D> {
+    fn cap(&self, modality: Modality) -> Option<usize> {
+        self.device.caps()?.get(modality)
+    }
+}
+
 pub(super) struct Worker<D> {
     idle: Vec<Engine<D>>,
-    passes: FuturesUnordered<Pin<Box<dyn Future<Output = Pass<D>> + Send>>>,
+    passes: FuturesUnordered<Pin<Box<dyn Future<Output = Ended<D>> + Send>>>,
     inbox: Inbox,
     lost: watch::Sender<Option<String>>,
     /// Batches begun, by which traces of several requests show that they shared one.
@@ -79,16 +80,26 @@ pub(super) struct Worker<D> {
     metrics: Arc<Metrics>,
 }
 
-/// A batch that has been computed, by an engine that is idle again.
-struct Pass<D> {
+/// What an engine did that is idle again.
+struct Ended<D> {
     engine: Engine<D>,
+    work: Work,
+}
+
+enum Work {
+    Batch(Pass),
+    WarmUp { result: Result<(), BackendError>, reply: mpsc::UnboundedSender<Result<(), BatchError>> },
+}
+
+/// A batch that has been computed.
+struct Pass {
     kind: Kind,
     lane: Lane,
     started: Instant,
     /// The inputs' spans, open until they are answered.
     spans: Vec<Span>,
     replies: Vec<Reply>,
-    result: Result<Vec<Embedding>, BackendError>,
+    results: Results,
 }
 
 /// The queue, and the channel that fills it.
@@ -96,6 +107,7 @@ struct Inbox {
     messages: mpsc::UnboundedReceiver<Message>,
     is_open: bool,
     queue: Queue,
+    warm_ups: Vec<WarmUp>,
     /// What this queue counts for in the gauge.
     shown_depth: i64,
     metrics: Arc<Metrics>,
@@ -112,7 +124,14 @@ impl<D: Device> Worker<D> {
     ) -> Self {
         let idle = devices.into_iter().map(|(device, lanes)| Engine { device, lanes }).collect();
         let queue = Queue::new(policy);
-        let inbox = Inbox { messages, is_open: true, queue, shown_depth: 0, metrics: metrics.clone() };
+        let inbox = Inbox {
+            messages,
+            is_open: true,
+            queue,
+            warm_ups: Vec::new(),
+            shown_depth: 0,
+            metrics: metrics.clone(),
+        };
         Self { idle, passes: FuturesUnordered::new(), inbox, lost, n_batches: 0, share, metrics }
     }
 
@@ -120,17 +139,31 @@ impl<D: Device> Worker<D> {
     pub async fn run(mut self) {
         loop {
             self.inbox.receive_all();
+            self.warm_up();
             let due = self.feed();
             if !self.inbox.is_open && self.passes.is_empty() && due.is_none() {
                 return;
             }
             tokio::select! {
-                Some(pass) = self.passes.next() => if let Err(reason) = self.finish(pass) {
+                Some(ended) = self.passes.next() => if let Err(reason) = self.finish(ended) {
                     return self.give_up(reason).await;
                 },
                 () = self.inbox.receive(), if self.inbox.is_open => {}
                 // The value is looked at even where the branch is off.
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+            }
+        }
+    }
+
+    /// Has every idle engine warm up, if that is asked for.
+    fn warm_up(&mut self) {
+        for WarmUp { inputs, reply } in self.inbox.warm_ups.drain(..) {
+            for mut engine in self.idle.drain(..) {
+                let (inputs, reply) = (inputs.clone(), reply.clone());
+                self.passes.push(Box::pin(async move {
+                    let result = engine.device.warm_up(inputs).await;
+                    Ended { engine, work: Work::WarmUp { result, reply } }
+                }));
             }
         }
     }
@@ -144,7 +177,7 @@ impl<D: Device> Worker<D> {
             let sharers = idle.iter().filter(|other| other.lanes == Lanes::Only(Lane::Bulk)).count() + 1;
             let demand = Demand {
                 lanes: engine.lanes,
-                caps: Modality::ALL.map(|modality| engine.device.cap(modality).unwrap_or(usize::MAX)),
+                caps: Modality::ALL.map(|modality| engine.cap(modality).unwrap_or(usize::MAX)),
                 sharers,
                 rests_until: match engine.lanes {
                     Lanes::Only(Lane::Search) => self.share.searches_rest_until(Instant::now()),
@@ -178,14 +211,24 @@ impl<D: Device> Worker<D> {
             replies.push(job.reply);
         }
         self.passes.push(Box::pin(async move {
-            let result = engine.device.embed(batch).await;
-            Pass { engine, kind, lane, started, spans, replies, result }
+            let results = engine.device.embed(batch).await;
+            Ended { engine, work: Work::Batch(Pass { kind, lane, started, spans, replies, results }) }
         }));
     }
 
-    /// Answers one batch; `Err` when its device is lost.
-    fn finish(&mut self, pass: Pass<D>) -> Result<(), String> {
-        let Pass { mut engine, kind, lane, started, spans, mut replies, result } = pass;
+    /// Answers what an engine did; `Err` when its device is lost.
+    fn finish(&mut self, ended: Ended<D>) -> Result<(), String> {
+        let Ended { engine, work } = ended;
+        let outcome = match work {
+            Work::Batch(pass) => self.finish_batch(&engine, pass),
+            Work::WarmUp { result, reply } => self.finish_warm_up(result, &reply),
+        };
+        self.idle.push(engine);
+        outcome
+    }
+
+    fn finish_batch(&mut self, engine: &Engine<D>, pass: Pass) -> Result<(), String> {
+        let Pass { kind, lane, started, spans, mut replies, results } = pass;
         let elapsed = started.elapsed();
         if engine.lanes == Lanes::Only(Lane::Search) {
             self.share.spend(started, started + elapsed);
@@ -196,46 +239,65 @@ impl<D: Device> Worker<D> {
         self.metrics.inference_seconds.with_label_values(&[modality]).observe(elapsed.as_secs_f64());
         let item_seconds = elapsed.as_secs_f64() * replies.len() as f64;
         self.metrics.input_compute_seconds.with_label_values(&[lane.as_str()]).inc_by(item_seconds);
-        self.count_errors(engine.device.take_splits(), result.as_ref().err());
-        if let Some(cap) = engine.device.cap(kind.modality()) {
-            self.metrics.batch_size_cap.with_label_values(&[modality]).set(cap as i64);
+        if let Some(caps) = engine.device.caps() {
+            self.count_errors("oom", caps.take_splits());
         }
-        self.idle.push(engine);
-        let (error, lost) = match result {
-            Ok(vectors) => {
+        if let Some(cap) = engine.cap(kind.modality()) {
+            // The smallest of all models and devices.
+            let shown = self.metrics.batch_size_cap.with_label_values(&[modality]);
+            shown.set(Some(shown.get()).filter(|shown| *shown > 0).map_or(cap as i64, |s| s.min(cap as i64)));
+        }
+        let mut errors = results.iter().filter_map(|result| result.as_ref().err());
+        let lost = match errors.next() {
+            None => {
                 if lane == Lane::Bulk {
                     self.inbox.queue.learn(kind, replies.len(), elapsed);
                 }
-                replies.iter_mut().zip(vectors).for_each(|(reply, vector)| reply.send(Ok(vector)));
-                return Ok(());
+                Ok(())
             }
-            Err(error @ BackendError::DeviceLost(_)) => {
-                let reason = error.to_string();
-                (BatchError::Unavailable(reason.clone()), Err(reason))
+            Some(error @ BackendError::DeviceLost(_)) => {
+                self.count_errors("lost", 1);
+                Err(error.to_string())
             }
-            Err(error) => {
-                tracing::error!(%error, modality, inputs = replies.len(), "a batch failed");
-                (BatchError::Failed(error.to_string()), Ok(()))
+            Some(error) => {
+                let n_failed = 1 + errors.count();
+                tracing::error!(%error, modality, inputs = replies.len(), n_failed, "inputs have no vector");
+                let is_oom = |result: &&_| matches!(result, Err(BackendError::OutOfMemory(_)));
+                let n_oom = results.iter().filter(is_oom).count();
+                self.count_errors("oom", n_oom as u64);
+                self.count_errors("other", (n_failed - n_oom) as u64);
+                Ok(())
             }
         };
         // The reason is known before the first answer, so that whoever sees one can ask for it.
         if let Err(reason) = &lost {
             self.lost.send_replace(Some(reason.clone()));
         }
-        replies.iter_mut().for_each(|reply| reply.send(Err(error.clone())));
+        replies.iter_mut().zip(results).for_each(|(reply, result)| reply.send(result.map_err(Into::into)));
         lost
     }
 
-    /// Counts what a pass met with on its device.
-    fn count_errors(&self, n_splits: u64, error: Option<&BackendError>) {
-        let errors = |kind| self.metrics.device_errors.with_label_values(&[kind]);
-        errors("oom").inc_by(n_splits);
-        match error {
-            Some(BackendError::OutOfMemory(_)) => errors("oom").inc(),
-            Some(BackendError::DeviceLost(_)) => errors("lost").inc(),
-            Some(BackendError::Failed(_)) => errors("other").inc(),
-            None => {}
-        }
+    fn finish_warm_up(
+        &mut self,
+        result: Result<(), BackendError>,
+        reply: &mpsc::UnboundedSender<Result<(), BatchError>>,
+    ) -> Result<(), String> {
+        let lost = match &result {
+            Err(error @ BackendError::DeviceLost(_)) => {
+                self.count_errors("lost", 1);
+                let reason = error.to_string();
+                self.lost.send_replace(Some(reason.clone()));
+                Err(reason)
+            }
+            _ => Ok(()),
+        };
+        // Who waits may have had enough.
+        let _ = reply.send(result.map_err(Into::into));
+        lost
+    }
+
+    fn count_errors(&self, kind: &str, n: u64) {
+        self.metrics.device_errors.with_label_values(&[kind]).inc_by(n);
     }
 
     /// Answers all that wait, then those whose batch still runs on another engine; dropping the receiver refuses
@@ -248,9 +310,9 @@ impl<D: Device> Worker<D> {
             job.reply.send(Err(BatchError::Unavailable(reason.clone())));
         }
         self.inbox.show_depth();
-        while let Some(pass) = self.passes.next().await {
+        while let Some(ended) = self.passes.next().await {
             // Lost as well, or fine: the first reason stands.
-            let _ = self.finish(pass);
+            let _ = self.finish(ended);
         }
     }
 }
@@ -279,6 +341,7 @@ impl Inbox {
                 self.queue.push(job);
                 self.show_depth();
             }
+            Message::WarmUp(warm_up) => self.warm_ups.push(warm_up),
             Message::Close => {
                 self.messages.close();
                 self.queue.stop_waiting();

@@ -19,6 +19,7 @@ mod unreadable;
 mod vectors;
 mod warm_up;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -37,7 +38,7 @@ use crate::domain::{
 };
 use crate::fetch::Fetcher;
 use crate::imaging::{Avif, ImagingOptions, WorkerCommand, Workers};
-use crate::runtime::{DeviceThread, Engine, LoadedModel};
+use crate::runtime::{Caps, DeviceThread, Engine, LoadedModel};
 use crate::telemetry::Metrics;
 use crate::text::{TextError, Tokenizer};
 use admission::Admission;
@@ -66,7 +67,7 @@ struct Inner {
     info: ModelInfo,
     pipeline: Pipeline,
     admission: Arc<Admission>,
-    max_batch_size: usize,
+    policy: BatchPolicy,
     /// Bulk pictures that may be pixels at once.
     max_pixels: usize,
     is_ready: AtomicBool,
@@ -194,9 +195,14 @@ impl Embedder {
                 Some(Arc::new(tokenizer))
             }
         };
+        // What one engine learns of a device's memory holds for all of them there.
+        let mut caps: HashMap<String, Arc<Caps>> = HashMap::new();
         let threads = engines
             .into_iter()
-            .map(|Engine { backend, lanes }| Ok((DeviceThread::spawn(backend, &device)?, lanes)))
+            .map(|Engine { backend, lanes, device }| {
+                let caps = caps.entry(device.clone()).or_default().clone();
+                Ok((DeviceThread::spawn(backend, &device, caps)?, lanes))
+            })
             .collect::<Result<Vec<_>, std::io::Error>>()?;
         metrics
             .model_info
@@ -238,7 +244,7 @@ impl Embedder {
             },
             pipeline,
             admission: Arc::new(Admission::new(batch.max_queue_items, share, metrics.clone())),
-            max_batch_size: policy.max_batch_size,
+            policy,
             max_pixels,
             is_ready: AtomicBool::new(false),
             placeholder: OnceLock::new(),

@@ -177,17 +177,17 @@ impl Pipeline {
     }
 
     pub async fn submit(&self, prepared: Prepared, turn: Turn) -> Result<Embedding, PartError> {
-        self.batcher
-            .submit(prepared, turn.lane, turn.deadline)
-            .await
-            .map_err(|error| PartError::Request(self.request_error(error)))
+        self.batcher.submit(prepared, turn.lane, turn.deadline).await.map_err(|error| match error {
+            BatchError::Unusable(reason) => PartError::Item(ItemErrorKind::Internal, reason),
+            error => PartError::Request(self.request_error(error)),
+        })
     }
 
     pub fn request_error(&self, error: BatchError) -> EmbedError {
         match error {
             BatchError::Deadline => EmbedError::Deadline { deadline_ms: self.deadline.as_millis() as u64 },
             BatchError::Unavailable(reason) => EmbedError::Unavailable(reason),
-            BatchError::Failed(reason) => EmbedError::Internal(reason),
+            BatchError::Failed(reason) | BatchError::Unusable(reason) => EmbedError::Internal(reason),
         }
     }
 

@@ -13,8 +13,8 @@ use crate::domain::{EmbedError, Embedding, Lane, Modality, Prepared};
 const PATIENCE: Duration = Duration::from_secs(600);
 
 impl Embedder {
-    /// Runs batches of one and of `max_batch_size` for each modality, computes the placeholder vector, and
-    /// begins to take requests.
+    /// Has every engine compute the shapes that it wants to know before the first request, computes the placeholder
+    /// vector, and begins to take requests.
     ///
     /// # Errors
     /// [`EmbedError`] when the model cannot compute: the service should not start then.
@@ -22,11 +22,11 @@ impl Embedder {
         let started = Instant::now();
         let mut vectors = Vec::new();
         for modality in Modality::ALL {
-            let inputs = self.calibration(modality)?;
-            if let Some(first) = inputs.first().cloned() {
-                vectors.extend(self.compute(vec![first], Lane::Search).await?);
+            for inputs in self.shapes(modality)? {
+                let warm = self.inner.pipeline.batcher.warm_up(inputs);
+                warm.await.map_err(|error| self.inner.pipeline.request_error(error))?;
             }
-            vectors.extend(self.compute(inputs, Lane::Bulk).await?);
+            vectors.extend(self.compute(self.calibration(modality)?, Lane::Bulk).await?);
         }
         let expected = self.inner.info.spec.dimensions;
         if let Some(found) = vectors.iter().map(Embedding::dimensions).find(|found| *found != expected) {
@@ -44,26 +44,49 @@ impl Embedder {
         Ok(())
     }
 
-    /// Inputs for every tower of the model: none for a modality without one.
+    /// Inputs of every shape that a tower knows beside the size of the batch: as many as make the largest batch of it.
+    fn shapes(&self, modality: Modality) -> Result<Vec<Vec<Prepared>>, EmbedError> {
+        let policy = &self.inner.policy;
+        match modality {
+            Modality::Image => {
+                let mut pictures = self.calibration(modality)?;
+                pictures.truncate(policy.max_batch_size);
+                Ok(if pictures.is_empty() { Vec::new() } else { vec![pictures] })
+            }
+            Modality::Text => {
+                let Some(text) = &self.inner.pipeline.spec.text else { return Ok(Vec::new()) };
+                // A word is a token at least; more than the tower takes is cut.
+                let lengths =
+                    std::iter::successors(Some(1), |n| Some(n * 2).filter(|n| n / 2 < text.max_length));
+                let of_length = |n_words: usize| {
+                    let tokens = self.encode(&"photo ".repeat(n_words))?;
+                    let n = (policy.max_batch_tokens / n_words).clamp(1, policy.max_batch_size);
+                    Ok(vec![tokens; n])
+                };
+                lengths.map(of_length).collect()
+            }
+        }
+    }
+
+    /// Inputs for a tower of the model: none for a modality without one.
     fn calibration(&self, modality: Modality) -> Result<Vec<Prepared>, EmbedError> {
-        let pipeline = &self.inner.pipeline;
-        let n_inputs = self.inner.max_batch_size.max(calibration::MIN_INPUTS);
-        match (modality, &pipeline.tokenizer, &pipeline.spec.image) {
-            (Modality::Text, Some(tokenizer), _) => {
-                // The longest text the tower takes is a shape of its own.
-                let longest = "photo ".repeat(pipeline.spec.text.as_ref().map_or(1, |text| text.max_length));
-                (0..n_inputs)
-                    .map(calibration::text)
-                    .chain([longest])
-                    .map(|text| tokenizer.encode(&text).map(Prepared::Tokens))
-                    .collect::<Result<_, _>>()
-                    .map_err(|error| EmbedError::Internal(error.to_string()))
+        let n_inputs = self.inner.policy.max_batch_size.max(calibration::MIN_INPUTS);
+        let spec = &self.inner.pipeline.spec;
+        match (modality, &spec.text, &spec.image) {
+            (Modality::Text, Some(_), _) => {
+                (0..n_inputs).map(|i| self.encode(&calibration::text(i))).collect()
             }
             (Modality::Image, _, Some(spec)) => {
                 Ok((0..n_inputs).map(|i| Prepared::Pixels(calibration::picture(i, spec))).collect())
             }
             _ => Ok(Vec::new()),
         }
+    }
+
+    fn encode(&self, text: &str) -> Result<Prepared, EmbedError> {
+        let tokenizer = self.inner.pipeline.tokenizer.as_ref();
+        let tokens = tokenizer.expect("a model with a text tower has one").encode(text);
+        tokens.map(Prepared::Tokens).map_err(|error| EmbedError::Internal(error.to_string()))
     }
 
     async fn compute(&self, inputs: Vec<Prepared>, lane: Lane) -> Result<Vec<Embedding>, EmbedError> {

@@ -7,6 +7,12 @@ pub trait Backend: Send {
     /// Called once, on the thread that will make every call of [`Self::embed`].
     fn enter_thread(&mut self) {}
 
+    /// Sizes of batches, each 1 to `most`, that are worth a pass before the first request: those that are the first of
+    /// their kind, as kernels are loaded and memory is laid out for them.
+    fn warm_sizes(&self, most: usize) -> Vec<usize> {
+        vec![1.min(most)]
+    }
+
     /// One forward pass: one vector per input, in order.
     ///
     /// `batch` has 1 to `max_batch_size` inputs, all of one modality that the model has.
@@ -22,6 +28,9 @@ pub enum BackendError {
     /// This batch failed; the next may not.
     #[error("inference failed: {0}")]
     Failed(String),
+    /// The model gives no vector for an input of this batch: what it gives is not finite, or zero.
+    #[error("the model gave no usable vector: {0}")]
+    Unusable(String),
     /// The batch needs more memory than the device has left, with all that was only kept for speed given back; a
     /// smaller one may not.
     #[error("out of memory: {0}")]

@@ -20,10 +20,11 @@ mod torch;
 
 pub use backend::{Backend, BackendError};
 pub use device::{DeviceFacts, cores, facts};
+pub use memory::Caps;
 #[cfg(test)]
 pub(crate) use memory::run_guarded;
 pub use schedule::step_back;
-pub use thread::DeviceThread;
+pub use thread::{DeviceThread, Results};
 #[cfg(feature = "torch")]
 pub use torch::{LoadError, load};
 
@@ -37,7 +38,7 @@ pub struct LoadedModel {
     pub fingerprint: Fingerprint,
     /// For a model with a text tower.
     pub tokenizer: Option<TokenizerFile>,
-    /// Where it runs: `cpu`, `cuda:0`, ...
+    /// Where it runs: `cpu`, `cuda:0`, ..., or several: `cuda:0,cuda:1`.
     pub device: String,
     /// What it computes in: `fp32`, `bf16`.
     pub dtype: String,
@@ -53,4 +54,6 @@ pub struct Engine {
     pub backend: Box<dyn Backend>,
     /// For whom.
     pub lanes: Lanes,
+    /// Where: `cpu`, `cuda:0`, ...
+    pub device: String,
 }

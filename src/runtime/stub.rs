@@ -159,7 +159,7 @@ pub fn stub_model_over(backend: StubBackend) -> LoadedModel {
         device: "cpu".into(),
         dtype: "fp32".into(),
         is_demo: false,
-        engines: vec![Engine { backend: Box::new(backend), lanes: Lanes::All }],
+        engines: vec![Engine { backend: Box::new(backend), lanes: Lanes::All, device: "cpu".into() }],
     }
 }
 

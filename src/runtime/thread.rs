@@ -10,39 +10,45 @@ use tokio::sync::oneshot;
 
 use super::memory::{Caps, Splitter};
 use super::{Backend, BackendError};
-use crate::domain::{Embedding, Modality, Prepared};
+use crate::domain::{Embedding, Prepared};
 
-struct Pass {
-    batch: Vec<Prepared>,
-    reply: oneshot::Sender<Result<Vec<Embedding>, BackendError>>,
+/// One vector or error per input of a batch, in order.
+pub type Results = Vec<Result<Embedding, BackendError>>;
+
+/// What the thread is asked for.
+enum Order {
+    Embed { batch: Vec<Prepared>, reply: oneshot::Sender<Results> },
+    WarmUp { inputs: Arc<[Prepared]>, reply: oneshot::Sender<Result<(), BackendError>> },
 }
 
 /// A backend on its own thread. Dropping it waits for the pass that runs, then for the thread's end.
 pub struct DeviceThread {
     // An Option, so that dropping can close the channel before joining.
-    passes: Option<mpsc::Sender<Pass>>,
+    orders: Option<mpsc::Sender<Order>>,
     thread: Option<JoinHandle<()>>,
     device: String,
     caps: Arc<Caps>,
 }
 
 impl DeviceThread {
-    /// Moves `backend` to a new thread, named after the device.
+    /// Moves `backend` to a new thread, named after the device, whose memory holds what `caps` says.
     ///
     /// # Errors
     /// When the operating system gives no thread.
-    pub fn spawn(backend: Box<dyn Backend>, device: &str) -> std::io::Result<Self> {
-        let (passes, inbox) = mpsc::channel::<Pass>();
-        let caps = Arc::new(Caps::default());
+    pub fn spawn(backend: Box<dyn Backend>, device: &str, caps: Arc<Caps>) -> std::io::Result<Self> {
+        let (orders, inbox) = mpsc::channel();
         let mut splitter = Splitter::new(backend, caps.clone());
         let thread = std::thread::Builder::new().name(format!("device-{device}")).spawn(move || {
             splitter.enter_thread();
-            for pass in inbox {
+            for order in inbox {
                 // A caller that has left is not missed.
-                let _ = pass.reply.send(splitter.embed(&pass.batch));
+                match order {
+                    Order::Embed { batch, reply } => _ = reply.send(splitter.embed(&batch)),
+                    Order::WarmUp { inputs, reply } => _ = reply.send(splitter.warm_up(&inputs)),
+                }
             }
         })?;
-        Ok(Self { passes: Some(passes), thread: Some(thread), device: device.to_owned(), caps })
+        Ok(Self { orders: Some(orders), thread: Some(thread), device: device.to_owned(), caps })
     }
 
     /// The device, as it was given.
@@ -50,35 +56,41 @@ impl DeviceThread {
         &self.device
     }
 
-    /// The largest batch of `modality` that is tried, once a larger one did not fit into the device's memory.
-    pub fn cap(&self, modality: Modality) -> Option<usize> {
-        self.caps.get(modality)
+    /// What fits into the device's memory.
+    pub fn caps(&self) -> &Caps {
+        &self.caps
     }
 
-    /// How many batches did not fit into memory and were halved since this was last asked.
-    pub fn take_splits(&mut self) -> u64 {
-        self.caps.take_splits()
-    }
-
-    /// One forward pass, or several where the batch does not fit into memory: one vector per input, in order.
-    ///
-    /// # Errors
-    /// [`BackendError`]; a panic of the backend is [`BackendError::Failed`].
+    /// One forward pass, or several where the batch does not fit into memory or fails: one vector or error per input, in
+    /// order. A panic of the backend is [`BackendError::Failed`].
     ///
     /// # Cancel safety
     /// A pass that was begun runs to its end; its vectors are dropped.
-    pub async fn run(&self, batch: Vec<Prepared>) -> Result<Vec<Embedding>, BackendError> {
+    pub async fn embed(&self, batch: Vec<Prepared>) -> Results {
+        let n_inputs = batch.len();
+        let results = self.ask(|reply| Order::Embed { batch, reply }).await;
+        results.unwrap_or_else(|ended| vec![Err(ended); n_inputs])
+    }
+
+    /// Passes over the first of `inputs`, of one modality, in the sizes that the backend names.
+    ///
+    /// # Errors
+    /// [`BackendError`], of the first pass that failed.
+    pub async fn warm_up(&self, inputs: Arc<[Prepared]>) -> Result<(), BackendError> {
+        self.ask(|reply| Order::WarmUp { inputs, reply }).await.unwrap_or_else(Err)
+    }
+
+    async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, BackendError> {
         let ended = || BackendError::DeviceLost("its thread has ended".into());
         let (reply, answer) = oneshot::channel();
-        let passes = self.passes.as_ref().ok_or_else(ended)?;
-        passes.send(Pass { batch, reply }).map_err(|_| ended())?;
-        answer.await.unwrap_or_else(|_| Err(ended()))
+        self.orders.as_ref().ok_or_else(ended)?.send(order(reply)).map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())
     }
 }
 
 impl Drop for DeviceThread {
     fn drop(&mut self) {
-        drop(self.passes.take());
+        drop(self.orders.take());
         if let Some(thread) = self.thread.take() {
             // Its panics were caught and answered.
             let _ = thread.join();
@@ -103,10 +115,11 @@ mod tests {
     async fn a_panic_is_an_answer_and_the_thread_lives_on() {
         let backend =
             StubBackend::new(4).with_faults(|input| (*input == text(9)).then_some(StubFault::Panic));
-        let thread = DeviceThread::spawn(Box::new(backend), "stub").unwrap();
-        let error = thread.run(vec![text(1), text(9)]).await.unwrap_err();
-        assert!(matches!(&error, BackendError::Failed(text) if text.starts_with("panicked: ")), "{error}");
-        let vectors = thread.run(vec![text(1), text(2), text(1)]).await.unwrap();
+        let thread = DeviceThread::spawn(Box::new(backend), "stub", Arc::default()).unwrap();
+        let results = thread.embed(vec![text(1), text(9)]).await;
+        let [Ok(_), Err(BackendError::Failed(reason))] = &results[..] else { panic!("{results:?}") };
+        assert!(reason.starts_with("panicked: "), "{reason}");
+        let vectors = thread.embed(vec![text(1), text(2), text(1)]).await;
         assert_eq!(vectors[0], vectors[2]);
         assert_ne!(vectors[0], vectors[1]);
     }
@@ -121,9 +134,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_wrong_number_of_vectors_is_a_failure() {
-        let thread = DeviceThread::spawn(Box::new(Forgetful), "stub").unwrap();
-        let error = thread.run(vec![text(1)]).await.unwrap_err();
-        assert_eq!(error, BackendError::Failed("0 vectors for 1 inputs".into()));
+        let thread = DeviceThread::spawn(Box::new(Forgetful), "stub", Arc::default()).unwrap();
+        let results = thread.embed(vec![text(1)]).await;
+        assert_eq!(results, [Err(BackendError::Failed("0 vectors for 1 inputs".into()))]);
     }
 
     struct SetOnDrop(Arc<AtomicBool>);
@@ -143,7 +156,7 @@ mod tests {
     #[test]
     fn dropping_joins_the_thread() {
         let gone = Arc::new(AtomicBool::new(false));
-        drop(DeviceThread::spawn(Box::new(SetOnDrop(gone.clone())), "stub").unwrap());
+        drop(DeviceThread::spawn(Box::new(SetOnDrop(gone.clone())), "stub", Arc::default()).unwrap());
         assert!(gone.load(Ordering::SeqCst));
     }
 }

@@ -110,8 +110,8 @@ fn engines(model: Model, layout: &Layout, cores: &CoreList) -> io::Result<Vec<En
     let model = Arc::new(model);
     let schedule = |threads, niceness| Schedule { threads, niceness, cores: cores.clone() };
     let engine = |turn, lanes| {
-        let (model, staging) = (model.clone(), Staging::new(model.device));
-        Engine { backend: Box::new(Torch { model, turn, staging }), lanes }
+        let (model, staging, device) = (model.clone(), Staging::new(model.device), name(model.device));
+        Engine { backend: Box::new(Torch { model, turn, staging }), lanes, device }
     };
     match model.device {
         Device::Cpu => {
@@ -183,7 +183,7 @@ impl Torch {
         rows.chunks_exact(self.model.dimensions)
             .map(|row| Embedding::normalized(row.to_vec()))
             .collect::<Result<_, _>>()
-            .map_err(|error| BackendError::Failed(format!("the model gave no usable vector: {error}")))
+            .map_err(|error| BackendError::Unusable(error.to_string()))
     }
 }
 

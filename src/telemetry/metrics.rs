@@ -82,7 +82,8 @@ pub struct Metrics {
     pub input_compute_seconds: CounterVec,
     /// Inputs of one forward pass, by `modality`.
     pub batch_size: HistogramVec,
-    /// The largest batch that fits into the device's memory, by `modality`; 0 while none was too large.
+    /// The largest batch that fits into the device's memory, by `modality`: pictures, or tokens of texts with their
+    /// padding. The smallest of all models and devices; 0 while none was too large.
     pub batch_size_cap: IntGaugeVec,
     /// What went wrong on a device, by `kind`; each halving of a batch that did not fit is an `oom`.
     pub device_errors: IntCounterVec,
@@ -186,7 +187,7 @@ impl Metrics {
             batch_size_cap: gauges(
                 r,
                 "batch_size_cap",
-                "Most inputs of a forward pass since one ran out of memory, 0 if none did.",
+                "Most pictures, or tokens of texts, of a forward pass since one ran out of memory, 0 if none did.",
                 &["modality"],
             ),
             device_errors: counters(

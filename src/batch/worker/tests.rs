@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
+
 use super::super::Batcher;
 use super::*;
-use crate::domain::{Lane, Modality, Tokens};
-use crate::runtime::run_guarded;
+use crate::domain::{Embedding, Lane, Modality, Tokens};
 use crate::runtime::stub::{StubBackend, StubFault, StubRecord};
+use crate::runtime::{Backend, run_guarded};
 
 /// The stub engine, taking `pace` per batch.
 struct PacedDevice {
@@ -15,9 +17,16 @@ struct PacedDevice {
 }
 
 impl Device for PacedDevice {
-    async fn embed(&mut self, batch: Vec<Prepared>) -> Result<Vec<Embedding>, BackendError> {
+    async fn embed(&mut self, batch: Vec<Prepared>) -> Results {
         tokio::time::sleep(self.pace).await;
-        run_guarded(&mut self.backend, &batch)
+        match run_guarded(&mut self.backend, &batch) {
+            Ok(vectors) => vectors.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error); batch.len()],
+        }
+    }
+
+    async fn warm_up(&mut self, inputs: Arc<[Prepared]>) -> Result<(), BackendError> {
+        self.embed(inputs.to_vec()).await.into_iter().collect::<Result<Vec<_>, _>>().map(drop)
     }
 }
 
@@ -268,16 +277,16 @@ async fn seconds_of_waiting_and_computing_are_the_inputs_in_the_system() {
     assert_eq!(waited.get_sample_sum() + computed.get(), 8.0 + 6.0 + 2.0);
 }
 
-/// Has room for nothing, and has tried twice to halve.
-struct Full;
+/// Has room for one input.
+struct Cramped(StubBackend);
 
-impl Device for Full {
-    async fn embed(&mut self, _: Vec<Prepared>) -> Result<Vec<Embedding>, BackendError> {
-        Err(BackendError::OutOfMemory("full".into()))
-    }
-
-    fn take_splits(&mut self) -> u64 {
-        2
+impl Backend for Cramped {
+    fn embed(&mut self, batch: &[Prepared]) -> Result<Vec<Embedding>, BackendError> {
+        match batch {
+            [input] if id(input) == 99 => Err(BackendError::OutOfMemory("full".into())),
+            [_] => self.0.embed(batch),
+            _ => Err(BackendError::OutOfMemory("full".into())),
+        }
     }
 }
 
@@ -292,10 +301,38 @@ async fn what_went_wrong_on_a_device_is_counted_by_kind() {
         assert_eq!(bulk(&batcher, id).await.await.unwrap().is_ok(), id == 1);
         assert_eq!(counted(&batcher), expected, "{id}");
     }
-    let full =
-        Batcher::spawn(vec![(Full, Lanes::All)], policy(Duration::ZERO), Arc::default(), Metrics::new());
-    bulk(&full, 1).await.await.unwrap().unwrap_err();
-    assert_eq!(counted(&full), [3, 0, 0]);
+}
+
+#[tokio::test]
+async fn batches_that_do_not_fit_are_counted_and_their_cap_is_shown() {
+    let thread = || DeviceThread::spawn(Box::new(Cramped(StubBackend::new(4))), "stub", Arc::default());
+    let delay = Duration::from_millis(200);
+    let batcher =
+        Batcher::spawn(vec![(thread().unwrap(), Lanes::All)], policy(delay), Arc::default(), Metrics::new());
+    let waiting = [1, 2, 3, 99].map(|id| bulk(&batcher, id));
+    let answers = join_all(join_all(waiting).await).await;
+    assert_eq!(
+        answers.iter().map(|answer| answer.as_ref().unwrap().is_ok()).collect::<Vec<_>>(),
+        [true, true, true, false]
+    );
+    let metrics = &batcher.inner.metrics;
+    assert_eq!(
+        metrics.device_errors.with_label_values(&["oom"]).get(),
+        2 + 1,
+        "4, then 2, then the last alone"
+    );
+    assert_eq!(metrics.batch_size_cap.with_label_values(&["text"]).get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_engine_warms_up() {
+    let (batcher, records) = spawn_three();
+    batcher.warm_up(vec![text(1), text(2)]).await.unwrap();
+    assert_eq!(records.map(|record| batches(&record)), [[[1, 2]], [[1, 2]], [[1, 2]]]);
+    let lost = batcher.warm_up(vec![text(92)]).await;
+    // The engine for searches has no fault.
+    let reason = batcher.device_lost().await;
+    assert_eq!(lost, Err(BatchError::Unavailable(reason)));
 }
 
 #[tokio::test(start_paused = true)]
