@@ -5,9 +5,11 @@
 #include <optional>
 #include <string_view>
 
+#include <ATen/Context.h>
 #include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 
@@ -61,13 +63,47 @@ extern "C" at::Tensor *sidelens_onednn_multiply(const at::Tensor *x, const at::T
   return attempt(operation, message, room);
 }
 
-// Gives the calling thread a stream of its own on the CUDA device `index`, behind all that is under way there. By the
-// guards that libtorch has for any device: CUDA's own functions are in libraries that this is not linked with.
-extern "C" bool sidelens_cuda_own_stream(int8_t index, char *message, size_t room) noexcept {
+// CUDA by what libtorch has for any device: CUDA's own functions are in libraries that this is not linked with.
+
+// Which kernels are chosen, in the whole process. cuDNN's attention, which Hopper would get, builds a plan for every number
+// of texts and of tokens, tens of milliseconds each, when it meets them, and keeps it for good; and fp32 is meant literally,
+// as everywhere else. Says nothing to a libtorch without CUDA.
+extern "C" bool sidelens_cuda_choose_kernels(char *message, size_t room) noexcept {
+  const auto operation = [] {
+    at::globalContext().setSDPUseCuDNN(false);
+    at::globalContext().setAllowTF32CuDNN(false);
+    return true;
+  };
+  return attempt(operation, message, room);
+}
+
+// Makes `index` the calling thread's CUDA device, and gives it a stream of its own there, behind all that is under way.
+extern "C" bool sidelens_cuda_enter(int8_t index, char *message, size_t room) noexcept {
   const auto operation = [=] {
     const c10::impl::VirtualGuardImpl cuda(c10::DeviceType::CUDA);
+    const c10::Device device(c10::DeviceType::CUDA, index);
+    // Else what follows opens device 0 as well, for good and for some hundred megabytes.
+    cuda.setDevice(device);
     cuda.synchronizeDevice(index);
-    cuda.exchangeStream(cuda.getStreamFromGlobalPool(c10::Device(c10::DeviceType::CUDA, index)));
+    cuda.exchangeStream(cuda.getStreamFromGlobalPool(device));
+    return true;
+  };
+  return attempt(operation, message, room);
+}
+
+// Waits for all that is under way on the CUDA device `index`, which fails once the device is lost to this process.
+extern "C" bool sidelens_cuda_synchronize(int8_t index, char *message, size_t room) noexcept {
+  const auto operation = [=] {
+    c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).synchronizeDevice(index);
+    return true;
+  };
+  return attempt(operation, message, room);
+}
+
+// Gives memory that libtorch keeps for later back to CUDA.
+extern "C" bool sidelens_cuda_empty_cache(char *message, size_t room) noexcept {
+  const auto operation = [] {
+    c10::getDeviceAllocator(c10::DeviceType::CUDA)->emptyCache();
     return true;
   };
   return attempt(operation, message, room);

@@ -17,7 +17,10 @@ unsafe extern "C" {
         message: *mut c_char,
         room: usize,
     ) -> *mut c_void;
-    fn sidelens_cuda_own_stream(index: i8, message: *mut c_char, room: usize) -> bool;
+    fn sidelens_cuda_choose_kernels(message: *mut c_char, room: usize) -> bool;
+    fn sidelens_cuda_enter(index: i8, message: *mut c_char, room: usize) -> bool;
+    fn sidelens_cuda_synchronize(index: i8, message: *mut c_char, room: usize) -> bool;
+    fn sidelens_cuda_empty_cache(message: *mut c_char, room: usize) -> bool;
 }
 
 /// `matrix` `[outputs, inputs]`, on the CPU, in oneDNN's order.
@@ -41,16 +44,51 @@ pub fn onednn_multiply(x: &Tensor, packed: &Tensor, bias: Option<&Tensor>) -> Re
     give(|message, room| unsafe { sidelens_onednn_multiply(x, packed, bias, message, room) })
 }
 
-/// Lets what the calling thread does on the CUDA device `index` run beside what others do there, once all that is under
-/// way there now is done. What it copies back has to be waited for, as `to_device` does.
+/// Has CUDA compute attention without cuDNN, and convolutions of fp32 in fp32, in the whole process and from now on.
+///
+/// # Errors
+/// When libtorch fails.
+pub fn cuda_choose_kernels() -> Result<(), TchError> {
+    // SAFETY: It asks nothing of its caller.
+    done(|message, room| unsafe { sidelens_cuda_choose_kernels(message, room) })
+}
+
+/// Makes the CUDA device `index` the calling thread's, and lets what the thread does there run beside what others do, once
+/// all that is under way there now is done. What it copies back has to be waited for, as `to_device` does.
 ///
 /// # Errors
 /// When there is no such device, or it fails.
-pub fn cuda_own_stream(index: usize) -> Result<(), TchError> {
-    let index =
-        i8::try_from(index).map_err(|_| TchError::Torch(format!("no CUDA device has the number {index}")))?;
+pub fn cuda_enter(index: usize) -> Result<(), TchError> {
+    let index = device_index(index)?;
     // SAFETY: It asks nothing of its caller.
-    attempt(|message, room| unsafe { sidelens_cuda_own_stream(index, message, room) }, |done| *done).map(drop)
+    done(|message, room| unsafe { sidelens_cuda_enter(index, message, room) })
+}
+
+/// Waits for all that is under way on the CUDA device `index`.
+///
+/// # Errors
+/// When there is no such device, or it is lost: some errors fail every later call of the process, too.
+pub fn cuda_synchronize(index: usize) -> Result<(), TchError> {
+    let index = device_index(index)?;
+    // SAFETY: It asks nothing of its caller.
+    done(|message, room| unsafe { sidelens_cuda_synchronize(index, message, room) })
+}
+
+/// Gives the memory of CUDA devices back that libtorch keeps for later.
+///
+/// # Errors
+/// When there is no CUDA device, or one fails.
+pub fn cuda_empty_cache() -> Result<(), TchError> {
+    // SAFETY: It asks nothing of its caller.
+    done(|message, room| unsafe { sidelens_cuda_empty_cache(message, room) })
+}
+
+fn device_index(index: usize) -> Result<i8, TchError> {
+    i8::try_from(index).map_err(|_| TchError::Torch(format!("no CUDA device has the number {index}")))
+}
+
+fn done(operation: impl FnOnce(*mut c_char, usize) -> bool) -> Result<(), TchError> {
+    attempt(operation, |done| *done).map(drop)
 }
 
 /// The tensor that `operation` makes, or why it made none.
@@ -76,19 +114,26 @@ fn attempt<T>(
 
 #[cfg(test)]
 mod tests {
-    use tch::{Cuda, Device, Kind};
+    use tch::{Device, Kind};
 
     use super::*;
+    use crate::runtime::cuda_devices;
 
     #[test]
     fn what_cannot_be_done_is_an_error_that_says_why() {
         let bytes = Tensor::zeros([2, 2], (Kind::Uint8, Device::Cpu));
         assert!(!onednn_pack(&bytes).unwrap_err().to_string().is_empty());
-        assert!(cuda_own_stream(1000).unwrap_err().to_string().contains("1000"));
-        if Cuda::is_available() {
-            cuda_own_stream(0).unwrap();
-        } else {
-            assert!(cuda_own_stream(0).unwrap_err().to_string().to_lowercase().contains("cuda"));
+        assert!(cuda_enter(1000).unwrap_err().to_string().contains("1000"));
+        let attempts = [|| cuda_enter(0), || cuda_synchronize(0), cuda_empty_cache];
+        let has_cuda = cuda_devices().is_ok();
+        for attempt in attempts {
+            match attempt() {
+                Ok(()) => assert!(has_cuda),
+                Err(error) => {
+                    assert!(!has_cuda && error.to_string().to_lowercase().contains("cuda"), "{error}")
+                }
+            }
         }
+        cuda_choose_kernels().unwrap();
     }
 }

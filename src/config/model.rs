@@ -197,10 +197,12 @@ impl From<DeviceChoice> for String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DtypeChoice {
-    /// bf16 where the hardware computes it, else fp32.
+    /// bf16 where the hardware computes it, else fp16 on a GPU and fp32 on a CPU.
     Auto,
     /// 32-bit floats.
     Fp32,
     /// bfloat16.
     Bf16,
+    /// 16-bit floats, for GPUs without bf16.
+    Fp16,
 }

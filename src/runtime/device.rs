@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+#[cfg(all(feature = "torch", test))]
+pub use resolve::cuda_devices;
 #[cfg(feature = "torch")]
 pub use resolve::{DeviceError, resolve_devices, resolve_dtype};
 
@@ -65,9 +67,9 @@ impl fmt::Display for DeviceFacts {
 
 #[cfg(feature = "torch")]
 mod resolve {
-    use std::{error::Error, sync::OnceLock};
+    use std::{error::Error, ffi::c_int, sync::OnceLock};
 
-    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW, Symbol};
     use tch::{Cuda, Device, Kind};
 
     use crate::config::{DeviceChoice, DtypeChoice};
@@ -127,7 +129,9 @@ mod resolve {
         load_cuda()?;
         match Cuda::device_count() {
             n if n > 0 => Ok(n as usize),
-            _ => Err("no CUDA device answers; is the NVIDIA driver there, and the device visible?".into()),
+            _ => Err("no CUDA device answers; is NVIDIA's driver there, not older than this CUDA asks for \
+                      (580 for CUDA 13), and the device visible?"
+                .into()),
         }
     }
 
@@ -139,7 +143,13 @@ mod resolve {
         let every = |found| (0..found).map(Device::Cuda).collect();
         match choice {
             DeviceChoice::Cpu => Ok(vec![Device::Cpu]),
-            DeviceChoice::Auto => Ok(cuda_devices().map_or_else(|_| vec![Device::Cpu], every)),
+            DeviceChoice::Auto => Ok(cuda_devices().map_or_else(
+                |missing| {
+                    tracing::info!("no CUDA, so the CPU computes: {missing}");
+                    vec![Device::Cpu]
+                },
+                every,
+            )),
             DeviceChoice::EveryCuda => match cuda_devices() {
                 Ok(found) => Ok(every(found)),
                 Err(missing) => Err(DeviceError::NoCuda { wanted: choice, missing }),
@@ -152,17 +162,52 @@ mod resolve {
         }
     }
 
-    /// Turns the choice into a dtype: bf16 where the hardware multiplies it, else fp32.
-    pub fn resolve_dtype(choice: DtypeChoice, device: Device) -> Kind {
-        let in_hardware = || {
-            device.is_cuda() || super::cpu_features().iter().any(|f| ["amx_bf16", "avx512_bf16"].contains(f))
-        };
+    /// Turns the choice into a dtype for all of `devices`, which are of one type: bf16 where the hardware multiplies it;
+    /// else fp16 on GPUs, which do since Volta, and fp32.
+    pub fn resolve_dtype(choice: DtypeChoice, devices: &[Device]) -> Kind {
         match choice {
             DtypeChoice::Fp32 => Kind::Float,
             DtypeChoice::Bf16 => Kind::BFloat16,
-            DtypeChoice::Auto if in_hardware() => Kind::BFloat16,
-            DtypeChoice::Auto => Kind::Float,
+            DtypeChoice::Fp16 => Kind::Half,
+            DtypeChoice::Auto => {
+                let of_device = |device: &Device| match device {
+                    // One that does not tell is newer than this, rather than older.
+                    Device::Cuda(index) => compute_capability(*index).map_or(Kind::BFloat16, fastest_of),
+                    _ if super::cpu_features().iter().any(|f| ["amx_bf16", "avx512_bf16"].contains(f)) => {
+                        Kind::BFloat16
+                    }
+                    _ => Kind::Float,
+                };
+                // All compute the same, whoever of them gets a request.
+                let kinds: Vec<Kind> = devices.iter().map(of_device).collect();
+                let by_age = [Kind::Float, Kind::Half, Kind::BFloat16];
+                by_age.into_iter().find(|kind| kinds.contains(kind)).unwrap_or(Kind::Float)
+            }
         }
+    }
+
+    /// What GPUs of a generation, the major number of their compute capability, multiply fastest.
+    fn fastest_of(generation: i32) -> Kind {
+        match generation {
+            ..7 => Kind::Float,
+            7 => Kind::Half,
+            8.. => Kind::BFloat16,
+        }
+    }
+
+    /// The major number of a CUDA device's compute capability: 7 for Volta and Turing, 8 for Ampere, ...
+    fn compute_capability(index: usize) -> Option<i32> {
+        type GetAttribute = unsafe extern "C" fn(value: *mut c_int, attribute: c_int, device: c_int) -> c_int;
+        const COMPUTE_CAPABILITY_MAJOR: c_int = 75;
+        load_cuda().ok()?;
+        let (device, mut major) = (c_int::try_from(index).ok()?, 0);
+        // SAFETY: The CUDA runtime, which libtorch's CUDA half has brought with it, has had this function with this
+        // signature since its first version; it writes one number.
+        let status = unsafe {
+            let get: Symbol<GetAttribute> = Library::this().get(b"cudaDeviceGetAttribute").ok()?;
+            get(&raw mut major, COMPUTE_CAPABILITY_MAJOR, device)
+        };
+        (status == 0).then_some(major)
     }
 
     #[cfg(test)]
@@ -185,9 +230,21 @@ mod resolve {
 
         #[test]
         fn a_dtype_asked_for_is_given() {
-            assert_eq!(resolve_dtype(DtypeChoice::Fp32, Device::Cuda(0)), Kind::Float);
-            assert_eq!(resolve_dtype(DtypeChoice::Bf16, Device::Cpu), Kind::BFloat16);
-            assert_eq!(resolve_dtype(DtypeChoice::Auto, Device::Cuda(0)), Kind::BFloat16);
+            let cuda = [Device::Cuda(0)];
+            assert_eq!(resolve_dtype(DtypeChoice::Fp32, &cuda), Kind::Float);
+            assert_eq!(resolve_dtype(DtypeChoice::Bf16, &[Device::Cpu]), Kind::BFloat16);
+            assert_eq!(resolve_dtype(DtypeChoice::Fp16, &cuda), Kind::Half);
+        }
+
+        #[test]
+        fn a_dtype_left_open_is_the_fastest_of_the_device() {
+            assert_eq!(
+                [6, 7, 8, 9, 12].map(fastest_of),
+                [Kind::Float, Kind::Half, Kind::BFloat16, Kind::BFloat16, Kind::BFloat16]
+            );
+            // As where there is none.
+            assert_eq!(compute_capability(1000), None);
+            assert_eq!(resolve_dtype(DtypeChoice::Auto, &[Device::Cuda(1000)]), Kind::BFloat16);
         }
     }
 }

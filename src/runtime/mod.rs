@@ -19,6 +19,8 @@ mod thread;
 mod torch;
 
 pub use backend::{Backend, BackendError};
+#[cfg(all(feature = "torch", test))]
+pub(crate) use device::cuda_devices;
 pub use device::{DeviceFacts, cores, facts};
 pub use memory::Caps;
 #[cfg(test)]
@@ -40,7 +42,7 @@ pub struct LoadedModel {
     pub tokenizer: Option<TokenizerFile>,
     /// Where it runs: `cpu`, `cuda:0`, ..., or several: `cuda:0,cuda:1`.
     pub device: String,
-    /// What it computes in: `fp32`, `bf16`.
+    /// What it computes in: `fp32`, `bf16`, `fp16`.
     pub dtype: String,
     /// Whether it is the demo model, which only knows its own drawn pictures.
     pub is_demo: bool,

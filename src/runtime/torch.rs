@@ -1,6 +1,6 @@
 //! The engine over libtorch.
 
-use std::{io, panic::resume_unwind, sync::Arc, thread};
+use std::{collections::BTreeSet, io, panic::resume_unwind, sync::Arc, thread};
 
 use tch::{Device, Kind, TchError};
 
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::{CoreList, ModelConfig, ModelParts, ModelSource},
     domain::{Embedding, Lane, Lanes, ModelSpec, Prepared},
-    libtorch::cuda_own_stream,
+    libtorch::{cuda_choose_kernels, cuda_empty_cache, cuda_enter, cuda_synchronize},
     model::{Checkpoint, ModelError, Normalize, Placement, Towers},
 };
 
@@ -56,7 +56,10 @@ pub fn load(config: &ModelConfig) -> Result<LoadedModel, LoadError> {
 
 fn load_here(config: &ModelConfig) -> Result<LoadedModel, LoadError> {
     let devices = resolve_devices(config.device)?;
-    let kind = resolve_dtype(config.dtype, devices[0]);
+    let kind = resolve_dtype(config.dtype, &devices);
+    if devices[0].is_cuda() {
+        cuda_choose_kernels()?;
+    }
     let threads = match (config.threads, config.cores.len()) {
         (0, 0) => cores(),
         (0, pinned) => pinned.min(cores()),
@@ -70,8 +73,16 @@ fn load_here(config: &ModelConfig) -> Result<LoadedModel, LoadError> {
         .iter()
         .map(|device| Model::load(&checkpoint, &spec, Placement { device: *device, kind }))
         .collect::<Result<Vec<_>, _>>()?;
+    if devices[0].is_cuda() {
+        // What converting left behind is on this thread's stream, where the passes will not look for it.
+        cuda_empty_cache()?;
+    }
     let tokenizer = checkpoint.tokenizer(&spec)?;
-    let dtype = if kind == Kind::BFloat16 { "bf16" } else { "fp32" };
+    let dtype = match kind {
+        Kind::BFloat16 => "bf16",
+        Kind::Half => "fp16",
+        _ => "fp32",
+    };
     // Last, when every file that counts has been read.
     let fingerprint = fingerprint(&checkpoint.digest()?, &spec.pooling, dtype);
     if let Some(name) = &config.name {
@@ -163,9 +174,20 @@ impl Backend for Torch {
             Turn::Shared(_) => {}
         }
         if let Device::Cuda(index) = self.model.device
-            && let Err(error) = cuda_own_stream(index)
+            && let Err(error) = cuda_enter(index)
         {
             tracing::warn!(%error, device = name(self.model.device), "one batch is not copied while another is computed");
+        }
+    }
+
+    fn warm_sizes(&self, most: usize) -> Vec<usize> {
+        match self.model.device {
+            // The largest first, so that memory is laid out once.
+            Device::Cuda(_) => {
+                let sizes = (1..=most).map(|size| size_on_gpu(size).min(most)).collect::<BTreeSet<_>>();
+                sizes.into_iter().rev().collect()
+            }
+            _ => vec![1.min(most)],
         }
     }
 
@@ -177,13 +199,39 @@ impl Backend for Torch {
     }
 }
 
+/// The size that a GPU computes a batch of `n` inputs at: at most eight to a doubling, so that all are known before the
+/// first request, when kernels are loaded and memory is laid out. What fills it up is a quarter of a batch at most, and
+/// nothing of the large ones that keep a GPU busy.
+fn size_on_gpu(n: usize) -> usize {
+    n.next_multiple_of((n.next_power_of_two() / 8).max(1))
+}
+
 impl Torch {
     fn compute(&mut self, batch: &[Prepared]) -> Result<Vec<Embedding>, BackendError> {
-        let rows = self.model.forward(batch, &mut self.staging).map_err(|error| classify(&error))?;
+        let size = match self.model.device {
+            Device::Cuda(_) => size_on_gpu(batch.len()),
+            _ => batch.len(),
+        };
+        let rows =
+            self.model.forward(batch, size, &mut self.staging).map_err(|error| self.classify(&error))?;
         rows.chunks_exact(self.model.dimensions)
+            .take(batch.len())
             .map(|row| Embedding::normalized(row.to_vec()))
             .collect::<Result<_, _>>()
             .map_err(|error| BackendError::Unusable(error.to_string()))
+    }
+
+    /// What an error of libtorch means for this engine.
+    fn classify(&self, error: &TchError) -> BackendError {
+        let Device::Cuda(index) = self.model.device else { return classify(error, || Ok(())) };
+        let error = classify(error, || cuda_synchronize(index));
+        if matches!(error, BackendError::OutOfMemory(_))
+            && let Err(error) = cuda_empty_cache()
+        {
+            // libtorch did so itself where the memory was its own; cuBLAS takes its share elsewhere.
+            tracing::warn!(%error, "memory that is kept for later cannot be given back");
+        }
+        error
     }
 }
 
@@ -199,12 +247,13 @@ impl Model {
         Ok(Self { dimensions, towers, normalize, device, _checkpoint: checkpoint.clone() })
     }
 
-    /// The vectors of the batch, one after another.
-    fn forward(&self, batch: &[Prepared], staging: &mut Staging) -> Result<Vec<f32>, TchError> {
+    /// The vectors of the batch, one after another, and behind them what fills it up to `size`.
+    fn forward(&self, batch: &[Prepared], size: usize, staging: &mut Staging) -> Result<Vec<f32>, TchError> {
         let _no_grad = tch::no_grad_guard();
         let mut pictures = Vec::new();
         let mut texts = Vec::new();
-        for input in batch {
+        let filling = batch.last().into_iter().cycle().take(size.saturating_sub(batch.len()));
+        for input in batch.iter().chain(filling) {
             match input {
                 Prepared::Pixels(pixels) => pictures.push(pixels),
                 Prepared::Tokens(tokens) => texts.push(tokens.ids.as_slice()),
@@ -220,26 +269,33 @@ impl Model {
     }
 }
 
-/// A CUDA error other than running out of memory is sticky: every later call on the device fails too.
-fn classify(error: &TchError) -> BackendError {
+/// Running out of memory is told by the words, a lost device by asking it: some errors of CUDA fail every later call, others
+/// nothing but the one, and their words do not say.
+fn classify(error: &TchError, ask_device: impl FnOnce() -> Result<(), TchError>) -> BackendError {
     let message = error.to_string();
     let first_line = message.lines().next().unwrap_or_default().to_owned();
     // libtorch's allocator says "CUDA out of memory", the driver "CUDA error: out of memory", cuBLAS
-    // "CUBLAS_STATUS_ALLOC_FAILED" for its workspace, the CPU's allocator "DefaultCPUAllocator: can't allocate memory".
-    let is_full = ["out of memory", "ALLOC_FAILED", "can't allocate memory"];
-    match () {
-        () if is_full.iter().any(|words| message.contains(words)) => BackendError::OutOfMemory(first_line),
-        () if message.contains("CUDA error") => BackendError::DeviceLost(first_line),
-        () => BackendError::Failed(first_line),
+    // "CUBLAS_STATUS_ALLOC_FAILED" for its workspace and "CUBLAS_STATUS_NOT_INITIALIZED" for its handle, the CPU's allocator
+    // "DefaultCPUAllocator: can't allocate memory".
+    let is_full = ["out of memory", "ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED", "can't allocate memory"];
+    match ask_device() {
+        Err(_) => BackendError::DeviceLost(first_line),
+        Ok(()) if is_full.iter().any(|words| message.contains(words)) => {
+            BackendError::OutOfMemory(first_line)
+        }
+        Ok(()) => BackendError::Failed(first_line),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, fs, path::Path};
+    use std::{fs, path::Path};
 
     use super::*;
-    use crate::config::{Config, DEFAULT_TOML, DeviceChoice, DtypeChoice};
+    use crate::{
+        config::{Config, DEFAULT_TOML, DeviceChoice, DtypeChoice},
+        domain::{Pixels, Tokens},
+    };
 
     #[test]
     fn each_change_of_the_model_changes_the_fingerprint() {
@@ -279,17 +335,63 @@ mod tests {
     }
 
     #[test]
-    fn a_sticky_cuda_error_loses_the_device() {
-        let torch = |message: &str| classify(&TchError::Torch(message.into()));
-        assert!(matches!(torch("CUDA error: an illegal memory access\nmore"), BackendError::DeviceLost(_)));
+    fn a_device_that_answers_no_more_is_lost_whatever_the_error_says() {
+        let torch = |message: &str, answers| {
+            let error = TchError::Torch(message.into());
+            classify(&error, || if answers { Ok(()) } else { Err(TchError::Torch("the same".into())) })
+        };
+        let illegal = "CUDA error: an illegal memory access was encountered\nmore";
+        assert!(
+            matches!(torch(illegal, false), BackendError::DeviceLost(reason) if !reason.contains("more"))
+        );
+        assert!(matches!(torch("CUDA driver error: unknown", false), BackendError::DeviceLost(_)));
+        for message in [
+            "CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasGemmEx`",
+            "CUDA error: invalid configuration argument",
+            "index out of range",
+        ] {
+            assert!(matches!(torch(message, true), BackendError::Failed(_)), "{message}");
+        }
         for message in [
             "CUDA out of memory. Tried to allocate 2.00 GiB",
             "CUDA error: out of memory",
             "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
             "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory",
         ] {
-            assert!(matches!(torch(message), BackendError::OutOfMemory(_)), "{message}");
+            assert!(matches!(torch(message, true), BackendError::OutOfMemory(_)), "{message}");
         }
-        assert!(matches!(torch("index out of range"), BackendError::Failed(_)));
+    }
+
+    #[test]
+    fn a_gpu_computes_few_sizes() {
+        let sizes: Vec<_> = (1..=20).map(size_on_gpu).collect();
+        assert_eq!(sizes, [1, 2, 3, 4, 5, 6, 7, 8, 10, 10, 12, 12, 14, 14, 16, 16, 20, 20, 20, 20]);
+        for n in 1..=1024 {
+            let size = size_on_gpu(n);
+            assert!(size >= n && size * 4 <= n * 5 && size_on_gpu(size) == size, "{n}: {size}");
+        }
+        assert_eq!((1..=64).map(size_on_gpu).collect::<BTreeSet<_>>().len(), 20);
+    }
+
+    #[test]
+    fn what_fills_a_batch_up_changes_no_vector() {
+        let config: Config = toml::from_str(DEFAULT_TOML).unwrap();
+        let checkpoint = Arc::new(Checkpoint::open(&config.model.parts()).unwrap());
+        let spec = checkpoint.spec(None).unwrap();
+        let placement = Placement { device: Device::Cpu, kind: Kind::Float };
+        let model = Model::load(&checkpoint, &spec, placement).unwrap();
+        let [height, width] = spec.image.as_ref().unwrap().size();
+        let rgb8 = |seed: u32| (0..height * width * 3).map(|i| (i * 7 + seed * 31) as u8).collect();
+        let pictures = [1, 2].map(|seed| Prepared::Pixels(Pixels { rgb8: rgb8(seed), height, width }));
+        let texts = [vec![49, 5, 50], vec![49, 6, 7, 50], vec![49, 8, 50]]
+            .map(|ids| Prepared::Tokens(Tokens { n_tokens: ids.len(), ids, truncated: false }));
+        for batch in [&pictures[..], &texts[..]] {
+            let vectors = |size| model.forward(batch, size, &mut Staging::new(Device::Cpu)).unwrap();
+            let (plain, filled) = (vectors(batch.len()), vectors(5));
+            assert_eq!((plain.len(), filled.len()), (batch.len() * spec.dimensions, 5 * spec.dimensions));
+            let differ = plain.iter().zip(&filled).filter(|(a, b)| (*a - *b).abs() > 1e-5).count();
+            assert_eq!(differ, 0);
+        }
     }
 }
