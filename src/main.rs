@@ -1,16 +1,15 @@
 //! Arguments -> settings -> telemetry -> app -> run.
 
-use std::process::ExitCode;
-
 use clap::Parser;
-use sidelens::cli::Cli;
+use sidelens::{cli::Cli, shutdown};
 
-fn main() -> ExitCode {
-    match Cli::parse().run() {
-        Ok(()) => ExitCode::SUCCESS,
+fn main() {
+    let status = match Cli::parse().run() {
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("sidelens: {error}");
-            ExitCode::from(error.exit_status())
+            error.exit_status()
         }
-    }
+    };
+    shutdown::exit(status)
 }

@@ -1,16 +1,22 @@
-//! The signals that end the service: the first one asks, the second one insists.
+//! How the process ends: the first signal asks, the second one insists, and nothing runs behind its back.
 
-use std::{future::Future, io, process};
+use std::{
+    future::{Future, pending},
+    io::{self, Write},
+};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 
 /// What a shell reports for a process that was told twice: 128 + SIGINT.
-const EXIT_INSISTED: i32 = 130;
+const EXIT_INSISTED: u8 = 130;
 
 /// Starts listening for SIGTERM and SIGINT; the returned future ends at the first of them.
 ///
-/// From this call on neither ends the process by itself. After the future has ended, a second signal
-/// exits at once, whatever is still queued.
+/// From this call on neither ends the process by itself. After the future has ended, or once it is dropped since the
+/// service ends anyway, a signal exits at once, whatever is still queued. Must be called inside a tokio runtime.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
@@ -23,13 +29,33 @@ pub fn requested() -> io::Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => "SIGINT",
         }
     };
+    let (ask, asked) = oneshot::channel();
+    tokio::spawn(async move {
+        let mut name = next().await;
+        if ask.send(name).is_ok() {
+            name = next().await;
+        }
+        tracing::warn!("{name} while ending: exiting with requests unanswered");
+        exit(EXIT_INSISTED);
+    });
     Ok(async move {
-        let name = next().await;
-        tracing::info!("{name}: accepting no more, finishing what is queued; a second signal exits at once");
-        tokio::spawn(async move {
-            let name = next().await;
-            tracing::warn!("{name} again: exiting with requests unanswered");
-            process::exit(EXIT_INSISTED);
-        });
+        match asked.await {
+            Ok(name) => {
+                tracing::info!(
+                    "{name}: accepting no more, finishing what is queued; a second signal exits at once"
+                );
+            }
+            // The runtime ends, and with it whoever waits here.
+            Err(_) => pending().await,
+        }
     })
+}
+
+/// Ends the process with `status`, as it is: threads may still load a model or compute with libtorch, under whose feet
+/// the destructors of a usual exit would take it apart.
+pub fn exit(status: u8) -> ! {
+    // Nobody is left to be told where this fails.
+    let _ = io::stdout().flush();
+    // SAFETY: It runs nothing of ours, and does not return.
+    unsafe { libc::_exit(status.into()) }
 }

@@ -1,6 +1,6 @@
 //! How the service ends: after answering.
 
-use std::time::Duration;
+use std::{env, process::Command, time::Duration};
 
 use serde_json::json;
 use sidelens::{
@@ -79,4 +79,54 @@ async fn the_program_stops_on_sigterm_with_status_0() {
     running.signal("TERM");
     let status = tokio::task::spawn_blocking(move || running.ended()).await.expect("joined");
     assert_eq!(status.code(), Some(0));
+}
+
+#[cfg_attr(not(feature = "torch"), ignore = "needs the feature `torch`")]
+#[tokio::test]
+async fn the_program_that_is_told_twice_ends_at_once() {
+    let client = client();
+    let start = || Running::start(&["--model", "demo", "--device", "cpu"]);
+    let mut running = tokio::task::spawn_blocking(start).await.expect("started");
+    let url = running.url.clone();
+    while answer(client.get(format!("{url}/ready"))).await.0 != 200 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Cut off, whatever becomes of them.
+    let busy = [1, 2].map(|request| {
+        let inputs: Vec<_> =
+            (0..2000).map(|i| format!("{} {request} {i}", "red house ".repeat(i % 40))).collect();
+        let body = json!({ "input": inputs }).to_string();
+        tokio::spawn(client.post(format!("{url}/embed")).body(body).send())
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(busy.iter().all(|request| !request.is_finished()), "4000 texts are no work");
+    running.signal("TERM");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    running.signal("TERM");
+    let status = tokio::task::spawn_blocking(move || running.ended()).await.expect("joined");
+    assert_eq!(status.code(), Some(130), "{status}");
+}
+
+/// libtorch's destructors end the process by a segmentation fault where threads still compute.
+#[test]
+fn no_destructor_runs_at_the_end() {
+    let child = Command::new(env::current_exe().expect("this program"))
+        .args(["shutdown::child", "--exact", "--ignored", "--nocapture"])
+        .output()
+        .expect("it starts");
+    let output = String::from_utf8_lossy(&child.stdout);
+    assert_eq!(child.status.code(), Some(7), "{output}");
+    assert!(output.contains("told before") && !output.contains("destructor"), "{output}");
+}
+
+#[test]
+#[ignore = "a process of its own, started by the other test of this file"]
+fn child() {
+    extern "C" fn destructor() {
+        println!("a destructor ran");
+    }
+    // SAFETY: The handler may be called at any exit.
+    assert_eq!(unsafe { libc::atexit(destructor) }, 0);
+    print!("told before");
+    sidelens::shutdown::exit(7);
 }
