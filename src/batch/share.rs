@@ -14,8 +14,12 @@ use tokio::time::Instant;
 /// steps back behind them: the kernel alone would let it starve.
 const SEARCHES: f64 = 0.75;
 
-/// So much is computed at once before that counts: a picture's pass, or a dozen searches that come together, are no load.
-const BURST: Duration = Duration::from_millis(500);
+/// For so long searches are computed without a rest before that counts: some pictures' passes, or dozens of searches that
+/// come together, are no load.
+const BURST: Duration = Duration::from_secs(1);
+
+/// No rest is longer, whatever was computed before: somebody waits for the search behind it.
+const MAX_REST: Duration = Duration::from_millis(500);
 
 /// What the engines of all models that compute searches alone have had of the CPU, beside the bulk that waits for it.
 #[derive(Debug, Default)]
@@ -57,7 +61,7 @@ impl CpuShare {
         }
         let mut searches = self.searches.lock().unwrap_or_else(PoisonError::into_inner);
         searches.leak(now);
-        let excess = searches.level.saturating_sub(BURST);
+        let excess = searches.level.saturating_sub(allowed());
         (!excess.is_zero()).then(|| now + excess.div_f64(SEARCHES))
     }
 
@@ -65,15 +69,24 @@ impl CpuShare {
     /// no time counts twice.
     pub(super) fn spend(&self, start: Instant, end: Instant) {
         let mut searches = self.searches.lock().unwrap_or_else(PoisonError::into_inner);
-        searches.leak(end);
         let start = searches.counted_to.map_or(start, |to| to.max(start));
+        // What is allowed for while they are computed must not be lost before they count.
+        searches.leak(start);
         searches.level += end.saturating_duration_since(start);
+        searches.leak(end);
         searches.counted_to = searches.counted_to.max(Some(end));
-        if !self.is_bulk_here() {
+        let most = match self.is_bulk_here() {
+            true => allowed() + MAX_REST.mul_f64(SEARCHES),
             // It took nothing from anybody, so there is nothing to make good for when bulk comes.
-            searches.level = searches.level.min(BURST);
-        }
+            false => allowed(),
+        };
+        searches.level = searches.level.min(most);
     }
+}
+
+/// The level after a [`BURST`].
+fn allowed() -> Duration {
+    BURST.mul_f64(1.0 - SEARCHES)
 }
 
 impl Spent {
@@ -96,39 +109,47 @@ mod tests {
 
     const PASS: Duration = Duration::from_millis(100);
 
-    /// The part of ten seconds in which searches are computed, pass after pass, by one engine after another.
-    fn part_of_ten_seconds(share: &CpuShare) -> f64 {
+    /// The part of a hundred seconds in which searches are computed, each pass so long, and the longest rest.
+    fn part_and_rest(share: &CpuShare, pass: Duration) -> (f64, Duration) {
         let start = Instant::now();
-        let (mut now, mut computed) = (start, Duration::ZERO);
-        while now < start + Duration::from_secs(10) {
+        let (mut now, mut computed, mut longest) = (start, Duration::ZERO, Duration::ZERO);
+        while now < start + Duration::from_secs(100) {
             if let Some(rested) = share.searches_rest_until(now) {
-                assert!(
-                    rested > now && rested < now + PASS,
-                    "the rest is for what the last pass was too long"
-                );
+                longest = longest.max(rested - now);
                 now = rested;
             }
-            share.spend(now, now + PASS);
-            now += PASS;
-            computed += PASS;
+            share.spend(now, now + pass);
+            now += pass;
+            computed += pass;
         }
-        computed.as_secs_f64() / 10.0
+        (computed.as_secs_f64() / (now - start).as_secs_f64(), longest)
     }
 
     #[test]
-    fn searches_leave_a_quarter_to_bulk() {
+    fn searches_leave_a_quarter_to_bulk_however_long_their_passes_are() {
+        for pass_ms in [10, 100, 500, 900, 1200] {
+            let share = Arc::new(CpuShare::default());
+            let _bulk = share.bulk_comes();
+            let pass = Duration::from_millis(pass_ms);
+            let (part, rest) = part_and_rest(&share, pass);
+            assert!((0.745..0.765).contains(&part), "{pass:?}: {part}");
+            assert!(rest <= (pass / 3).max(Duration::from_millis(400)) + PASS / 100, "{pass:?}: {rest:?}");
+        }
+    }
+
+    #[test]
+    fn a_search_waits_for_half_a_second_at_most() {
         let share = Arc::new(CpuShare::default());
-        let bulk = share.bulk_comes();
-        let part = part_of_ten_seconds(&share);
-        assert!((0.75..0.85).contains(&part), "{part}");
-        drop(bulk);
+        let _bulk = share.bulk_comes();
+        let (part, rest) = part_and_rest(&share, Duration::from_secs(5));
+        assert!(part > 0.9 && rest <= MAX_REST, "{part}, {rest:?}");
     }
 
     #[test]
     fn searches_have_all_where_no_bulk_is_and_make_good_for_nothing() {
         let share = Arc::new(CpuShare::default());
         drop(share.bulk_comes());
-        assert!(part_of_ten_seconds(&share) >= 1.0);
+        assert_eq!(part_and_rest(&share, PASS), (1.0, Duration::ZERO));
         let _bulk = share.bulk_comes();
         assert_eq!(share.searches_rest_until(Instant::now() + PASS), None);
     }

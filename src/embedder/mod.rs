@@ -186,6 +186,8 @@ impl Embedder {
         let Shared { fetcher, store: Store { cache, .. }, pool, share, imaging, failures, metrics } =
             shared.clone();
         let LoadedModel { spec, fingerprint, tokenizer, device, dtype, is_demo, engines } = model;
+        // A GPU's bulk leaves the CPU to searches, and its searches the CPU to bulk.
+        let share = if device == "cpu" { share } else { Arc::default() };
         let tokenizer = match (&spec.text, tokenizer) {
             (None, _) => None,
             (Some(_), None) => return Err(EmbedderSetupError::NoTokenizer(spec.name)),
