@@ -16,6 +16,9 @@ const MAX_SEARCHES_IN_A_ROW: usize = 4;
 /// Texts up to so many tokens share batches whatever their lengths: shorter ones gain nothing.
 const SHORT_TEXT: usize = 16;
 
+/// How long a batch of searches may take: whoever comes while it runs waits for all of it, and so do other models' searches.
+const MAX_SEARCH_BATCH: Duration = Duration::from_millis(300);
+
 /// How much the newest batch counts in what is known of a kind's pace.
 const NEWEST: f64 = 0.3;
 
@@ -63,8 +66,8 @@ pub(super) struct Queue {
     policy: BatchPolicy,
     lanes: [BTreeMap<Kind, VecDeque<Job>>; Lane::ALL.len()],
     searches_in_a_row: usize,
-    /// Seconds that bulk took an input, lately.
-    pace: HashMap<Kind, f64>,
+    /// Seconds that an input took, lately, by lane.
+    pace: [HashMap<Kind, f64>; Lane::ALL.len()],
 }
 
 /// What to do now.
@@ -79,7 +82,7 @@ pub(super) enum Next {
 
 impl Queue {
     pub fn new(policy: BatchPolicy) -> Self {
-        Self { policy, lanes: Default::default(), searches_in_a_row: 0, pace: HashMap::new() }
+        Self { policy, lanes: Default::default(), searches_in_a_row: 0, pace: Default::default() }
     }
 
     pub fn push(&mut self, job: Job) {
@@ -97,10 +100,10 @@ impl Queue {
         self.policy.max_queue_delay = Duration::ZERO;
     }
 
-    /// A bulk batch of `n_jobs` took `elapsed`: the next of its kind is sized by that.
-    pub fn learn(&mut self, kind: Kind, n_jobs: usize, elapsed: Duration) {
+    /// A batch of `n_jobs` took `elapsed`: the next of its lane and kind is sized by that.
+    pub fn learn(&mut self, lane: Lane, kind: Kind, n_jobs: usize, elapsed: Duration) {
         let newest = elapsed.as_secs_f64() / n_jobs as f64;
-        let pace = self.pace.entry(kind).or_insert(newest);
+        let pace = self.pace[lane as usize].entry(kind).or_insert(newest);
         *pace += NEWEST * (newest - *pace);
     }
 
@@ -122,7 +125,7 @@ impl Queue {
                 return Next::WaitUntil(moment);
             }
             self.searches_in_a_row += 1;
-            return Next::Batch(self.take(Lane::Search, kind, self.most(Lane::Search, kind, demand)));
+            return Next::Batch(self.take(Lane::Search, kind, self.most(Lane::Search, kind, demand, now)));
         }
         if !demand.lanes.serve(Lane::Bulk) {
             return Next::Empty;
@@ -131,14 +134,15 @@ impl Queue {
         let due_at = |queue: &VecDeque<Job>| queue.front().map(|head| head.wait.since + delay);
         let is_due = |kind, queue: &VecDeque<Job>| {
             bulk_first
-                || queue.len() >= self.most(Lane::Bulk, kind, demand)
+                || queue.len() >= self.most(Lane::Bulk, kind, demand, now)
                 || due_at(queue).is_some_and(|at| at <= now)
         };
         if let Some(kind) = self.oldest(Lane::Bulk, is_due) {
             self.searches_in_a_row = 0;
             let waiting = self.lanes[Lane::Bulk as usize][&kind].len();
             let share = waiting.div_ceil(demand.sharers.max(1));
-            return Next::Batch(self.take(Lane::Bulk, kind, self.most(Lane::Bulk, kind, demand).min(share)));
+            let most = self.most(Lane::Bulk, kind, demand, now).min(share);
+            return Next::Batch(self.take(Lane::Bulk, kind, most));
         }
         let bulk = self.lanes[Lane::Bulk as usize].values();
         bulk.filter_map(due_at).min().map_or(Next::Empty, Next::WaitUntil)
@@ -149,19 +153,24 @@ impl Queue {
         std::mem::take(&mut self.lanes).into_iter().flatten().flat_map(|(_, queue)| queue)
     }
 
-    /// The most jobs of a batch, at least 1.
-    fn most(&self, lane: Lane, kind: Kind, demand: &Demand) -> usize {
+    /// The most jobs of a batch of `kind`, of which one waits; at least 1.
+    fn most(&self, lane: Lane, kind: Kind, demand: &Demand, now: Instant) -> usize {
         let by_tokens = match kind {
             Kind::Text(tokens) => self.policy.max_batch_tokens / tokens,
             Kind::Image(..) => usize::MAX,
         };
-        // A search waits for the batch that runs, but only where one engine serves both.
-        let by_time = match (self.policy.max_bulk_batch, self.pace.get(&kind)) {
-            (Some(budget), Some(pace)) if lane == Lane::Bulk && demand.lanes == Lanes::All => {
-                (budget.as_secs_f64() / pace) as usize
-            }
-            _ => usize::MAX,
+        // Nobody waits for an answer beyond the deadline, and a batch is answered as a whole.
+        let head = self.lanes[lane as usize].get(&kind).and_then(VecDeque::front);
+        let until_late = head.map_or(Duration::MAX, |head| head.deadline.saturating_duration_since(now));
+        // A search waits for the batch that runs on the engine that serves it.
+        let budget = match lane {
+            Lane::Search => Some(MAX_SEARCH_BATCH),
+            Lane::Bulk if demand.lanes == Lanes::All => self.policy.max_bulk_batch,
+            Lane::Bulk => None,
         };
+        let time = budget.map_or(until_late, |budget| budget.min(until_late));
+        let pace = self.pace[lane as usize].get(&kind);
+        let by_time = pace.map_or(usize::MAX, |pace| (time.as_secs_f64() / pace) as usize);
         let cap = demand.caps[kind.modality() as usize];
         let by_memory = match kind {
             Kind::Text(tokens) => cap / tokens,

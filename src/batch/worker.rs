@@ -247,28 +247,20 @@ impl<D: Device> Worker<D> {
             let shown = self.metrics.batch_size_cap.with_label_values(&[modality]);
             shown.set(Some(shown.get()).filter(|shown| *shown > 0).map_or(cap as i64, |s| s.min(cap as i64)));
         }
-        let mut errors = results.iter().filter_map(|result| result.as_ref().err());
-        let lost = match errors.next() {
-            None => {
-                if lane == Lane::Bulk {
-                    self.inbox.queue.learn(kind, replies.len(), elapsed);
-                }
-                Ok(())
-            }
-            Some(error @ BackendError::DeviceLost(_)) => {
-                self.count_errors("lost", 1);
-                Err(error.to_string())
-            }
-            Some(error) => {
-                let n_failed = 1 + errors.count();
+        let errors: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
+        let lost = errors.iter().find(|error| matches!(error, BackendError::DeviceLost(_)));
+        let lost = lost.map_or(Ok(()), |error| Err(error.to_string()));
+        match (&errors[..], &lost) {
+            ([], _) => self.inbox.queue.learn(lane, kind, replies.len(), elapsed),
+            (_, Err(_)) => self.count_errors("lost", 1),
+            ([error, ..], Ok(())) => {
+                let n_failed = errors.len();
                 tracing::error!(%error, modality, inputs = replies.len(), n_failed, "inputs have no vector");
-                let is_oom = |result: &&_| matches!(result, Err(BackendError::OutOfMemory(_)));
-                let n_oom = results.iter().filter(is_oom).count();
+                let n_oom = errors.iter().filter(|e| matches!(e, BackendError::OutOfMemory(_))).count();
                 self.count_errors("oom", n_oom as u64);
                 self.count_errors("other", (n_failed - n_oom) as u64);
-                Ok(())
             }
-        };
+        }
         // The reason is known before the first answer, so that whoever sees one can ask for it.
         if let Err(reason) = &lost {
             self.lost.send_replace(Some(reason.clone()));

@@ -226,17 +226,48 @@ fn bulk_shrinks_until_a_search_need_not_wait_long() {
     let image = Kind::of(&picture(0, 1));
     fill(&mut bench);
     assert_eq!(bench.batch(0).unwrap().len(), 8, "nothing is known yet");
-    bench.queue.learn(image, 8, Duration::from_millis(400));
+    bench.queue.learn(Bulk, image, 8, Duration::from_millis(400));
     fill(&mut bench);
     assert_eq!(bench.batch(0).unwrap().len(), 2, "50 ms each, 100 ms in all");
-    (0..20).for_each(|_| bench.queue.learn(image, 2, Duration::from_millis(800)));
+    (0..20).for_each(|_| bench.queue.learn(Bulk, image, 2, Duration::from_millis(800)));
     assert_eq!(bench.batch(0).unwrap().len(), 1, "never none");
-    (0..20).for_each(|_| bench.queue.learn(image, 1, Duration::from_millis(10)));
+    (0..20).for_each(|_| bench.queue.learn(Bulk, image, 1, Duration::from_millis(10)));
     assert_eq!(bench.batch(0).unwrap().len(), 5, "all that is left, since it got faster");
-    bench.queue.learn(image, 1, Duration::from_secs(9));
+    bench.queue.learn(Bulk, image, 1, Duration::from_millis(330));
     fill(&mut bench);
     bench.demand.lanes = Lanes::Only(Bulk);
     assert_eq!(bench.batch(0).unwrap().len(), 8, "no search waits for this engine");
+}
+
+/// Each expires after a second.
+#[test]
+fn a_batch_ends_before_its_deadline() {
+    let mut bench = Bench::new(8, 0);
+    bench.demand.lanes = Lanes::Only(Bulk);
+    bench.queue.learn(Bulk, Kind::of(&picture(0, 1)), 1, Duration::from_millis(240));
+    (0..16).for_each(|id| bench.push(id, Bulk, Image, 0));
+    assert_eq!(bench.batch(0).unwrap().len(), 4, "960 ms");
+    assert_eq!(bench.batch(500).unwrap().len(), 2);
+    assert_eq!(bench.batch(900).unwrap().len(), 1, "late as it may be");
+}
+
+#[test]
+fn searches_wait_for_few_others() {
+    let mut bench = Bench::new(8, 0);
+    let image = Kind::of(&picture(0, 1));
+    bench.queue.learn(Bulk, image, 1, Duration::from_millis(900));
+    for lanes in [Lanes::All, Lanes::Only(Search)] {
+        bench.demand.lanes = lanes;
+        (0..8).for_each(|id| bench.push(id, Search, Image, 0));
+        assert_eq!(
+            bench.batch(0).unwrap().len(),
+            8,
+            "an engine's pace for bulk says nothing of its searches"
+        );
+    }
+    bench.queue.learn(Search, image, 1, Duration::from_millis(140));
+    (0..8).for_each(|id| bench.push(id, Search, Image, 0));
+    assert_eq!(bench.batch(0).unwrap().len(), 2);
 }
 
 #[test]
