@@ -14,7 +14,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::schedule::Schedule;
 #[cfg(target_os = "linux")]
-use super::team::Team;
+use super::{device::cores, schedule::set_threads, team::Team};
 
 /// Those that are still in use. For the whole process, as libgomp counts.
 static SHARED: Mutex<Vec<(Schedule, Weak<Thread>)>> = Mutex::new(Vec::new());
@@ -79,8 +79,11 @@ impl Thread {
     fn look_after_team(&self) {
         let mut team = self.team.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(team) = team.take_if(|team| !team.is_in_place()) {
-            tracing::debug!("helpers of the search thread come and go: none has a core of its own");
             team.release();
+            // Somebody may have taken cores away.
+            let threads = tch::get_num_threads().unsigned_abs() as usize;
+            set_threads(threads.min(cores()));
+            tracing::debug!(threads, cores = cores(), "no thread of a search has a core of its own any more");
         }
     }
 }
@@ -114,15 +117,23 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn as_many_threads_as_cores_have_one_each_until_one_is_elsewhere() {
-        use rustix::thread::{sched_getaffinity, sched_setaffinity};
+    fn threads_have_a_core_each_until_somebody_moves_them() {
+        use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
         let home = sched_getaffinity(None).unwrap();
+        let n_cores = home.count() as usize;
         // No other test has this niceness.
-        let schedule = Schedule { threads: home.count() as usize, niceness: 3, cores: CoreList::default() };
+        let schedule = Schedule { threads: n_cores, niceness: 3, cores: CoreList::default() };
         let search = SearchThread::shared(&schedule).unwrap();
-        let n_cores = || sched_getaffinity(None).unwrap().count();
-        assert_eq!([search.run(n_cores), search.run(n_cores)], [1, 1]);
-        search.run(|| sched_setaffinity(None, &home)).unwrap();
-        assert_eq!([search.run(n_cores), search.run(n_cores)], [home.count(); 2]);
+        let state =
+            || search.run(|| (sched_getaffinity(None).unwrap().count() as usize, tch::get_num_threads()));
+        let has_team = || search.0.team.lock().unwrap().is_some();
+        assert_eq!([state(), state()], [(1, n_cores as i32); 2]);
+        assert_eq!(has_team(), n_cores > 1);
+        let last = (0..CpuSet::MAX_CPU).rfind(|core| home.is_set(*core)).unwrap();
+        let mut only_last = CpuSet::new();
+        only_last.set(last);
+        search.run(|| sched_setaffinity(None, &only_last)).unwrap();
+        assert_eq!(state(), (1, 1), "it stays on the one core, with one thread");
+        assert!(!has_team());
     }
 }

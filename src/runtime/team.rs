@@ -45,10 +45,13 @@ impl Team {
         self.all(|core| sched_getaffinity(None).is_ok_and(|set| set == only(core)))
     }
 
-    /// Lets each run where it might before.
+    /// Lets each run where it might before; but for those whom somebody else has put elsewhere meanwhile, which shows by the
+    /// calling thread: libgomp leaves that alone.
     pub fn release(self) {
-        // What cannot be put back has not been moved.
-        self.all(|_| sched_setaffinity(None, &self.home).is_ok());
+        if sched_getaffinity(None).is_ok_and(|set| set == only(self.cores[0])) {
+            // What cannot be put back has not been moved.
+            self.all(|_| sched_setaffinity(None, &self.home).is_ok());
+        }
     }
 
     /// Whether `holds` does for each thread, which it is called on with its core, all at once.
@@ -143,6 +146,25 @@ mod tests {
             assert!(team.is_in_place());
             on_each(2, &|_| {});
             assert_eq!(team.is_in_place(), first == last);
+            team.release();
+            assert_eq!(cores_of_each(3), [home; 3]);
+        });
+    }
+
+    #[test]
+    fn threads_that_somebody_else_has_moved_stay_there() {
+        let home = sched_getaffinity(None).unwrap();
+        let cores: Vec<_> = (0..CpuSet::MAX_CPU).filter(|core| home.is_set(*core)).collect();
+        let [first, last] = [cores[0], cores[cores.len() - 1]];
+        if first == last {
+            return;
+        }
+        alone(|| {
+            let team = Team { cores: vec![first, last], home }.pinned().unwrap();
+            on_each(2, &|_| sched_setaffinity(None, &only(last)).unwrap());
+            assert!(!team.is_in_place());
+            team.release();
+            assert_eq!(cores_of_each(2), [only(last); 2]);
         });
     }
 }

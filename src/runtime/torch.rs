@@ -8,7 +8,7 @@ use super::{
     Backend, BackendError, Engine, LoadedModel,
     device::{DeviceError, cores, resolve_devices, resolve_dtype},
     fingerprint::fingerprint,
-    schedule::{BULK_NICENESS, Layout, Schedule, set_threads},
+    schedule::{BULK_NICENESS, Layout, Schedule},
     search::SearchThread,
     staging::Staging,
 };
@@ -65,8 +65,9 @@ fn load_here(config: &ModelConfig) -> Result<LoadedModel, LoadError> {
         (0, pinned) => pinned.min(cores()),
         (threads, _) => threads,
     };
-    // For what is computed while loading; the passes run on threads of their own.
-    set_threads(threads);
+    // For what is computed while loading; the passes run on threads of their own. On the same cores: weights lie in the
+    // memory of the socket whose core has written them.
+    Schedule { threads, niceness: 0, cores: config.cores.clone() }.enter();
     let checkpoint = Arc::new(Checkpoint::open(&config.parts())?);
     let mut spec = checkpoint.spec(config.pooling)?;
     let models = devices
@@ -374,18 +375,33 @@ mod tests {
         assert_eq!((1..=64).map(size_on_gpu).collect::<BTreeSet<_>>().len(), 20);
     }
 
-    #[test]
-    fn what_fills_a_batch_up_changes_no_vector() {
+    fn demo() -> (Model, ModelSpec) {
         let config: Config = toml::from_str(DEFAULT_TOML).unwrap();
         let checkpoint = Arc::new(Checkpoint::open(&config.model.parts()).unwrap());
         let spec = checkpoint.spec(None).unwrap();
         let placement = Placement { device: Device::Cpu, kind: Kind::Float };
-        let model = Model::load(&checkpoint, &spec, placement).unwrap();
+        (Model::load(&checkpoint, &spec, placement).unwrap(), spec)
+    }
+
+    fn text(ids: Vec<u32>) -> Prepared {
+        Prepared::Tokens(Tokens { n_tokens: ids.len(), ids, truncated: false })
+    }
+
+    #[test]
+    fn a_token_that_the_model_does_not_have_is_an_error_that_says_so() {
+        let (model, _) = demo();
+        let texts = [text(vec![49, 5, 50]), text(vec![49, 1_000_000, 50])];
+        let error = model.forward(&texts, 2, &mut Staging::new(Device::Cpu)).unwrap_err().to_string();
+        assert!(error.contains("token 1000000") && error.contains("do not belong together"), "{error}");
+    }
+
+    #[test]
+    fn what_fills_a_batch_up_changes_no_vector() {
+        let (model, spec) = demo();
         let [height, width] = spec.image.as_ref().unwrap().size();
         let rgb8 = |seed: u32| (0..height * width * 3).map(|i| (i * 7 + seed * 31) as u8).collect();
         let pictures = [1, 2].map(|seed| Prepared::Pixels(Pixels { rgb8: rgb8(seed), height, width }));
-        let texts = [vec![49, 5, 50], vec![49, 6, 7, 50], vec![49, 8, 50]]
-            .map(|ids| Prepared::Tokens(Tokens { n_tokens: ids.len(), ids, truncated: false }));
+        let texts = [vec![49, 5, 50], vec![49, 6, 7, 50], vec![49, 8, 50]].map(text);
         for batch in [&pictures[..], &texts[..]] {
             let vectors = |size| model.forward(batch, size, &mut Staging::new(Device::Cpu)).unwrap();
             let (plain, filled) = (vectors(batch.len()), vectors(5));

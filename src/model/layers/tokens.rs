@@ -10,6 +10,8 @@ pub struct TokenBatch {
     pub ids: Tensor,
     /// Where a token is no padding: bool `[batch, longest]`; `None` where there is no padding at all.
     pub is_token: Option<Tensor>,
+    /// The largest of the ids.
+    largest: i64,
     /// Rows.
     pub batch: i64,
     /// Columns.
@@ -43,8 +45,9 @@ impl TokenBatch {
         } else {
             None
         };
+        let largest = padded.iter().copied().max().unwrap_or(0);
         let ids = Tensor::f_from_slice(&padded)?.f_view(size)?.f_to_device(device)?;
-        Ok(Self { ids, is_token, batch: size[0], longest: size[1] })
+        Ok(Self { ids, is_token, largest, batch: size[0], longest: size[1] })
     }
 
     /// The mask for an attention that must not see padding: bool `[batch, 1, 1, longest]`.
@@ -98,8 +101,17 @@ impl TokenEmbedding {
     }
 
     /// The vectors `[batch, longest, hidden]` of the batch's tokens.
+    ///
+    /// # Errors
+    /// Also for an id beyond the table: a GPU would be lost to the whole process by that.
     pub fn forward(&self, texts: &TokenBatch) -> Result<Tensor, TchError> {
-        let hidden = self.tokens.size2()?.1;
+        let (n_tokens, hidden) = self.tokens.size2()?;
+        if texts.largest >= n_tokens {
+            let largest = texts.largest;
+            return Err(TchError::Shape(format!(
+                "the tokenizer gave token {largest}, but the model has {n_tokens}: they do not belong together"
+            )));
+        }
         let x = self.tokens.f_index_select(0, &texts.ids.f_view([-1])?)?;
         let mut x = x.f_view([texts.batch, texts.longest, hidden])?;
         if let Some(token_type) = &self.token_type {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
+use tch::{CModule, Device, IValue, Kind, TchError, Tensor, jit};
 
 use super::{Config, Input, Output, PadTo, TextConfig};
 use crate::{
@@ -36,6 +36,10 @@ impl Module {
         spec: &ModelSpec,
         Placement { device, kind }: Placement,
     ) -> Result<Self, String> {
+        if device.is_cuda() {
+            // It compiles kernels anew for shapes that it meets, while a search waits.
+            jit::f_set_tensor_expr_fuser_enabled(false).map_err(in_short)?;
+        }
         let mut module = CModule::load_on_device(path, device).map_err(in_short)?;
         module.f_set_eval().map_err(in_short)?;
         let pooling = spec.pooling.image.or(spec.pooling.text).unwrap_or(config.pooling);
@@ -50,7 +54,7 @@ impl Module {
         };
         module.in_kind(kind).map_err(|reason| match kind {
             Kind::Float => reason,
-            _ => format!("{reason} (in bf16; a module that has only fp32 needs `dtype` = `fp32`)"),
+            _ => format!("{reason} (not in fp32; a module that has only that needs `dtype` = `fp32`)"),
         })
     }
 
