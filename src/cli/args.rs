@@ -25,7 +25,7 @@ pub struct ConfigArgs {
     /// `auto`, `cpu`, `cuda:0`, ...
     #[arg(long)]
     device: Option<String>,
-    /// `auto`, `fp32` or `bf16`.
+    /// `auto`, `fp32`, `bf16` or `fp16`.
     #[arg(long)]
     dtype: Option<String>,
     /// Any setting by its key, such as batch.max_batch_size=64; may be repeated.

@@ -138,7 +138,7 @@ pub struct ModelInfo {
     pub fingerprint: Fingerprint,
     /// Where it runs: `cpu`, `cuda:0`, ...
     pub device: String,
-    /// What it computes in: `fp32`, `bf16`.
+    /// What it computes in: `fp32`, `bf16`, `fp16`.
     pub dtype: String,
     /// Most inputs in its part of the house.
     pub max_queue_items: usize,

@@ -294,6 +294,12 @@ fn bf16_vectors_stay_close() {
     check(DtypeChoice::Bf16, 0.999, 0.999);
 }
 
+/// What GPUs without bf16 compute in. Slow on a CPU, and the same arithmetic.
+#[test]
+fn fp16_vectors_stay_close() {
+    check(DtypeChoice::Fp16, 0.9999, 0.9999);
+}
+
 /// `make parity`: writes the figures of this machine into `docs/models.md`.
 #[test]
 #[ignore = "writes a file; run by `make parity`"]
