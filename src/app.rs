@@ -9,10 +9,16 @@
 //! Stop: the listener closes, requests under way are answered for up to `server.shutdown_timeout_s`,
 //! then the batcher and its device thread end, and `cache.file` is written.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::{Future, pending},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::FutureExt;
-use tokio::{net::TcpSocket, time::timeout};
+use tokio::{net::TcpSocket, task::JoinError, time::timeout};
 
 use crate::{
     config::{Config, HubConfig, ModelConfig, ServerConfig},
@@ -267,16 +273,18 @@ impl App {
         let Self { models, servers, stop_within, .. } = self;
         let handle = servers.main.handle();
         let mut serving = tokio::spawn(servers.main);
-        let admin = servers.admin.map(|admin| (admin.handle(), tokio::spawn(admin)));
+        let mut admin = servers.admin.map(|admin| (admin.handle(), tokio::spawn(admin)));
         let outcome = tokio::select! {
             () = stop => Ok(()),
             cause = models.device_lost() => Err(AppError::DeviceLost(cause)),
             error = failed_warm_up(&models) => Err(error),
-            ended = &mut serving => Err(AppError::Server(match ended {
-                Ok(Ok(())) => "it was stopped from outside".into(),
-                Ok(Err(error)) => error.to_string(),
-                Err(panic) => panic.to_string(),
-            })),
+            ended = &mut serving => Err(ended_unasked(ended)),
+            ended = async {
+                match &mut admin {
+                    Some((_, serving)) => serving.await,
+                    None => pending().await,
+                }
+            } => Err(ended_unasked(ended)),
         };
         let finish = async {
             handle.stop(true).await;
@@ -296,13 +304,22 @@ impl App {
     }
 }
 
+/// Why a server's task is over that was to go on.
+fn ended_unasked(ended: Result<io::Result<()>, JoinError>) -> AppError {
+    AppError::Server(match ended {
+        Ok(Ok(())) => "it was stopped from outside".into(),
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => panic.to_string(),
+    })
+}
+
 /// Ends only if the warm-up fails.
 async fn failed_warm_up(models: &Models) -> AppError {
     models.warm_cache().await;
     match models.warm_up().await {
         Ok(()) => {
             tracing::info!("ready");
-            std::future::pending().await
+            pending().await
         }
         // A device that is lost meanwhile is the deeper reason, and was known before any pass was answered.
         Err(error) => {
