@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Duration, Instant, sleep_until, timeout};
 use tracing::Span;
 
 use super::job::{BatchError, Job, Message, Reply, WarmUp};
@@ -68,6 +68,9 @@ impl<D: Device> Engine<D> {
         self.device.caps()?.get(modality)
     }
 }
+
+/// A pass that takes longer will never end: the device hangs, or what was loaded computes in circles.
+const MAX_PASS: Duration = Duration::from_secs(600);
 
 pub(super) struct Worker<D> {
     idle: Vec<Engine<D>>,
@@ -211,7 +214,10 @@ impl<D: Device> Worker<D> {
             replies.push(job.reply);
         }
         self.passes.push(Box::pin(async move {
-            let results = engine.device.embed(batch).await;
+            let results = timeout(MAX_PASS, engine.device.embed(batch)).await.unwrap_or_else(|_| {
+                let hangs = format!("a pass has not ended after {} s", MAX_PASS.as_secs());
+                vec![Err(BackendError::DeviceLost(hangs)); n_inputs]
+            });
             Ended { engine, work: Work::Batch(Pass { kind, lane, started, spans, replies, results }) }
         }));
     }

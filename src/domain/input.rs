@@ -19,10 +19,16 @@ pub struct EmbedRequest {
     pub inputs: Vec<EmbedInput>,
 }
 
+/// Most parts of a search.
+const MAX_SEARCH_PARTS: usize = 2;
+
 impl EmbedRequest {
-    /// Who waits for it: a person sends one input.
+    /// Who waits for it: a person sends one input, a text, a picture or both. One with many pictures is a document.
     pub fn lane(&self) -> Lane {
-        if self.inputs.len() == 1 { Lane::Search } else { Lane::Bulk }
+        match &self.inputs[..] {
+            [input] if input.parts.len() <= MAX_SEARCH_PARTS => Lane::Search,
+            _ => Lane::Bulk,
+        }
     }
 }
 
@@ -111,4 +117,21 @@ pub struct Usage {
     pub text_tokens: u64,
     /// Pictures, cached ones included.
     pub images: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_person_sends_one_input_of_a_text_and_a_picture_at_most() {
+        let lane = |parts: &[usize]| {
+            let part = || Part { content: Content::Text("red".into()), weight: 1.0 };
+            let input = |n: &usize| EmbedInput { parts: (0..*n).map(|_| part()).collect() };
+            let inputs = parts.iter().map(input).collect();
+            EmbedRequest { model: None, dimensions: None, input_type: None, inputs }.lane()
+        };
+        assert_eq!([lane(&[1]), lane(&[2])], [Lane::Search; 2]);
+        assert_eq!([lane(&[3]), lane(&[64]), lane(&[1, 1]), lane(&[])], [Lane::Bulk; 4]);
+    }
 }

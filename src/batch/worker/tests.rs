@@ -325,6 +325,17 @@ async fn batches_that_do_not_fit_are_counted_and_their_cap_is_shown() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pass_that_never_ends_loses_the_device() {
+    let device = PacedDevice { backend: StubBackend::new(4), pace: SECOND * 10_000_000 };
+    let engines = vec![(device, Lanes::All)];
+    let batcher = Batcher::spawn(engines, policy(Duration::ZERO), Arc::default(), Metrics::new());
+    let hanging = submit(&batcher, 1, Lane::Bulk, SECOND * 100_000_000).await;
+    let reason = batcher.device_lost().await;
+    assert!(reason.contains("600 s"), "{reason}");
+    assert_eq!(hanging.await.unwrap(), Err(BatchError::Unavailable(reason)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_engine_warms_up() {
     let (batcher, records) = spawn_three();
     batcher.warm_up(vec![text(1), text(2)]).await.unwrap();
