@@ -17,7 +17,8 @@ use super::crop::Size;
 use super::decode::{Decoded, Picture};
 use super::limits::{Limits, Paced};
 use super::planes::{self, Planes};
-use super::{ImagingError, icc, orient, resample, scans};
+use super::scans::{self, Layout};
+use super::{ImagingError, icc, orient, resample};
 use crate::domain::{Icc, Resize};
 
 mod raw;
@@ -40,8 +41,8 @@ pub(super) fn decode(
     icc: Icc,
     reduce_for: Option<Resize>,
 ) -> Result<Decoded, ImagingError> {
-    let keeps_coefficients = scans::keeps_coefficients(encoded)?;
-    let reading = || read(encoded, limits, icc, keeps_coefficients, reduce_for);
+    let layout = scans::layout(encoded)?;
+    let reading = || read(encoded, limits, icc, layout, reduce_for);
     panic::catch_unwind(reading).unwrap_or_else(|payload| {
         match payload.downcast_ref::<String>().and_then(|message| message.strip_prefix(UNWOUND)) {
             Some(message) => Err(limits.check_time(FORMAT).err().unwrap_or_else(|| failure(message))),
@@ -54,7 +55,7 @@ fn read(
     encoded: &[u8],
     limits: Limits,
     icc: Icc,
-    keeps_coefficients: bool,
+    layout: Layout,
     reduce_for: Option<Resize>,
 ) -> Result<Decoded, ImagingError> {
     let failed =
@@ -62,7 +63,7 @@ fn read(
     let markers = [Marker::APP(1), Marker::APP(2)];
     let markers = if icc == Icc::Ignore { &markers[..1] } else { &markers };
     // A single scan goes over the picture once, whatever it holds.
-    let paced = if keeps_coefficients { Paced::new } else { Paced::in_one_piece };
+    let paced = if layout.is_simple { Paced::in_one_piece } else { Paced::new };
     let whole = Whole(paced(encoded, limits));
     let mut decoder = Decompress::builder().with_markers(markers).from_reader(whole).map_err(failed)?;
     let (columns, rows) = decoder.size();
@@ -87,7 +88,7 @@ fn read(
         Icc::Ignore => None,
         Icc::Srgb => icc::from_jpeg(decoder.markers().map(|marker| marker.data)),
     };
-    let coefficients = if keeps_coefficients { coefficient_bytes(decoder.components()) } else { 0 };
+    let coefficients = if layout.keeps_coefficients { coefficient_bytes(decoder.components()) } else { 0 };
     let pixels = (columns.div_ceil(step) * rows.div_ceil(step)) as u64;
     // What is made of the samples afterwards (RGB, turned, another profile's) is made without the coefficients.
     limits.check_memory(FORMAT, pixels * components + coefficients.max(pixels * 4))?;
@@ -263,6 +264,26 @@ mod tests {
             (size(100, 100), Resize::ShortestEdge(200), 1),
         ] {
             assert_eq!(step(picture, resize), expected, "{picture:?} {resize:?}");
+        }
+    }
+
+    #[test]
+    fn a_length_of_nothing_hides_no_scans() {
+        let whole = include_bytes!("../../tests/fixtures/images/photo_progressive_420.jpg");
+        let scan = whole.windows(2).rposition(|pair| pair == [0xff, 0xda]).unwrap();
+        let (rest, end) = whole.split_at(whole.len() - 2);
+        let options = ImagingOptions { timeout_ms: 0, ..ImagingOptions::REFERENCE };
+        for length in [0, 1] {
+            let bare = [0xff, 0xec, 0, length];
+            let marked = |file: &[u8]| [&file[..2], &bare, &file[2..]].concat();
+            // libjpeg reads on, so it has to be paced, and its scans counted.
+            assert!(decode(&marked(whole), None).is_ok());
+            let limits = Limits::begin(&options);
+            let error = super::decode(&marked(whole), limits, Icc::Ignore, None).err().unwrap();
+            assert_eq!(error, ImagingError::TooSlow { format: FORMAT, limit_ms: 0 });
+            let many = [rest, &rest[scan..].repeat(scans::MAX_SCANS), end].concat();
+            let error = decode(&marked(&many), None).err().unwrap();
+            assert!(matches!(error, ImagingError::TooManyScans { .. }), "{error}");
         }
     }
 
