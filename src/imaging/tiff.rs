@@ -86,11 +86,12 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
     })
 }
 
-/// What the image crate does not ask of a first page: whether its colours are multiplied by their alpha, and that the JPEGs
-/// in it take no more than a picture may. What else is wrong with the file is said by those who decode it.
+/// What the image crate does not ask of a first page: whether its colours are multiplied by their alpha, and that its parts
+/// take no more than a picture may. What else is wrong with the file is said by those who decode it.
 ///
 /// # Errors
-/// Those of [`jpegs::check`]; [`ImagingError::Unsupported`] for a page of too many parts.
+/// Those of [`jpegs::check`]; [`ImagingError::Unsupported`] for a page of too many parts;
+/// [`ImagingError::TooManyPixels`] and [`ImagingError::TooMuchMemory`] for parts that are too large.
 pub(super) fn examine(encoded: &[u8], limits: Limits) -> Result<bool, ImagingError> {
     let mut page = match Decoder::new(Paced::new(encoded, limits)) {
         Ok(page) => page,
@@ -98,8 +99,31 @@ pub(super) fn examine(encoded: &[u8], limits: Limits) -> Result<bool, ImagingErr
         Err(TiffError::LimitsExceeded) => return Err(unsupported("a list in its directory is too long")),
         Err(_) => return Ok(false),
     };
-    jpegs::check(&mut page, encoded, limits)?;
+    if let Ok((columns, rows)) = page.dimensions() {
+        let pixels = u64::from(columns) * u64::from(rows);
+        let chunk = chunk(&mut page, [columns, rows]);
+        // A part is decoded whole, however little of it the page shows, and by rows of all its samples, whatever becomes of
+        // them.
+        let [width, height] = chunk;
+        limits.check_size(FORMAT, width, height)?;
+        let mut first = |tag| page.find_tag_unsigned_vec::<u64>(tag).ok().flatten()?.first().copied();
+        let samples = first(Tag::SamplesPerPixel).unwrap_or(1);
+        let bytes = first(Tag::BitsPerSample).unwrap_or(1).div_ceil(8);
+        let row = width.saturating_mul(samples.saturating_mul(bytes));
+        let frame = pixels.saturating_mul(samples.min(4).saturating_mul(bytes).saturating_add(4));
+        limits.check_memory(FORMAT, row.saturating_add(frame))?;
+        jpegs::check(&mut page, chunk, encoded, limits)?;
+    }
     Ok(extra_sample(&mut page) == Some(ASSOCIATED_ALPHA))
+}
+
+/// Columns and rows of the tiles of a page of this size, or of its strips.
+fn chunk(page: &mut Decoder<Paced<'_>>, [columns, rows]: [u32; 2]) -> [u64; 2] {
+    let mut number = |tag| page.find_tag_unsigned::<u64>(tag).ok().flatten();
+    match (number(Tag::TileWidth), number(Tag::TileLength)) {
+        (Some(width), Some(height)) => [width, height],
+        _ => [columns.into(), number(Tag::RowsPerStrip).unwrap_or(u64::MAX).min(rows.into())],
+    }
 }
 
 /// What the first sample beyond the colours is.

@@ -6,20 +6,25 @@ use std::borrow::Cow;
 use tiff::{decoder::Decoder, tags::Tag};
 use zune_jpeg::JpegDecoder;
 
-use super::{FORMAT, unsupported};
-use crate::imaging::ImagingError;
+use super::{FORMAT, corrupt, unsupported};
 use crate::imaging::limits::{Limits, Paced};
+use crate::imaging::{ImagingError, scans};
 
 /// `Compression`: each strip or tile is a JPEG, but for the tables that they share.
 const JPEG: u16 = 7;
 
-/// Refuses a `page` of the file whose JPEGs take more than a picture may.
+/// Columns and rows that a JPEG is padded to at most: four blocks of eight.
+const LARGEST_MCU: u64 = 32;
+
+/// Refuses a `page` of the file whose JPEGs take more than a picture may. They are the strips or tiles of that size.
 ///
 /// # Errors
-/// [`ImagingError::TooManyPixels`], [`ImagingError::TooMuchMemory`], [`ImagingError::TooSlow`];
-/// [`ImagingError::Unsupported`] for progressive ones, whose every scan goes over the whole picture.
+/// [`ImagingError::TooManyPixels`], [`ImagingError::TooMuchMemory`], [`ImagingError::TooSlow`],
+/// [`ImagingError::TooManyScans`]; [`ImagingError::Unsupported`] for progressive ones, whose every scan goes over the whole
+/// picture; [`ImagingError::Corrupt`] for those that are larger than their strip or tile, of which there may be thousands.
 pub(super) fn check(
     page: &mut Decoder<Paced<'_>>,
+    [chunk_width, chunk_height]: [u64; 2],
     encoded: &[u8],
     limits: Limits,
 ) -> Result<(), ImagingError> {
@@ -44,7 +49,18 @@ pub(super) fn check(
         if info.sof.is_progressive() {
             return Err(unsupported("it holds a progressive JPEG"));
         }
+        // Scans are looked for without regard to segments: too many are found rather than too few.
+        let scans = memchr::memmem::find_iter(&jpeg, b"\xff\xda").count();
+        if scans > scans::MAX_SCANS {
+            return Err(ImagingError::TooManyScans { scans, limit: scans::MAX_SCANS });
+        }
         let (width, height) = (u64::from(info.width), u64::from(info.height));
+        let padded = |n: u64| n.div_ceil(LARGEST_MCU).saturating_mul(LARGEST_MCU);
+        if width > padded(chunk_width) || height > padded(chunk_height) {
+            return Err(corrupt(format!(
+                "it holds a JPEG of {width}x{height} in a strip or tile of {chunk_width}x{chunk_height}"
+            )));
+        }
         limits.check_size(FORMAT, width, height)?;
         // The JPEG's samples, with two bytes more for each where its components come one by one; those of the page, in the
         // crate's buffer and in ours.

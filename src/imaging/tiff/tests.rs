@@ -4,22 +4,51 @@ use super::super::{ImageSpec, ImagingOptions, prepare};
 use super::*;
 use crate::domain::{Filter, Resize};
 
+const LONG: u16 = 4;
+
 /// A file in Intel's byte order: a directory of `tags` (tag, value), and `data`, which is its only strip.
 fn file(tags: &[(u16, u32)], data: &[u8]) -> Vec<u8> {
-    const LONG: u16 = 4;
     let end = 8 + 2 + 12 * (tags.len() + 2) + 4;
     let of_data = [(273, end as u32), (279, data.len() as u32)];
-    let mut tags = [tags, &of_data].concat();
+    let tags = [tags, &of_data].concat().into_iter().map(|(tag, value)| (tag, LONG, 1, value));
+    [directory(tags.collect()), data.to_vec()].concat()
+}
+
+/// What is before the data: a directory of `tags` (tag, type, count, value or where values are).
+fn directory(mut tags: Vec<(u16, u16, u32, u32)>) -> Vec<u8> {
     tags.sort_unstable();
     let mut file = b"II*\0\x08\0\0\0".to_vec();
     file.extend((tags.len() as u16).to_le_bytes());
-    for (tag, value) in tags {
-        file.extend([tag, LONG].map(u16::to_le_bytes).concat());
-        file.extend([1, value].map(u32::to_le_bytes).concat());
+    for (tag, kind, count, value) in tags {
+        file.extend([tag, kind].map(u16::to_le_bytes).concat());
+        file.extend([count, value].map(u32::to_le_bytes).concat());
     }
     file.extend([0; 4]);
-    file.extend(data);
     file
+}
+
+/// A gray page of `n_tiles` (more than one), all of which are the same `jpeg`.
+fn of_tiles([width, height]: [u32; 2], tile: u32, n_tiles: u32, jpeg: &[u8]) -> Vec<u8> {
+    let end = 8 + 2 + 12 * 10 + 4;
+    let lists = 2 * 4 * n_tiles;
+    let plain =
+        [(256, width), (257, height), (258, 8), (259, 7), (262, 1), (277, 1), (322, tile), (323, tile)];
+    let mut tags: Vec<_> = plain.map(|(tag, value)| (tag, LONG, 1, value)).into();
+    tags.extend([(324, LONG, n_tiles, end), (325, LONG, n_tiles, end + 4 * n_tiles)]);
+    let list = |value: u32| value.to_le_bytes().repeat(n_tiles as usize);
+    [directory(tags), list(end + lists), list(jpeg.len() as u32), jpeg.to_vec()].concat()
+}
+
+/// A gray JPEG that breaks off before its first pixel.
+fn hollow(side: u32) -> Vec<u8> {
+    let mut encoder = mozjpeg::Compress::new(mozjpeg::ColorSpace::JCS_GRAYSCALE);
+    encoder.set_fastest_defaults();
+    encoder.set_size(side as usize, side as usize);
+    let mut encoder = encoder.start_compress(Vec::new()).unwrap();
+    encoder.write_scanlines(&vec![128; (side * side) as usize]).unwrap();
+    let jpeg = encoder.finish().unwrap();
+    let scan = jpeg.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap();
+    [&jpeg[..scan + 10], b"\xff\xd9"].concat()
 }
 
 fn read(file: &[u8], options: &ImagingOptions) -> Result<(), ImagingError> {
@@ -58,14 +87,75 @@ fn a_jpeg_inside_is_held_to_the_limits() {
     assert_eq!(read(&of_jpeg(400, 400, &jpeg), &options), Ok(()));
     // 3 x 400 x 400 samples, of three bytes each.
     let narrow = ImagingOptions { max_memory_bytes: 9 * 400 * 400, ..options.clone() };
-    let error = read(&of_jpeg(8, 8, &jpeg), &narrow).unwrap_err();
+    let error = read(&of_jpeg(400, 400, &jpeg), &narrow).unwrap_err();
     assert!(matches!(error, ImagingError::TooMuchMemory { .. }), "{error}");
 
     let mut large = jpeg.clone();
     let frame = jpeg.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
     large[frame + 5..frame + 9].copy_from_slice(&[0x40, 0, 0x40, 0]);
-    let error = read(&of_jpeg(8, 8, &large), &options).unwrap_err();
+    let error = read(&of_jpeg(16384, 16384, &large), &options).unwrap_err();
     assert_eq!(error, ImagingError::TooManyPixels { width: 16384, height: 16384, limit: 160_000 });
+}
+
+#[test]
+fn a_jpeg_inside_is_no_larger_than_its_strip_or_tile() {
+    let options = ImagingOptions::REFERENCE;
+    let jpeg = fixture("images/photo_baseline_420.jpg");
+    // Padding to whole blocks is common.
+    assert_eq!(read(&of_jpeg(399, 390, &jpeg), &options), Ok(()));
+    for error in [
+        read(&of_jpeg(300, 400, &jpeg), &options).unwrap_err(),
+        read(&of_jpeg(400, 300, &jpeg), &options).unwrap_err(),
+        read(&of_tiles([7000; 2], 224, 1024, &hollow(7000)), &options).unwrap_err(),
+    ] {
+        assert!(matches!(error, ImagingError::Corrupt { .. }), "{error}");
+        assert!(error.to_string().contains("strip or tile of"), "{error}");
+    }
+    assert_eq!(read(&of_tiles([448; 2], 224, 4, &hollow(224)), &options), Ok(()));
+}
+
+#[test]
+fn tiles_that_are_one_place_take_no_more_time_than_others() {
+    // Of each tile the page shows one column, and all are the same piece of the file.
+    let file = of_tiles([1, 1_000_000], 2000, 500, &hollow(2000));
+    assert!(file.len() < 8192);
+    let options = ImagingOptions { timeout_ms: 100, ..ImagingOptions::REFERENCE };
+    let began = std::time::Instant::now();
+    let error = read(&file, &options).unwrap_err();
+    assert_eq!(error, ImagingError::TooSlow { format: FORMAT, limit_ms: 100 });
+    assert!(began.elapsed().as_secs() < 4, "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_part_larger_than_a_picture_may_be_is_refused() {
+    let strip = file(&[(256, 8), (257, 8), (258, 8), (262, 1), (277, 1), (278, u32::MAX)], &[0; 64]);
+    assert_eq!(read(&strip, &ImagingOptions::REFERENCE), Ok(()));
+    let tile = of_tiles([8, 16_000], 8000, 2, &hollow(8));
+    let error = read(&tile, &ImagingOptions::REFERENCE).unwrap_err();
+    assert_eq!(error, ImagingError::TooManyPixels { width: 8000, height: 8000, limit: 50_000_000 });
+}
+
+#[test]
+fn a_row_of_too_many_samples_is_refused() {
+    const SHORT: u16 = 3;
+    let n_samples = 60_000;
+    let end = 8 + 2 + 12 * 9 + 4;
+    let plain = [(256, 50_000_000), (257, 1), (258, 8), (262, 2), (277, n_samples), (278, 1)];
+    let mut tags: Vec<_> = plain.map(|(tag, value)| (tag, LONG, 1, value)).into();
+    let n_extra = n_samples - 3;
+    tags.extend([(338, SHORT, n_extra, end), (273, LONG, 1, end), (279, LONG, 1, 1000)]);
+    let file = [directory(tags), vec![0; 2 * n_extra as usize]].concat();
+    let error = read(&file, &ImagingOptions::REFERENCE).unwrap_err();
+    assert!(matches!(error, ImagingError::TooMuchMemory { .. }), "{error}");
+}
+
+#[test]
+fn a_jpeg_inside_of_many_scans_is_refused() {
+    let jpeg = fixture("images/photo_baseline_420.jpg");
+    let scan = jpeg.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap();
+    let many = [&jpeg[..scan], &jpeg[scan..scan + 14].repeat(101), b"\xff\xd9"].concat();
+    let error = read(&of_jpeg(400, 400, &many), &ImagingOptions::REFERENCE).unwrap_err();
+    assert_eq!(error, ImagingError::TooManyScans { scans: 101, limit: 100 });
 }
 
 #[test]
