@@ -18,9 +18,9 @@ pub struct ImageConfig {
     pub avif: bool,
     /// Most pixels of a picture, checked in its header.
     pub max_pixels: u64,
-    /// Most bytes of memory that decoding one picture may take, reckoned from its header.
+    /// Most bytes of memory that decoding one picture may take, reckoned from its header, and resizing it.
     pub max_memory_bytes: u64,
-    /// Milliseconds of CPU time that decoding one picture may take.
+    /// Milliseconds of CPU time that decoding and resizing one picture may take.
     pub timeout_ms: u64,
     /// Pictures decoded and texts tokenised at once; 0 means one per core.
     pub threads: usize,

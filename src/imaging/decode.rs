@@ -50,9 +50,10 @@ pub(super) fn decode(
     encoded: &[u8],
     format: Format,
     options: &ImagingOptions,
+    limits: Limits,
     reduce_for: Option<Resize>,
 ) -> Result<Decoded, ImagingError> {
-    let (limits, icc) = (Limits::begin(options), options.icc);
+    let icc = options.icc;
     let decoded = match format {
         Format::Avif if matches!(options.avif, Avif::Refused) => Err(ImagingError::AvifOff),
         Format::Jpeg => jpeg::decode(encoded, limits, icc, reduce_for),

@@ -53,9 +53,9 @@ pub enum ImagingError {
         /// `image.max_pixels`.
         limit: u64,
     },
-    /// Decoding needs more memory than allowed.
+    /// Decoding or resizing needs more memory than allowed.
     #[error(
-        "decoding the {format} file takes {needed} bytes or more, above `image.max_memory_bytes` {limit}; \
+        "reading the {format} file takes {needed} bytes or more, above `image.max_memory_bytes` {limit}; \
          raise it or send a smaller picture"
     )]
     TooMuchMemory {
@@ -67,9 +67,9 @@ pub enum ImagingError {
         /// `image.max_memory_bytes`.
         limit: u64,
     },
-    /// Decoding takes more time than allowed.
+    /// Decoding or resizing takes more time than allowed.
     #[error(
-        "decoding the {format} file takes more than `image.timeout_ms` {limit_ms} of CPU time; raise it or save the \
+        "reading the {format} file takes more than `image.timeout_ms` {limit_ms} of CPU time; raise it or save the \
          picture anew"
     )]
     TooSlow {

@@ -39,6 +39,7 @@ use crate::domain::{Background, Decode, Icc, ImageSpec, Pixels};
 use crop::Size;
 use decode::{Decoded, Picture};
 pub use error::ImagingError;
+use limits::Limits;
 use orient::Grid;
 use sniff::{Format, sniff};
 pub use workers::{ServeError, WorkerCommand, Workers, serve};
@@ -75,9 +76,9 @@ pub struct ImagingOptions {
     pub avif: Avif,
     /// Most pixels (width times height) of a picture, checked in its header before anything is allocated.
     pub max_pixels: u64,
-    /// Most bytes that decoding a picture may take, reckoned from its header in the same way.
+    /// Most bytes that decoding a picture may take, reckoned from its header in the same way, and resizing it.
     pub max_memory_bytes: u64,
-    /// Milliseconds of CPU time that decoding may take.
+    /// Milliseconds of CPU time that decoding and resizing may take.
     pub timeout_ms: u64,
 }
 
@@ -116,16 +117,23 @@ pub fn prepare(encoded: &[u8], spec: &ImageSpec, options: &ImagingOptions) -> Re
         Decode::Fast => Some(spec.resize),
         Decode::Exact => None,
     };
-    let Decoded { picture, orientation, full } = decode::decode(encoded, format, options, reduce_for)?;
-    let resized = resample::target_size(orient::upright_size(full, orientation), spec.resize);
+    let limits = Limits::begin(options);
+    let Decoded { picture, orientation, full } =
+        decode::decode(encoded, format, options, limits, reduce_for)?;
+    let upright = orient::upright_size(full, orientation);
+    let resized = resample::target_size(upright, spec.resize);
     let window = crop::window(resized, spec.crop);
     window.check(options.max_pixels)?;
     let resampled = match picture {
         Picture::Pixels { mut image, step } => {
+            let rgb = 3 * u64::from(image.width()) * u64::from(image.height());
+            let taps = resample::bytes(upright, resized, &window, spec.filter);
+            limits.check_memory(format.name(), rgb.saturating_add(taps))?;
             image.apply_orientation(orientation);
             let grid = Grid::upright(full, Size { width: step, height: step }, orientation);
             let rgb = alpha::flatten(image, options.background);
-            resample::resample(&rgb, &grid, resized, &window, spec.filter)
+            let check_time = || limits.check_time(format.name());
+            resample::resample(&rgb, &grid, resized, &window, spec.filter, check_time)?
         }
         Picture::Planes(planes) => planes.resample(full, orientation, resized, &window, spec.filter),
     };

@@ -3,13 +3,19 @@
 //! Horizontal pass first, rounded and clamped to 8 bits, then the vertical one; a pass that changes nothing is
 //! skipped. Only the window that the crop keeps is computed, at values identical to cropping the whole.
 //!
+//! What lies between the passes is made and used up in bands of a few rows, so that it stays in the processor's cache, and
+//! a picture of one column and millions of rows does not become one of hundreds of columns.
+//!
 //! Both passes are one loop, [`weigh`]: a weighted sum of rows of `LANES` samples, which the compiler
 //! vectorises. The horizontal pass gets there by transposing a few rows at a time.
 //!
 //! Source: Pillow 12 `src/libImaging/Resample.c`.
 
+use std::collections::VecDeque;
+
 use image::RgbImage;
 
+use super::ImagingError;
 use super::crop::{Size, Span, Window};
 use super::orient::{Axis, Grid};
 use crate::domain::{Filter, Resize};
@@ -26,6 +32,9 @@ const LANES: usize = ROWS * 3;
 /// Source columns to transpose at once, so that they stay in the processor's cache.
 const COLUMNS: usize = 1024;
 
+/// Bytes of a band between the passes, unless that is less than `ROWS` rows.
+const BAND_BYTES: usize = 256 << 10;
+
 /// The size that `resize` gives to a picture of this size.
 pub(super) fn target_size(Size { width, height }: Size, resize: Resize) -> Size {
     // Python's int(n * long / short): an exact product, one rounding in the division, truncated.
@@ -39,8 +48,56 @@ pub(super) fn target_size(Size { width, height }: Size, resize: Resize) -> Size 
     }
 }
 
+/// The most bytes that [`resample`] takes beside the picture and the window, if the upright picture has `full` columns and
+/// rows. They are for the taps, of which each position of a side has some, and grow with the longest side.
+pub(super) fn bytes(full: Size, resized: Size, window: &Window, filter: Filter) -> u64 {
+    let weights = |n_full: usize, n_out: usize| {
+        let stretch = (n_full as f64 / n_out as f64).max(1.0);
+        (2.0 * kernel(filter).1 * stretch + 2.0).min(n_full as f64) as u64
+    };
+    let taps = |weights: u64, span: &Span| {
+        // Those of the position at hand are reckoned in other numbers before.
+        let (own, at_hand) = (size_of::<Taps>() as u64, 2 * size_of::<f64>() as u64);
+        (span.len as u64).saturating_mul(own + size_of::<i32>() as u64 * weights) + at_hand * weights
+    };
+    let across = weights(full.width, resized.width);
+    let down = weights(full.height, resized.height);
+    let transposed = LANES as u64 * across.max(COLUMNS as u64);
+    taps(across, &window.columns).saturating_add(taps(down, &window.rows)).saturating_add(transposed)
+}
+
 /// The window of a picture resized to `size`: RGB8 `[rows.len, columns.len, 3]`. `rgb` has its pixels, on `grid`.
-pub(super) fn resample(rgb: &RgbImage, grid: &Grid, size: Size, window: &Window, filter: Filter) -> Vec<u8> {
+/// `check_time` is asked before each band.
+///
+/// # Errors
+/// That of `check_time`.
+pub(super) fn resample(
+    rgb: &RgbImage,
+    grid: &Grid,
+    size: Size,
+    window: &Window,
+    filter: Filter,
+    check_time: impl Fn() -> Result<(), ImagingError>,
+) -> Result<Vec<u8>, ImagingError> {
+    let n_rows = BAND_BYTES / stride(&window.columns) / ROWS * ROWS;
+    in_bands(n_rows.max(ROWS), rgb, grid, size, window, filter, check_time)
+}
+
+/// Samples of a row between the passes, padded so that `weigh` needs no special end.
+fn stride(columns: &Span) -> usize {
+    (columns.len * 3).next_multiple_of(LANES)
+}
+
+/// The same, in bands of `n_rows`, a multiple of `ROWS`.
+fn in_bands(
+    n_rows: usize,
+    rgb: &RgbImage,
+    grid: &Grid,
+    size: Size,
+    window: &Window,
+    filter: Filter,
+    check_time: impl Fn() -> Result<(), ImagingError>,
+) -> Result<Vec<u8>, ImagingError> {
     let source = Size { width: rgb.width() as usize, height: rgb.height() as usize };
     let Window { columns, rows } = window;
     let changes = |axis: &Axis, n_out| *axis != Axis { full: n_out, step: 1, lead: 0 };
@@ -52,25 +109,29 @@ pub(super) fn resample(rgb: &RgbImage, grid: &Grid, size: Size, window: &Window,
         Some(taps) => (taps[0].first, taps.iter().map(Taps::end).max().unwrap_or(0)),
         None => (rows.start, rows.start + rows.len),
     };
-    // The picture between the passes; its rows are padded so that `weigh` needs no special end.
-    let stride = (columns.len * 3).next_multiple_of(LANES);
-    let mut between = vec![0; stride * (end - first)];
-    let row_bytes = source.width * 3;
-    let needed = &rgb.as_raw()[first * row_bytes..end * row_bytes];
-    match &across {
-        Some(taps) => horizontal(needed, row_bytes, taps, &mut between, stride),
-        None => {
-            for (target, source) in between.chunks_exact_mut(stride).zip(needed.chunks_exact(row_bytes)) {
-                target[..columns.len * 3].copy_from_slice(&source[columns.start * 3..][..columns.len * 3]);
+    let (row_bytes, out_bytes, stride) = (source.width * 3, columns.len * 3, stride(columns));
+    let mut between = vec![0; stride * n_rows.min(end - first)];
+    let mut down = down.map(|taps| Vertical::new(taps, stride, out_bytes));
+    let mut result = Vec::with_capacity(out_bytes * rows.len);
+    for start in (first..end).step_by(n_rows) {
+        check_time()?;
+        let end = end.min(start + n_rows);
+        let band = &mut between[..stride * (end - start)];
+        let needed = &rgb.as_raw()[start * row_bytes..end * row_bytes];
+        match &across {
+            Some(taps) => horizontal(needed, row_bytes, taps, band, stride),
+            None => {
+                for (target, source) in band.chunks_exact_mut(stride).zip(needed.chunks_exact(row_bytes)) {
+                    target[..out_bytes].copy_from_slice(&source[columns.start * 3..][..out_bytes]);
+                }
             }
         }
+        match &mut down {
+            Some(vertical) => vertical.take(band, start, &mut result),
+            None => band.chunks_exact(stride).for_each(|row| result.extend(&row[..out_bytes])),
+        }
     }
-    let mut result = Vec::with_capacity(columns.len * rows.len * 3);
-    match &down {
-        Some(taps) => vertical(&between, stride, first, taps, columns.len * 3, &mut result),
-        None => between.chunks_exact(stride).for_each(|row| result.extend(&row[..columns.len * 3])),
-    }
-    result
+    Ok(result)
 }
 
 /// What one output position is made of.
@@ -133,10 +194,7 @@ pub(super) fn positions(
     span: &Span,
     filter: Filter,
 ) -> impl Iterator<Item = Positions> {
-    let (kernel, radius): (fn(f64) -> f64, f64) = match filter {
-        Filter::Bilinear => (bilinear, 1.0),
-        Filter::Bicubic => (bicubic, 2.0),
-    };
+    let (kernel, radius) = kernel(filter);
     let scale = n_full as f64 / n_out as f64;
     // Shrinking widens the kernel: this is the antialiasing.
     let stretch = scale.max(1.0);
@@ -149,6 +207,14 @@ pub(super) fn positions(
         let weights = (first..end).map(|j| kernel((j as f64 - centre + 0.5) * inverse)).collect();
         Positions { first, weights }
     })
+}
+
+/// The kernel, and how far it reaches.
+fn kernel(filter: Filter) -> (fn(f64) -> f64, f64) {
+    match filter {
+        Filter::Bilinear => (bilinear, 1.0),
+        Filter::Bicubic => (bicubic, 2.0),
+    }
 }
 
 fn bilinear(x: f64) -> f64 {
@@ -197,16 +263,62 @@ fn horizontal(source: &[u8], row_bytes: usize, taps: &[Taps], out: &mut [u8], st
     }
 }
 
-/// Appends `taps.len()` rows of `row_bytes` samples; `between` starts at input row `first`.
-fn vertical(between: &[u8], stride: usize, first: usize, taps: &[Taps], row_bytes: usize, out: &mut Vec<u8>) {
-    for taps in taps {
-        let rows = &between[(taps.first - first) * stride..];
-        for at in (0..row_bytes).step_by(LANES) {
-            let samples = weigh(&rows[at..], stride, &taps.weights);
-            out.extend_from_slice(&samples[..LANES.min(row_bytes - at)]);
+/// The vertical pass, which is given its input in bands.
+struct Vertical {
+    /// Of all rows of the output. Neither their first input rows nor their last ones ever go back.
+    taps: Vec<Taps>,
+    stride: usize,
+    /// Samples of a row of the output.
+    row_bytes: usize,
+    /// Rows of the output that are complete.
+    done: usize,
+    /// The sums of those after them of which bands so far have had only a part.
+    open: VecDeque<Vec<i32>>,
+}
+
+impl Vertical {
+    fn new(taps: Vec<Taps>, stride: usize, row_bytes: usize) -> Self {
+        Self { taps, stride, row_bytes, done: 0, open: VecDeque::new() }
+    }
+
+    /// Takes the input rows from `start` on, and appends the output rows that they complete.
+    fn take(&mut self, band: &[u8], start: usize, out: &mut Vec<u8>) {
+        let Self { taps, stride, row_bytes, done, open } = self;
+        let end = start + band.len() / *stride;
+        for y in *done..taps.len() {
+            let taps = &taps[y];
+            if taps.first >= end {
+                break;
+            }
+            let (from, to) = (taps.first.max(start), taps.end().min(end));
+            let rows = &band[(from - start) * *stride..];
+            let weights = &taps.weights[from - taps.first..to - taps.first];
+            let is_complete = taps.end() <= end;
+            if is_complete && open.is_empty() {
+                for at in (0..*row_bytes).step_by(LANES) {
+                    let samples = weigh(&rows[at..], *stride, weights);
+                    out.extend_from_slice(&samples[..LANES.min(*row_bytes - at)]);
+                }
+                *done += 1;
+                continue;
+            }
+            if y - *done == open.len() {
+                open.push_back(vec![HALF; *stride]);
+            }
+            for (i, sums) in open[y - *done].as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+                add(&rows[i * LANES..], *stride, weights, sums);
+            }
+            if is_complete {
+                let sums = open.pop_front().expect("the row is the first that is open");
+                out.extend(sums[..*row_bytes].iter().map(|&sum| to_8_bits(sum)));
+                *done += 1;
+            }
         }
     }
 }
+
+/// What sums begin with: a half, to be rounded.
+const HALF: i32 = 1 << (BITS - 1);
 
 /// The sum of `LANES` samples every `stride`, by weight, rounded and clamped to 8 bits.
 #[inline]
@@ -228,13 +340,116 @@ fn weigh_avx2(source: &[u8], stride: usize, weights: &[i32]) -> [u8; LANES] {
 
 #[inline(always)]
 fn weigh_with(source: &[u8], stride: usize, weights: &[i32]) -> [u8; LANES] {
+    let mut sums = [HALF; LANES];
+    add_with(source, stride, weights, &mut sums);
+    sums.map(to_8_bits)
+}
+
+/// Adds to `sums` what [`weigh`] sums.
+fn add(source: &[u8], stride: usize, weights: &[i32], sums: &mut [i32; LANES]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2; the function is otherwise safe code.
+        return unsafe { add_avx2(source, stride, weights, sums) };
+    }
+    add_with(source, stride, weights, sums);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn add_avx2(source: &[u8], stride: usize, weights: &[i32], sums: &mut [i32; LANES]) {
+    add_with(source, stride, weights, sums);
+}
+
+#[inline(always)]
+fn add_with(source: &[u8], stride: usize, weights: &[i32], sums: &mut [i32; LANES]) {
+    // A copy stays in registers.
+    let mut own = *sums;
     // Weights add up to 2^22 and the negative ones are few, so 255 times their sum stays within 32 bits.
-    let mut sums = [1_i32 << (BITS - 1); LANES];
     for (k, &weight) in weights.iter().enumerate() {
         let samples = &source[k * stride..k * stride + LANES];
-        for (sum, &sample) in sums.iter_mut().zip(samples) {
+        for (sum, &sample) in own.iter_mut().zip(samples) {
             *sum += i32::from(sample) * weight;
         }
     }
-    sums.map(|sum| (sum >> BITS).clamp(0, 255) as u8)
+    *sums = own;
+}
+
+#[inline(always)]
+fn to_8_bits(sum: i32) -> u8 {
+    (sum >> BITS).clamp(0, 255) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use image::metadata::Orientation;
+
+    use super::super::crop;
+    use super::*;
+
+    /// A picture of noise, whose sums are clamped now and then.
+    fn noise(Size { width, height }: Size) -> RgbImage {
+        let mut state = 0x5eed_u32;
+        RgbImage::from_fn(width as u32, height as u32, |_, _| {
+            // Source: George Marsaglia, "Xorshift RNGs".
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            image::Rgb(
+                [0, 8, 16].map(|shift| if state >> shift & 1 == 0 { (state >> 24) as u8 } else { 255 }),
+            )
+        })
+    }
+
+    #[test]
+    fn bands_make_no_difference() {
+        let size = |width, height| Size { width, height };
+        for (pixels, step, full, resized) in [
+            (size(40, 300), 1, size(40, 300), size(24, 17)),
+            (size(40, 300), 1, size(40, 300), size(40, 17)),
+            (size(40, 300), 1, size(40, 300), size(24, 300)),
+            (size(30, 40), 1, size(30, 40), size(60, 333)),
+            (size(3, 1000), 1, size(3, 1000), size(70, 2)),
+            (size(20, 150), 2, size(39, 299), size(24, 17)),
+        ] {
+            let rgb = noise(pixels);
+            let grid = Grid::upright(full, size(step, step), Orientation::Rotate180);
+            for crop in [None, Some([11, 13])] {
+                let window = crop::window(resized, crop);
+                for filter in [Filter::Bilinear, Filter::Bicubic] {
+                    let of =
+                        |n_rows| in_bands(n_rows, &rgb, &grid, resized, &window, filter, || Ok(())).unwrap();
+                    let whole = of(1008);
+                    assert_eq!(whole.len(), window.columns.len * window.rows.len * 3);
+                    for n_rows in [ROWS, 2 * ROWS, 9 * ROWS] {
+                        assert_eq!(of(n_rows), whole, "{pixels:?} {resized:?} {crop:?} {filter:?} {n_rows}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_taps_are_left_out_of_the_reckoning() {
+        let size = |width, height| Size { width, height };
+        for (full, resized) in [
+            (size(100_000, 1), size(384, 384)),
+            (size(1, 100_000), size(224, 224)),
+            (size(640, 480), size(299, 224)),
+            (size(5, 7), size(50, 70)),
+        ] {
+            let window = crop::window(resized, None);
+            for filter in [Filter::Bilinear, Filter::Bicubic] {
+                let axis = |full| Axis { full, step: 1, lead: 0 };
+                let held = |taps: Vec<Taps>| -> usize {
+                    taps.iter().map(|taps| size_of::<Taps>() + size_of_val(&taps.weights[..])).sum()
+                };
+                let held = held(taps(&axis(full.width), resized.width, &window.columns, filter))
+                    + held(taps(&axis(full.height), resized.height, &window.rows, filter));
+                let reckoned = bytes(full, resized, &window, filter);
+                assert!(held as u64 <= reckoned, "{full:?} {resized:?} {filter:?}: {held} {reckoned}");
+                assert!(reckoned <= 2 * held as u64 + (1 << 17), "{full:?} {resized:?}: {held} {reckoned}");
+            }
+        }
+    }
 }

@@ -205,6 +205,28 @@ fn extreme_aspect_ratios_cost_only_their_window() {
 }
 
 #[test]
+fn a_long_side_is_reckoned_before_it_is_resampled() {
+    let exact = spec(Resize::Exact { height: 384, width: 384 }, None, Filter::Bicubic);
+    let options = ImagingOptions { max_memory_bytes: 64 << 20, ..OPTIONS };
+    for (width, height) in [(5_000_000, 1), (1, 5_000_000)] {
+        let encoded = encode(GrayImage::new(width, height), ImageFormat::Png);
+        // 384 times 2 x 2 x 5,000,000 / 384 weights of four bytes; decoding takes a quarter.
+        let error = prepare(&encoded, &exact, &options).unwrap_err();
+        assert!(matches!(error, ImagingError::TooMuchMemory { .. }), "{error}");
+        assert_eq!(error.kind(), ItemErrorKind::TooManyPixels);
+    }
+}
+
+#[test]
+fn resampling_is_held_to_the_time() {
+    let encoded = encode(GrayImage::new(1, 1_000_000), ImageFormat::Png);
+    let exact = spec(Resize::Exact { height: 384, width: 384 }, None, Filter::Bicubic);
+    let options = ImagingOptions { timeout_ms: 500, ..OPTIONS };
+    let error = prepare(&encoded, &exact, &options).unwrap_err();
+    assert_eq!(error, ImagingError::TooSlow { format: "PNG", limit_ms: 500 });
+}
+
+#[test]
 fn a_flat_picture_stays_flat_in_every_format() {
     let exact = spec(Resize::Exact { height: 9, width: 5 }, None, Filter::Bicubic);
     for format in [ImageFormat::Png, ImageFormat::Tiff, ImageFormat::Bmp, ImageFormat::WebP] {
