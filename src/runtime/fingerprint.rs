@@ -4,8 +4,8 @@ use crate::domain::{Fingerprint, Pooling, Poolings};
 
 /// How Sidelens itself turns a file or a text into a vector. To be raised with every change to `imaging`, `text`,
 /// `model` or `runtime/torch.rs` after which the same input and the same checkpoint give another vector: vectors
-/// computed before are then never found again, in no tier of the cache.
-const REVISION: u32 = 3;
+/// computed before are then never found again, in no tier of the cache. A test holds it to the pixels of some pictures.
+const REVISION: u32 = 4;
 
 /// The fingerprint of a model. `files` is the digest over every file of the checkpoint that was read: weights,
 /// configuration, tokenizer, preprocessing. What is chosen per input, or by settings that any model shares
@@ -32,8 +32,66 @@ mod tests {
     use super::*;
     use crate::{
         config::{ModelParts, ModelSource},
+        domain::{Decode, Filter, ImageSpec, Resize},
+        imaging::{ImagingOptions, prepare},
         model::Checkpoint,
     };
+
+    /// The revision, and the digest of the pixels that it gives.
+    const PIXELS: (u32, &str) = (4, "f643b5be41d4235f4912ef20f2db3c205f5dc8155bcab52a56ea0edcd237cc04");
+
+    /// JPEGs of every kind that is left in planes or reduced, and files of other decoders.
+    const PICTURES: [&str; 11] = [
+        "photo_baseline_420.jpg",
+        "photo_progressive_420.jpg",
+        "photo_422_odd.jpg",
+        "photo_444_odd.jpg",
+        "photo_exif6.jpg",
+        "photo_gray.jpg",
+        "photo_cmyk.jpg",
+        "photo_large.jpg",
+        "photo_lossy.webp",
+        "cutout_rgba.png",
+        "gray16.png",
+    ];
+
+    /// All arithmetic between a file and its pixels is of whole numbers, or the same on every processor; that what AVX2 does
+    /// is what is done without it has tests of its own.
+    #[test]
+    fn a_revision_has_its_pixels() {
+        let spec = |resize, crop, filter| ImageSpec {
+            resize,
+            crop,
+            filter,
+            rescale_factor: 1.0 / 255.0,
+            mean: [0.5; 3],
+            std: [0.5; 3],
+        };
+        let specs = [
+            spec(Resize::ShortestEdge(224), Some([224, 224]), Filter::Bicubic),
+            spec(Resize::ShortestEdge(50), Some([50, 50]), Filter::Bicubic),
+            spec(Resize::Exact { height: 70, width: 60 }, None, Filter::Bilinear),
+        ];
+        let mut digest = blake3::Hasher::new();
+        for file in PICTURES {
+            let path = format!("{}/tests/fixtures/images/{file}", env!("CARGO_MANIFEST_DIR"));
+            let encoded = fs::read(path).unwrap();
+            for spec in &specs {
+                for decode in [Decode::Exact, Decode::Fast] {
+                    let options = ImagingOptions { decode, ..ImagingOptions::REFERENCE };
+                    digest.update(&prepare(&encoded, spec, &options).unwrap().rgb8);
+                }
+            }
+        }
+        let digest = digest.finalize().to_hex();
+        assert_eq!(
+            (REVISION, digest.as_str()),
+            PIXELS,
+            "pictures are not prepared as they were. Where that is meant, raise REVISION, so that no vectors of before come \
+             out of a cache, write it down in PIXELS with this digest, and name it in the changelog: vectors changed. Never \
+             change the digest alone"
+        );
+    }
 
     #[test]
     fn each_circumstance_counts() {
