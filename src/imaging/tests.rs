@@ -221,9 +221,9 @@ fn a_long_side_is_reckoned_before_it_is_resampled() {
 fn resampling_is_held_to_the_time() {
     let encoded = encode(GrayImage::new(1, 1_000_000), ImageFormat::Png);
     let exact = spec(Resize::Exact { height: 384, width: 384 }, None, Filter::Bicubic);
-    let options = ImagingOptions { timeout_ms: 500, ..OPTIONS };
+    let options = ImagingOptions { timeout_ms: 200, ..OPTIONS };
     let error = prepare(&encoded, &exact, &options).unwrap_err();
-    assert_eq!(error, ImagingError::TooSlow { format: "PNG", limit_ms: 500 });
+    assert_eq!(error, ImagingError::TooSlow { format: "PNG", limit_ms: 200 });
 }
 
 #[test]
