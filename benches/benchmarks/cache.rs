@@ -4,7 +4,10 @@ use std::{
     convert::Infallible,
     future::ready,
     hint::black_box,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use criterion::{Criterion, Throughput};
@@ -12,10 +15,10 @@ use futures_util::future::join_all;
 use sidelens::{
     cache::{CacheKey, CachedVector, VectorCache},
     config::{Config, DEFAULT_TOML},
-    domain::{Background, ContentDigest, Decode, Fingerprint, Icc},
+    domain::{Background, ContentDigest, Decode, Fingerprint, Icc, Lane},
     telemetry::Metrics,
 };
-use tokio::{runtime, task::yield_now};
+use tokio::{join, runtime, sync::Notify};
 
 use super::dialect::vectors;
 
@@ -42,8 +45,8 @@ pub fn bench(criterion: &mut Criterion) {
     let runtime = runtime::Builder::new_current_thread().build().expect("a runtime");
     let cache = VectorCache::new(&config.cache, Metrics::new()).expect("only memory");
     let embedding = vectors(1, 512).remove(0);
-    let value = || CachedVector::of_text(embedding.clone(), 3, false);
-    let compute = || ready(Ok::<_, Infallible>(value()));
+    let value = CachedVector::of_text(embedding, 3, false);
+    let compute = || ready(Ok::<_, Infallible>(value.clone()));
     // Keys that were not there before.
     let counter = AtomicUsize::new(0);
     let fresh = || CacheKey::text(model, &counter.fetch_add(1, Ordering::Relaxed).to_string());
@@ -51,20 +54,24 @@ pub fn bench(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     let known = CacheKey::text(model, "known");
     group.bench_function("hit", |bencher| {
-        bencher.iter(|| runtime.block_on(cache.get_or_compute(known, compute())));
+        bencher.iter(|| runtime.block_on(cache.get_or_compute(known, Lane::Bulk, compute)));
     });
     group.bench_function("insert", |bencher| {
-        bencher.iter(|| runtime.block_on(cache.get_or_compute(fresh(), compute())));
+        bencher.iter(|| runtime.block_on(cache.get_or_compute(fresh(), Lane::Bulk, compute)));
     });
     group.throughput(Throughput::Elements(JOINED as u64));
     group.bench_function("single flight of 40", |bencher| {
         bencher.iter(|| {
-            let key = fresh();
-            let slow = || async {
-                yield_now().await;
-                Ok::<_, Infallible>(value())
+            let (key, landing) = (fresh(), Arc::new(Notify::new()));
+            let slow = || {
+                let (landing, value) = (landing.clone(), value.clone());
+                async move {
+                    landing.notified().await;
+                    Ok::<_, Infallible>(value)
+                }
             };
-            runtime.block_on(join_all((0..JOINED).map(|_| cache.get_or_compute(key, slow()))))
+            let lookups = (0..JOINED).map(|_| cache.get_or_compute(key, Lane::Bulk, slow));
+            runtime.block_on(async { join!(join_all(lookups), async { landing.notify_one() }) })
         });
     });
     group.finish();

@@ -1,6 +1,6 @@
-//! The nearest tier: a map in memory, weighed in bytes, whose entries expire, and single flight.
+//! The nearest tier: a map in memory, weighed in bytes, whose entries expire.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures_util::{FutureExt, future::BoxFuture};
 use moka::future::Cache;
@@ -21,7 +21,7 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// An empty one. With `max_bytes` 0 nothing is stored, but equal inputs in flight are still joined.
+    /// An empty one. With `max_bytes` 0 nothing is stored.
     pub fn new(config: &CacheConfig, metrics: &Metrics) -> Self {
         let (bytes, gauge) = (metrics.cache_bytes.clone(), metrics.cache_bytes.clone());
         let mut map = Cache::builder()
@@ -34,27 +34,6 @@ impl Memory {
             map = map.time_to_idle(Duration::from_secs(config.idle_s));
         }
         Self { map: map.build(), max_bytes: config.max_bytes, bytes }
-    }
-
-    /// The vector of `key`: stored, or from an equal lookup in flight, or from `find`.
-    ///
-    /// # Errors
-    /// What `find` failed with, here or in the caller that this one was joined to. Errors are not stored.
-    ///
-    /// # Cancel safety
-    /// When the caller that finds is dropped, one of those joined to it finds in its place.
-    pub async fn get_or_find<E: Send + Sync + 'static>(
-        &self,
-        key: CacheKey,
-        find: impl Future<Output = Result<CachedVector, E>>,
-    ) -> Result<CachedVector, Arc<E>> {
-        self.map
-            .try_get_with(key, async {
-                let value = find.await?;
-                self.count(&value);
-                Ok(value)
-            })
-            .await
     }
 
     /// Everything that is stored, in no order. What comes or goes meanwhile may be missing.
@@ -70,12 +49,6 @@ impl Memory {
     fn is_storing(&self) -> bool {
         self.max_bytes > 0
     }
-
-    fn count(&self, value: &CachedVector) {
-        if self.is_storing() {
-            self.bytes.add(i64::from(weight(value)));
-        }
-    }
 }
 
 impl Tier for Memory {
@@ -90,7 +63,7 @@ impl Tier for Memory {
     fn put(&self, key: CacheKey, value: CachedVector) -> BoxFuture<'_, ()> {
         async move {
             if self.is_storing() {
-                self.count(&value);
+                self.bytes.add(i64::from(weight(&value)));
                 self.map.insert(key, value).await;
             }
         }
@@ -128,8 +101,7 @@ mod tests {
         let room_for_ten = u64::from(weight(&value)) * 10;
         let memory = memory(room_for_ten);
         for i in 0..100 {
-            let find = async { Ok::<_, ()>(value.clone()) };
-            memory.get_or_find(key(&i.to_string()), find).await.unwrap();
+            memory.put(key(&i.to_string()), value.clone()).await;
             memory.put(key(&(i / 2).to_string()), value.clone()).await;
         }
         memory.map.run_pending_tasks().await;

@@ -1,11 +1,12 @@
-//! Vectors by content: memory in front, with single flight (inputs that are equal and in flight at once are looked for
-//! once), then whatever tiers are further away, then the computation. What is found or computed fills every tier that is
+//! Vectors by content: memory in front, then single flight (inputs of a lane that are equal and in flight at once are
+//! looked for once), then whatever tiers are further away, then the computation. What is found or computed fills every tier that is
 //! nearer.
 //!
 //! [`CacheKey`] holds the model's fingerprint, so no tier can give a vector of another model. A vector leaves the house
 //! and comes back as a table (`table/`), by hand or through [`VectorCache::save`] and [`VectorCache::warm`].
 
 mod file;
+mod flights;
 mod key;
 mod memory;
 mod redis;
@@ -24,9 +25,10 @@ pub use key::CacheKey;
 pub use table::{FailedItem, TableError, TableItem, write_items};
 pub use value::{CachedVector, Source};
 
-use self::{memory::Memory, tier::Tier};
+use self::{flights::Flights, memory::Memory, tier::Tier};
 use crate::{
     config::CacheConfig,
+    domain::Lane,
     telemetry::{Metrics, traces::trace_span},
 };
 
@@ -49,6 +51,7 @@ fn further_tiers(
 pub struct VectorCache {
     memory: Memory,
     memory_hits: IntCounter,
+    flights: Flights,
     further: Arc<[Box<dyn Tier>]>,
     metrics: Arc<Metrics>,
 }
@@ -102,7 +105,8 @@ impl VectorCache {
     pub fn new(config: &CacheConfig, metrics: Arc<Metrics>) -> Result<Self, CacheSetupError> {
         let memory = Memory::new(config, &metrics);
         let memory_hits = metrics.cache_hits.with_label_values(&[memory.name()]);
-        Ok(Self { memory_hits, memory, further: further_tiers(config, &metrics)?.into(), metrics })
+        let further = further_tiers(config, &metrics)?.into();
+        Ok(Self { memory_hits, memory, flights: Flights::default(), further, metrics })
     }
 
     /// The vector of `key`, if memory has it. Neither waits nor counts.
@@ -110,38 +114,68 @@ impl VectorCache {
         self.memory.get(*key).await
     }
 
-    /// The vector of `key`: stored, or from an equal computation in flight, or from `compute`.
+    /// The vector of `key`: stored, or from an equal computation in flight, or from `compute`. A search joins searches
+    /// alone, as a computation of bulk waits behind the rest of bulk.
     ///
     /// # Errors
     /// What `compute` failed with, here or in the caller that this one was joined to. Errors are not stored.
     ///
     /// # Cancel safety
-    /// When the caller that computes is dropped, one of those joined to it computes in its place.
-    pub async fn get_or_compute<E: Send + Sync + 'static>(
+    /// A computation goes on for those who joined it, and is dropped with the last of them.
+    pub async fn get_or_compute<E, F>(
         &self,
         key: CacheKey,
-        compute: impl Future<Output = Result<CachedVector, E>>,
-    ) -> Result<CachedVector, LookupError<E>> {
-        let mut was_here = true;
-        let find = async {
-            was_here = false;
-            if let Some(found) = self.find_further(key).await {
-                return Ok(found);
-            }
-            self.metrics.cache_misses.inc();
-            Span::current().record("sidelens.cache", "miss");
-            let value = compute.await?;
-            for tier in self.further.iter() {
-                tier.put(key, value.clone()).await;
-            }
-            Ok(value)
-        };
-        let result = self.memory.get_or_find(key, find).await;
-        if was_here {
-            self.memory_hits.inc();
-            Span::current().record("sidelens.cache", self.memory.name());
+        lane: Lane,
+        compute: impl FnOnce() -> F,
+    ) -> Result<CachedVector, LookupError<E>>
+    where
+        E: Send + Sync + 'static,
+        F: Future<Output = Result<CachedVector, E>> + Send + 'static,
+    {
+        if let Some(value) = self.memory.get(key).await {
+            self.count_hit(&self.memory_hits, self.memory.name());
+            return Ok(value);
         }
-        result.map_err(|error| LookupError { error, was_joined: was_here })
+        let begin = || self.clone().find(key, compute()).in_current_span();
+        let seat = self.flights.join_or_begin(key, lane, begin);
+        let was_joined = seat.was_joined;
+        let outcome = seat.outcome().await;
+        if was_joined {
+            self.count_hit(&self.memory_hits, self.memory.name());
+        }
+        outcome.map_err(|error| LookupError { error, was_joined })
+    }
+
+    /// The vector of `key` from any tier, or from `compute`. Every nearer tier keeps it then.
+    async fn find<E>(
+        self,
+        key: CacheKey,
+        compute: impl Future<Output = Result<CachedVector, E>>,
+    ) -> Result<CachedVector, E> {
+        // What landed between the look before and now.
+        if let Some(value) = self.memory.get(key).await {
+            self.count_hit(&self.memory_hits, self.memory.name());
+            return Ok(value);
+        }
+        let value = match self.find_further(key).await {
+            Some(found) => found,
+            None => {
+                self.metrics.cache_misses.inc();
+                Span::current().record("sidelens.cache", "miss");
+                let computed = compute.await?;
+                for tier in self.further.iter() {
+                    tier.put(key, computed.clone()).await;
+                }
+                computed
+            }
+        };
+        self.memory.put(key, value.clone()).await;
+        Ok(value)
+    }
+
+    fn count_hit(&self, hits: &IntCounter, tier: &str) {
+        hits.inc();
+        Span::current().record("sidelens.cache", tier);
     }
 
     /// The vector of `key` from a tier behind memory. The tiers before that one keep it then.
@@ -149,8 +183,7 @@ impl VectorCache {
         for (i, tier) in self.further.iter().enumerate() {
             let lookup = trace_span!("lookup", sidelens.tier = tier.name());
             if let Some(value) = tier.get(key).instrument(lookup).await {
-                self.metrics.cache_hits.with_label_values(&[tier.name()]).inc();
-                Span::current().record("sidelens.cache", tier.name());
+                self.count_hit(&self.metrics.cache_hits.with_label_values(&[tier.name()]), tier.name());
                 for nearer in &self.further[..i] {
                     nearer.put(key, value.clone()).await;
                 }

@@ -40,20 +40,25 @@ fn value() -> CachedVector {
     CachedVector { created_ms: 0, ..CachedVector::of_text(embedding, 3, false) }
 }
 
-async fn computed(count: &AtomicUsize) -> Result<CachedVector, String> {
+/// Long enough for equal lookups to come. They look after the one that is under way, which a yield would end.
+async fn in_flight() {
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+async fn computed(count: Arc<AtomicUsize>) -> Result<CachedVector, String> {
     count.fetch_add(1, Ordering::SeqCst);
-    tokio::task::yield_now().await;
+    in_flight().await;
     Ok(value())
 }
 
 #[tokio::test]
 async fn equal_inputs_in_flight_are_computed_once() {
     for (max_bytes, later) in [(1 << 20, 1), (0, 2)] {
-        let (cache, count) = (cache(max_bytes), AtomicUsize::new(0));
-        let lookups = (0..40).map(|_| cache.get_or_compute(key("a"), computed(&count)));
+        let (cache, count) = (cache(max_bytes), Arc::new(AtomicUsize::new(0)));
+        let lookups = (0..40).map(|_| cache.get_or_compute(key("a"), Lane::Bulk, || computed(count.clone())));
         assert!(join_all(lookups).await.into_iter().all(|found| found.unwrap() == value()));
         assert_eq!(count.load(Ordering::SeqCst), 1, "in flight, max_bytes {max_bytes}");
-        cache.get_or_compute(key("a"), computed(&count)).await.unwrap();
+        cache.get_or_compute(key("a"), Lane::Bulk, || computed(count.clone())).await.unwrap();
         assert_eq!(count.load(Ordering::SeqCst), later, "afterwards, max_bytes {max_bytes}");
         assert_eq!(cache.metrics.cache_misses.get(), later as u64);
         assert_eq!(cache.memory_hits.get(), 41 - later as u64);
@@ -64,41 +69,78 @@ async fn equal_inputs_in_flight_are_computed_once() {
 async fn errors_are_shared_in_flight_but_not_stored() {
     let cache = cache(1 << 20);
     let fail = || async {
-        tokio::task::yield_now().await;
+        in_flight().await;
         Err("broken")
     };
-    let lookups = (0..3).map(|_| cache.get_or_compute(key("a"), fail()));
+    let lookups = (0..3).map(|_| cache.get_or_compute(key("a"), Lane::Bulk, fail));
     let joined: Vec<bool> =
         join_all(lookups).await.into_iter().map(|found| found.unwrap_err().was_joined).collect();
     assert_eq!(joined, [false, true, true]);
-    let count = AtomicUsize::new(0);
-    cache.get_or_compute(key("a"), computed(&count)).await.unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    cache.get_or_compute(key("a"), Lane::Bulk, || computed(count.clone())).await.unwrap();
     assert_eq!(count.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
-async fn another_caller_takes_over_when_the_first_leaves() {
+async fn a_computation_goes_on_for_those_who_joined_and_ends_with_the_last() {
     let (cache, count) = (cache(1 << 20), Arc::new(AtomicUsize::new(0)));
-    let begun = Arc::new(Notify::new());
-    let first = tokio::spawn({
-        let (cache, begun) = (cache.clone(), begun.clone());
+    let (release, released) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let held = {
+        let (count, release, released) = (count.clone(), release.clone(), OnDrop(released.clone()));
         async move {
-            let never = async {
-                begun.notify_one();
-                std::future::pending::<Result<CachedVector, String>>().await
-            };
-            cache.get_or_compute(key("a"), never).await
+            let _released = released;
+            release.notified().await;
+            computed(count).await
         }
-    });
-    begun.notified().await;
-    let second = tokio::spawn({
-        let (cache, count) = (cache.clone(), count.clone());
-        async move { cache.get_or_compute(key("a"), computed(&count)).await }
-    });
-    tokio::task::yield_now().await;
-    assert_eq!(count.load(Ordering::SeqCst), 0, "the second waits for the first");
-    first.abort();
-    assert_eq!(second.await.unwrap().unwrap(), value());
+    };
+    let mut first = Box::pin(cache.get_or_compute(key("a"), Lane::Bulk, || held));
+    assert!((&mut first).now_or_never().is_none());
+    let mut second = Box::pin(cache.get_or_compute(key("a"), Lane::Bulk, || computed(count.clone())));
+    assert!((&mut second).now_or_never().is_none());
+    drop(first);
+    release.notify_one();
+    assert_eq!(second.await.unwrap(), value());
+    assert_eq!(count.load(Ordering::SeqCst), 1);
+
+    released.notified().await;
+    let held = {
+        let released = OnDrop(released.clone());
+        async move {
+            let _released = released;
+            std::future::pending::<Result<CachedVector, String>>().await
+        }
+    };
+    let mut last = Box::pin(cache.get_or_compute(key("b"), Lane::Bulk, || held));
+    assert!((&mut last).now_or_never().is_none());
+    drop(last);
+    assert!(released.notified().now_or_never().is_some(), "dropped at once");
+    cache.get_or_compute(key("b"), Lane::Bulk, || computed(count.clone())).await.unwrap();
+}
+
+/// Tells that it is dropped.
+struct OnDrop(Arc<Notify>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+#[tokio::test]
+async fn a_search_does_not_wait_for_bulk_but_bulk_may_for_a_search() {
+    let (cache, count) = (cache(1 << 20), Arc::new(AtomicUsize::new(0)));
+    let never = std::future::pending::<Result<CachedVector, String>>;
+    let mut bulk = Box::pin(cache.get_or_compute(key("a"), Lane::Bulk, never));
+    assert!((&mut bulk).now_or_never().is_none());
+    let searches = (0..3).map(|_| cache.get_or_compute(key("a"), Lane::Search, || computed(count.clone())));
+    assert!(join_all(searches).await.into_iter().all(|found| found.unwrap() == value()));
+    assert_eq!(count.load(Ordering::SeqCst), 1, "searches are joined");
+    assert_eq!((cache.metrics.cache_misses.get(), cache.memory_hits.get()), (2, 2));
+
+    let both = [Lane::Search, Lane::Bulk]
+        .map(|lane| cache.get_or_compute(key("b"), lane, || computed(count.clone())));
+    assert!(join_all(both).await.into_iter().all(|found| found.unwrap() == value()));
+    assert_eq!(count.load(Ordering::SeqCst), 2, "bulk joins a search");
 }
 
 /// A tier that keeps everything and counts.
@@ -132,13 +174,13 @@ async fn what_is_computed_fills_all_tiers_and_what_is_found_the_nearer_ones() {
         ..cache(1 << 20)
     };
     let puts = || [&near, &far].map(|shelf| shelf.puts.load(Ordering::SeqCst));
-    let (first, count) = (replica(), AtomicUsize::new(0));
-    first.get_or_compute(key("a"), computed(&count)).await.unwrap();
+    let (first, count) = (replica(), Arc::new(AtomicUsize::new(0)));
+    first.get_or_compute(key("a"), Lane::Bulk, || computed(count.clone())).await.unwrap();
     assert_eq!(puts(), [1, 1]);
 
     near.values.lock().unwrap().clear();
     let second = replica();
-    let lookups = (0..40).map(|_| second.get_or_compute(key("a"), computed(&count)));
+    let lookups = (0..40).map(|_| second.get_or_compute(key("a"), Lane::Bulk, || computed(count.clone())));
     assert!(join_all(lookups).await.into_iter().all(|found| found.unwrap() == value()));
     assert_eq!(puts(), [2, 1], "only the tier before the one that had it");
     assert_eq!(count.load(Ordering::SeqCst), 1);

@@ -65,7 +65,7 @@ pub struct Embedder {
 
 struct Inner {
     info: ModelInfo,
-    pipeline: Pipeline,
+    pipeline: Arc<Pipeline>,
     admission: Arc<Admission>,
     policy: BatchPolicy,
     /// Bulk pictures that may be pixels at once.
@@ -244,7 +244,7 @@ impl Embedder {
                 deadline_ms: batch.deadline_ms,
                 is_demo,
             },
-            pipeline,
+            pipeline: Arc::new(pipeline),
             admission: Arc::new(Admission::new(batch.max_queue_items, share, metrics.clone())),
             policy,
             max_pixels,

@@ -1,6 +1,6 @@
 //! The way of a picture: fetched unless its vector is held, decoded, computed.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,7 +37,7 @@ struct Held {
 
 impl Pipeline {
     pub async fn image(
-        &self,
+        self: &Arc<Self>,
         picture: ImageSource,
         source: &Source,
         turn: Turn,
@@ -64,17 +64,23 @@ impl Pipeline {
         }
         let key = self.image_key(&digest);
         // Taken by the computation, so that nothing holds the file once it is pixels.
-        let encoded = Mutex::new(Some(encoded));
-        self.cached(key, turn, || async {
-            let _room = match turn.lane {
-                Lane::Bulk => Some(self.pixels.acquire().await.expect("the semaphore is never closed")),
-                Lane::Search => None,
-            };
-            let encoded = encoded.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let encoded = encoded.expect("an input that was computed is not computed again");
-            let pixels = self.decode(digest, encoded, spec, turn.lane).await?;
-            let embedding = self.submit(pixels, turn).await?;
-            Ok(CachedVector::of_image(embedding, source.clone()))
+        let encoded = Arc::new(Mutex::new(Some(encoded)));
+        self.cached(key, turn, || {
+            let (pipeline, encoded) = (self.clone(), encoded.clone());
+            let (spec, source) = (spec.clone(), source.clone());
+            async move {
+                let _room = match turn.lane {
+                    Lane::Bulk => {
+                        Some(pipeline.pixels.acquire().await.expect("the semaphore is never closed"))
+                    }
+                    Lane::Search => None,
+                };
+                let encoded = encoded.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let encoded = encoded.expect("an input that was computed is not computed again");
+                let pixels = pipeline.decode(digest, encoded, spec, turn.lane).await?;
+                let embedding = pipeline.submit(pixels, turn).await?;
+                Ok(CachedVector::of_image(embedding, source))
+            }
         })
         .await
     }
@@ -169,10 +175,10 @@ impl Pipeline {
         &self,
         digest: ContentDigest,
         encoded: Bytes,
-        spec: &ImageSpec,
+        spec: ImageSpec,
         lane: Lane,
     ) -> Result<Prepared, PartError> {
-        let (spec, seconds) = (spec.clone(), self.metrics.decode_seconds.clone());
+        let seconds = self.metrics.decode_seconds.clone();
         let (options, part) = (self.imaging.clone(), Span::current());
         let work = move || {
             // Begins with its turn: what is before it is a wait for the others.

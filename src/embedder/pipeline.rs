@@ -74,7 +74,7 @@ pub(super) enum PartError {
 impl Pipeline {
     /// Embeds one item. The inner error is the item's own, the outer one the request's.
     pub async fn item(
-        &self,
+        self: &Arc<Self>,
         index: usize,
         input: EmbedInput,
         turn: Turn,
@@ -98,14 +98,18 @@ impl Pipeline {
         Ok(result)
     }
 
-    async fn part(&self, part: Part, turn: Turn) -> Result<PartVector, PartError> {
+    async fn part(self: &Arc<Self>, part: Part, turn: Turn) -> Result<PartVector, PartError> {
         let is_image = matches!(part.content, Content::Image(_));
         let (_, vector) = self.vector(part.content, turn).await?;
         Ok(PartVector { vector, weight: part.weight, is_image })
     }
 
     /// The vector of one text or picture, and what it is kept under.
-    pub async fn vector(&self, content: Content, turn: Turn) -> Result<(CacheKey, CachedVector), PartError> {
+    pub async fn vector(
+        self: &Arc<Self>,
+        content: Content,
+        turn: Turn,
+    ) -> Result<(CacheKey, CachedVector), PartError> {
         let (found, source) = match content {
             Content::Text(text) => (self.text(text, turn).await, Source::Text),
             Content::Image(picture) => {
@@ -121,7 +125,11 @@ impl Pipeline {
         Ok((key, vector))
     }
 
-    async fn text(&self, text: ByteString, turn: Turn) -> Result<(CacheKey, CachedVector), PartError> {
+    async fn text(
+        self: &Arc<Self>,
+        text: ByteString,
+        turn: Turn,
+    ) -> Result<(CacheKey, CachedVector), PartError> {
         let tokenizer = self.tokenizer.as_ref().ok_or_else(|| self.no_tower(Modality::Text))?;
         let prompt = self.spec.text.as_ref().map_or("", |spec| spec.prompts.of(turn.input_type));
         let text = match prompt {
@@ -129,11 +137,14 @@ impl Pipeline {
             prompt => format!("{prompt}{text}").into(),
         };
         let key = CacheKey::text(self.fingerprint, &text);
-        self.cached(key, turn, || async {
-            let tokens = self.tokenize(tokenizer, &text, turn.lane).await?;
-            let (text_tokens, truncated) = (tokens.n_tokens as u32, tokens.truncated);
-            let embedding = self.submit(Prepared::Tokens(tokens), turn).await?;
-            Ok(CachedVector::of_text(embedding, text_tokens, truncated))
+        self.cached(key, turn, || {
+            let (pipeline, tokenizer, text) = (self.clone(), tokenizer.clone(), text.clone());
+            async move {
+                let tokens = pipeline.tokenize(&tokenizer, &text, turn.lane).await?;
+                let (text_tokens, truncated) = (tokens.n_tokens as u32, tokens.truncated);
+                let embedding = pipeline.submit(Prepared::Tokens(tokens), turn).await?;
+                Ok(CachedVector::of_text(embedding, text_tokens, truncated))
+            }
         })
         .await
     }
@@ -162,10 +173,10 @@ impl Pipeline {
         compute: impl Fn() -> F,
     ) -> Result<(CacheKey, CachedVector), PartError>
     where
-        F: Future<Output = Result<CachedVector, PartError>>,
+        F: Future<Output = Result<CachedVector, PartError>> + Send + 'static,
     {
         loop {
-            let failed = match self.cache.get_or_compute(key, compute()).await {
+            let failed = match self.cache.get_or_compute(key, turn.lane, &compute).await {
                 Ok(vector) => return Ok((key, vector)),
                 Err(failed) => failed,
             };

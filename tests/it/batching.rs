@@ -186,6 +186,28 @@ async fn a_search_overtakes_an_indexing_run() {
 }
 
 #[tokio::test]
+async fn a_search_for_what_bulk_waits_for_overtakes_it_too() {
+    let (service, record) = Service::recorded(Duration::from_millis(20), |config| {
+        config.batch.max_batch_size = 4;
+    })
+    .await;
+    let indexing = tokio::spawn({
+        let embedder = service.embedder.clone();
+        let request =
+            EmbedRequest { model: None, dimensions: None, input_type: None, inputs: numbers(0..80) };
+        async move { embedder.embed(request, OnItemError::Fail, Instant::now()).await }
+    });
+    while record.batches().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let searches = [service.embed(numbers(79..80)), service.embed(numbers(79..80))];
+    assert!(join_all(searches).await.iter().all(Result::is_ok));
+    assert!(record.batches().len() <= 4, "{} batches came first", record.batches().len());
+    indexing.await.unwrap().unwrap();
+    assert_eq!(record.n_inputs(), 81, "equal searches are one");
+}
+
+#[tokio::test]
 async fn a_request_that_would_be_late_is_answered_in_time_and_leaves_the_queue() {
     let (service, record) = Service::recorded(Duration::from_millis(50), |config| {
         config.batch.max_batch_size = 8;
