@@ -54,10 +54,10 @@ pub fn bench(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     let known = CacheKey::text(model, "known");
     group.bench_function("hit", |bencher| {
-        bencher.iter(|| runtime.block_on(cache.get_or_compute(known, Lane::Bulk, compute)));
+        bencher.iter(|| runtime.block_on(cache.get_or_compute(known, Lane::Bulk, |_| compute())));
     });
     group.bench_function("insert", |bencher| {
-        bencher.iter(|| runtime.block_on(cache.get_or_compute(fresh(), Lane::Bulk, compute)));
+        bencher.iter(|| runtime.block_on(cache.get_or_compute(fresh(), Lane::Bulk, |_| compute())));
     });
     group.throughput(Throughput::Elements(JOINED as u64));
     group.bench_function("single flight of 40", |bencher| {
@@ -70,7 +70,7 @@ pub fn bench(criterion: &mut Criterion) {
                     Ok::<_, Infallible>(value)
                 }
             };
-            let lookups = (0..JOINED).map(|_| cache.get_or_compute(key, Lane::Bulk, slow));
+            let lookups = (0..JOINED).map(|_| cache.get_or_compute(key, Lane::Bulk, |_| slow()));
             runtime.block_on(async { join!(join_all(lookups), async { landing.notify_one() }) })
         });
     });

@@ -95,24 +95,42 @@ impl Trace {
     }
 }
 
+/// What is to happen once an input's pass has begun.
+pub type OnPass = Box<dyn FnOnce() + Send>;
+
 /// Where the answer goes.
-pub(super) struct Reply(Option<oneshot::Sender<Result<Embedding, BatchError>>>);
+pub(super) struct Reply {
+    sender: Option<oneshot::Sender<Result<Embedding, BatchError>>>,
+    on_pass: Option<OnPass>,
+}
 
 impl Reply {
     pub fn new(sender: oneshot::Sender<Result<Embedding, BatchError>>) -> Self {
-        Self(Some(sender))
+        Self { sender: Some(sender), on_pass: None }
+    }
+
+    /// The same, with something to happen once the pass has begun.
+    pub fn with_on_pass(self, on_pass: OnPass) -> Self {
+        Self { on_pass: Some(on_pass), ..self }
+    }
+
+    /// The pass begins.
+    pub fn begin_pass(&mut self) {
+        if let Some(on_pass) = self.on_pass.take() {
+            on_pass();
+        }
     }
 
     /// Answers, once; a caller that has left is not missed.
     pub fn send(&mut self, answer: Result<Embedding, BatchError>) {
-        if let Some(sender) = self.0.take() {
+        if let Some(sender) = self.sender.take() {
             let _ = sender.send(answer);
         }
     }
 
     /// Whether the caller has left.
     pub fn is_abandoned(&self) -> bool {
-        self.0.as_ref().is_none_or(oneshot::Sender::is_closed)
+        self.sender.as_ref().is_none_or(oneshot::Sender::is_closed)
     }
 }
 

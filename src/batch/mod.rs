@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-pub use job::BatchError;
+pub use job::{BatchError, OnPass};
 pub use policy::BatchPolicy;
 pub use share::{BulkRequest, CpuShare};
 pub use worker::Device;
@@ -73,10 +73,27 @@ impl Batcher {
         lane: Lane,
         deadline: Instant,
     ) -> Result<Embedding, BatchError> {
+        self.submit_with(prepared, lane, deadline, Box::new(|| ())).await
+    }
+
+    /// The same; `on_pass` is called once the batch begins, within the worker: it should take no time. From then on the
+    /// input is computed whether anybody waits or not.
+    ///
+    /// # Errors
+    /// # Cancel safety
+    /// As [`Self::submit`].
+    pub async fn submit_with(
+        &self,
+        prepared: Prepared,
+        lane: Lane,
+        deadline: Instant,
+        on_pass: OnPass,
+    ) -> Result<Embedding, BatchError> {
         let (sender, answer) = oneshot::channel();
+        let reply = Reply::new(sender).with_on_pass(on_pass);
         let seconds = self.inner.metrics.queue_wait_seconds.with_label_values(&[lane.as_str()]);
         let (wait, trace) = (Wait::new(Instant::now(), seconds), Trace::begin_wait(lane));
-        let job = Job { prepared, lane, wait, deadline, trace, reply: Reply::new(sender) };
+        let job = Job { prepared, lane, wait, deadline, trace, reply };
         self.inner.messages.send(Message::Job(job)).map_err(|_| self.unavailable())?;
         answer.await.unwrap_or_else(|_| Err(self.unavailable()))
     }

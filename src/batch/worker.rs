@@ -208,7 +208,8 @@ impl<D: Device> Worker<D> {
         self.n_batches += 1;
         let n_inputs = jobs.len();
         let (mut batch, mut replies, mut spans) = (Vec::new(), Vec::new(), Vec::new());
-        for job in jobs {
+        for mut job in jobs {
+            job.reply.begin_pass();
             spans.push(job.trace.begin_forward(self.n_batches, n_inputs, engine.device.name()));
             batch.push(job.prepared);
             replies.push(job.reply);

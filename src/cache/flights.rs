@@ -1,6 +1,7 @@
 //! Single flight: equal lookups that are under way at once are one.
 //!
-//! A flight belongs to all who wait for it. It goes on when the one who began it leaves, and ends with the last.
+//! A flight belongs to all who wait for it. It goes on when the one who began it leaves, and ends with the last; unless
+//! it has been told to go on alone.
 
 use std::{
     any::{Any, TypeId},
@@ -57,7 +58,7 @@ impl Flights {
     /// a lock: it should only make the future.
     ///
     /// A search joins searches alone: what bulk waits for may come long after the person has left. Bulk joins both.
-    pub fn join_or_begin<E, F>(&self, key: CacheKey, lane: Lane, begin: impl FnOnce() -> F) -> Seat<E>
+    pub fn join_or_begin<E, F>(&self, key: CacheKey, lane: Lane, begin: impl FnOnce(GoOn) -> F) -> Seat<E>
     where
         E: Send + Sync + 'static,
         F: Future<Output = Result<CachedVector, E>> + Send + 'static,
@@ -74,7 +75,8 @@ impl Flights {
         }
         let (name, number) = (name(lane), under_way.n_begun);
         under_way.n_begun += 1;
-        let (landing, finding) = (Landing { flights: self.clone(), name, number }, begin());
+        let finding = begin(GoOn { flights: self.clone(), name, number });
+        let landing = Landing { flights: self.clone(), name, number };
         let flight = async move {
             let _landing = landing;
             finding.await.map_err(|error| Arc::new(error) as Arc<dyn Any + Send + Sync>)
@@ -99,6 +101,28 @@ impl<E: Send + Sync + 'static> Seat<E> {
     /// What the flight comes to.
     pub async fn outcome(self) -> Result<CachedVector, Arc<E>> {
         self.flight.await.map_err(|error| error.downcast().expect("the error's type is part of the name"))
+    }
+}
+
+/// A flight's means to go on without those who wait for it.
+pub struct GoOn {
+    flights: Flights,
+    name: Name,
+    number: u64,
+}
+
+impl GoOn {
+    /// From now on the flight goes on to its end, whoever leaves. Needs a tokio runtime around it.
+    pub fn alone(self) {
+        let flight = {
+            let under_way = self.flights.lock();
+            let entry = under_way.flights.get(&self.name).filter(|entry| entry.number == self.number);
+            entry.and_then(|entry| entry.flight.upgrade())
+        };
+        // Else the last has just left.
+        if let Some(flight) = flight {
+            tokio::spawn(flight);
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use tracing::{Instrument, Span};
 
 pub use file::{remove_parts, replace_file};
+pub use flights::GoOn;
 pub use key::CacheKey;
 pub use table::{FailedItem, TableError, TableItem, write_items};
 pub use value::{CachedVector, Source};
@@ -121,12 +122,13 @@ impl VectorCache {
     /// What `compute` failed with, here or in the caller that this one was joined to. Errors are not stored.
     ///
     /// # Cancel safety
-    /// A computation goes on for those who joined it, and is dropped with the last of them.
+    /// A computation goes on for those who joined it, and is dropped with the last of them; one that was told to go on
+    /// alone ends, and its vector is kept.
     pub async fn get_or_compute<E, F>(
         &self,
         key: CacheKey,
         lane: Lane,
-        compute: impl FnOnce() -> F,
+        compute: impl FnOnce(GoOn) -> F,
     ) -> Result<CachedVector, LookupError<E>>
     where
         E: Send + Sync + 'static,
@@ -136,7 +138,7 @@ impl VectorCache {
             self.count_hit(&self.memory_hits, self.memory.name());
             return Ok(value);
         }
-        let begin = || self.clone().find(key, compute()).in_current_span();
+        let begin = |go_on| self.clone().find(key, compute(go_on)).in_current_span();
         let seat = self.flights.join_or_begin(key, lane, begin);
         let was_joined = seat.was_joined;
         let outcome = seat.outcome().await;

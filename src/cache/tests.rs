@@ -55,10 +55,11 @@ async fn computed(count: Arc<AtomicUsize>) -> Result<CachedVector, String> {
 async fn equal_inputs_in_flight_are_computed_once() {
     for (max_bytes, later) in [(1 << 20, 1), (0, 2)] {
         let (cache, count) = (cache(max_bytes), Arc::new(AtomicUsize::new(0)));
-        let lookups = (0..40).map(|_| cache.get_or_compute(key("a"), Lane::Bulk, || computed(count.clone())));
+        let lookups =
+            (0..40).map(|_| cache.get_or_compute(key("a"), Lane::Bulk, |_| computed(count.clone())));
         assert!(join_all(lookups).await.into_iter().all(|found| found.unwrap() == value()));
         assert_eq!(count.load(Ordering::SeqCst), 1, "in flight, max_bytes {max_bytes}");
-        cache.get_or_compute(key("a"), Lane::Bulk, || computed(count.clone())).await.unwrap();
+        cache.get_or_compute(key("a"), Lane::Bulk, |_| computed(count.clone())).await.unwrap();
         assert_eq!(count.load(Ordering::SeqCst), later, "afterwards, max_bytes {max_bytes}");
         assert_eq!(cache.metrics.cache_misses.get(), later as u64);
         assert_eq!(cache.memory_hits.get(), 41 - later as u64);
@@ -72,12 +73,12 @@ async fn errors_are_shared_in_flight_but_not_stored() {
         in_flight().await;
         Err("broken")
     };
-    let lookups = (0..3).map(|_| cache.get_or_compute(key("a"), Lane::Bulk, fail));
+    let lookups = (0..3).map(|_| cache.get_or_compute(key("a"), Lane::Bulk, |_| fail()));
     let joined: Vec<bool> =
         join_all(lookups).await.into_iter().map(|found| found.unwrap_err().was_joined).collect();
     assert_eq!(joined, [false, true, true]);
     let count = Arc::new(AtomicUsize::new(0));
-    cache.get_or_compute(key("a"), Lane::Bulk, || computed(count.clone())).await.unwrap();
+    cache.get_or_compute(key("a"), Lane::Bulk, |_| computed(count.clone())).await.unwrap();
     assert_eq!(count.load(Ordering::SeqCst), 1);
 }
 
@@ -93,9 +94,9 @@ async fn a_computation_goes_on_for_those_who_joined_and_ends_with_the_last() {
             computed(count).await
         }
     };
-    let mut first = Box::pin(cache.get_or_compute(key("a"), Lane::Bulk, || held));
+    let mut first = Box::pin(cache.get_or_compute(key("a"), Lane::Bulk, |_| held));
     assert!((&mut first).now_or_never().is_none());
-    let mut second = Box::pin(cache.get_or_compute(key("a"), Lane::Bulk, || computed(count.clone())));
+    let mut second = Box::pin(cache.get_or_compute(key("a"), Lane::Bulk, |_| computed(count.clone())));
     assert!((&mut second).now_or_never().is_none());
     drop(first);
     release.notify_one();
@@ -110,11 +111,28 @@ async fn a_computation_goes_on_for_those_who_joined_and_ends_with_the_last() {
             std::future::pending::<Result<CachedVector, String>>().await
         }
     };
-    let mut last = Box::pin(cache.get_or_compute(key("b"), Lane::Bulk, || held));
+    let mut last = Box::pin(cache.get_or_compute(key("b"), Lane::Bulk, |_| held));
     assert!((&mut last).now_or_never().is_none());
     drop(last);
     assert!(released.notified().now_or_never().is_some(), "dropped at once");
-    cache.get_or_compute(key("b"), Lane::Bulk, || computed(count.clone())).await.unwrap();
+    cache.get_or_compute(key("b"), Lane::Bulk, |_| computed(count.clone())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_computation_that_goes_on_alone_is_kept_and_joined() {
+    let (cache, count) = (cache(1 << 20), Arc::new(AtomicUsize::new(0)));
+    let mut first = Box::pin(cache.get_or_compute(key("a"), Lane::Bulk, |go_on| {
+        let computed = computed(count.clone());
+        async move {
+            go_on.alone();
+            computed.await
+        }
+    }));
+    assert!((&mut first).now_or_never().is_none());
+    drop(first);
+    cache.get_or_compute(key("a"), Lane::Bulk, |_| computed(count.clone())).await.unwrap();
+    assert_eq!(count.load(Ordering::SeqCst), 1, "joined");
+    assert_eq!(cache.peek(&key("a")).await, Some(value()));
 }
 
 /// Tells that it is dropped.
@@ -130,15 +148,15 @@ impl Drop for OnDrop {
 async fn a_search_does_not_wait_for_bulk_but_bulk_may_for_a_search() {
     let (cache, count) = (cache(1 << 20), Arc::new(AtomicUsize::new(0)));
     let never = std::future::pending::<Result<CachedVector, String>>;
-    let mut bulk = Box::pin(cache.get_or_compute(key("a"), Lane::Bulk, never));
+    let mut bulk = Box::pin(cache.get_or_compute(key("a"), Lane::Bulk, |_| never()));
     assert!((&mut bulk).now_or_never().is_none());
-    let searches = (0..3).map(|_| cache.get_or_compute(key("a"), Lane::Search, || computed(count.clone())));
+    let searches = (0..3).map(|_| cache.get_or_compute(key("a"), Lane::Search, |_| computed(count.clone())));
     assert!(join_all(searches).await.into_iter().all(|found| found.unwrap() == value()));
     assert_eq!(count.load(Ordering::SeqCst), 1, "searches are joined");
     assert_eq!((cache.metrics.cache_misses.get(), cache.memory_hits.get()), (2, 2));
 
     let both = [Lane::Search, Lane::Bulk]
-        .map(|lane| cache.get_or_compute(key("b"), lane, || computed(count.clone())));
+        .map(|lane| cache.get_or_compute(key("b"), lane, |_| computed(count.clone())));
     assert!(join_all(both).await.into_iter().all(|found| found.unwrap() == value()));
     assert_eq!(count.load(Ordering::SeqCst), 2, "bulk joins a search");
 }
@@ -175,12 +193,12 @@ async fn what_is_computed_fills_all_tiers_and_what_is_found_the_nearer_ones() {
     };
     let puts = || [&near, &far].map(|shelf| shelf.puts.load(Ordering::SeqCst));
     let (first, count) = (replica(), Arc::new(AtomicUsize::new(0)));
-    first.get_or_compute(key("a"), Lane::Bulk, || computed(count.clone())).await.unwrap();
+    first.get_or_compute(key("a"), Lane::Bulk, |_| computed(count.clone())).await.unwrap();
     assert_eq!(puts(), [1, 1]);
 
     near.values.lock().unwrap().clear();
     let second = replica();
-    let lookups = (0..40).map(|_| second.get_or_compute(key("a"), Lane::Bulk, || computed(count.clone())));
+    let lookups = (0..40).map(|_| second.get_or_compute(key("a"), Lane::Bulk, |_| computed(count.clone())));
     assert!(join_all(lookups).await.into_iter().all(|found| found.unwrap() == value()));
     assert_eq!(puts(), [2, 1], "only the tier before the one that had it");
     assert_eq!(count.load(Ordering::SeqCst), 1);

@@ -264,7 +264,7 @@ impl Embedder {
     /// inference and a lack of decoders always fail the request: the same request may succeed later.
     ///
     /// # Cancel safety
-    /// Dropping the future takes the request's inputs out of every queue.
+    /// Dropping the future takes the request's inputs out of every queue. What is in a pass by then is still kept.
     pub async fn embed(
         &self,
         request: EmbedRequest,

@@ -65,7 +65,7 @@ impl Pipeline {
         let key = self.image_key(&digest);
         // Taken by the computation, so that nothing holds the file once it is pixels.
         let encoded = Arc::new(Mutex::new(Some(encoded)));
-        self.cached(key, turn, || {
+        self.cached(key, turn, |go_on| {
             let (pipeline, encoded) = (self.clone(), encoded.clone());
             let (spec, source) = (spec.clone(), source.clone());
             async move {
@@ -78,7 +78,7 @@ impl Pipeline {
                 let encoded = encoded.lock().unwrap_or_else(PoisonError::into_inner).take();
                 let encoded = encoded.expect("an input that was computed is not computed again");
                 let pixels = pipeline.decode(digest, encoded, spec, turn.lane).await?;
-                let embedding = pipeline.submit(pixels, turn).await?;
+                let embedding = pipeline.submit(pixels, turn, go_on).await?;
                 Ok(CachedVector::of_image(embedding, source))
             }
         })

@@ -14,7 +14,7 @@ use super::prepare::{Panicked, PreparePool};
 use super::spans::{mark_failed, part_span};
 use super::unreadable::Unreadable;
 use crate::batch::{BatchError, Batcher};
-use crate::cache::{CacheKey, CachedVector, Source, VectorCache};
+use crate::cache::{CacheKey, CachedVector, GoOn, Source, VectorCache};
 use crate::domain::{
     Content, EmbedError, EmbedInput, Embedding, Fingerprint, InputType, ItemError, ItemErrorKind, Lane,
     Modality, ModelSpec, OnItemError, Part, Prepared, Tokens, Usage,
@@ -137,12 +137,12 @@ impl Pipeline {
             prompt => format!("{prompt}{text}").into(),
         };
         let key = CacheKey::text(self.fingerprint, &text);
-        self.cached(key, turn, || {
+        self.cached(key, turn, |go_on| {
             let (pipeline, tokenizer, text) = (self.clone(), tokenizer.clone(), text.clone());
             async move {
                 let tokens = pipeline.tokenize(&tokenizer, &text, turn.lane).await?;
                 let (text_tokens, truncated) = (tokens.n_tokens as u32, tokens.truncated);
-                let embedding = pipeline.submit(Prepared::Tokens(tokens), turn).await?;
+                let embedding = pipeline.submit(Prepared::Tokens(tokens), turn, go_on).await?;
                 Ok(CachedVector::of_text(embedding, text_tokens, truncated))
             }
         })
@@ -170,7 +170,7 @@ impl Pipeline {
         &self,
         key: CacheKey,
         turn: Turn,
-        compute: impl Fn() -> F,
+        compute: impl Fn(GoOn) -> F,
     ) -> Result<(CacheKey, CachedVector), PartError>
     where
         F: Future<Output = Result<CachedVector, PartError>> + Send + 'static,
@@ -187,8 +187,12 @@ impl Pipeline {
         }
     }
 
-    pub async fn submit(&self, prepared: Prepared, turn: Turn) -> Result<Embedding, PartError> {
-        self.batcher.submit(prepared, turn.lane, turn.deadline).await.map_err(|error| match error {
+    /// Once the pass has begun the vector is paid for: it is kept although its caller leaves, and who asks again waits
+    /// for it. Under overload, where every answer is late, retries would find nothing for ever otherwise.
+    pub async fn submit(&self, prepared: Prepared, turn: Turn, go_on: GoOn) -> Result<Embedding, PartError> {
+        let on_pass = Box::new(|| go_on.alone());
+        let submitted = self.batcher.submit_with(prepared, turn.lane, turn.deadline, on_pass);
+        submitted.await.map_err(|error| match error {
             BatchError::Unusable(reason) => PartError::Item(ItemErrorKind::Internal, reason),
             error => PartError::Request(self.request_error(error)),
         })

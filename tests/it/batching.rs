@@ -18,7 +18,7 @@ use sidelens::runtime::stub::{StubBackend, StubRecord, stub_model, stub_model_ov
 use sidelens::telemetry::Metrics;
 use tokio::time::Instant;
 
-use crate::support::decode_worker;
+use crate::support::{decode_worker, slow_model};
 
 struct Service {
     embedder: Embedder,
@@ -219,6 +219,27 @@ async fn a_request_that_would_be_late_is_answered_in_time_and_leaves_the_queue()
     assert_eq!(service.metrics.items_in_flight.get(), 0);
     service.embed(vec![text("red")]).await.unwrap();
     assert!(record.n_inputs() < 100, "{} were computed", record.n_inputs());
+}
+
+#[tokio::test]
+async fn what_a_pass_has_begun_is_kept_for_the_retry_of_who_left() {
+    let (model, brake) = slow_model(16);
+    let service = Service::spawn(model, |config| config.batch.deadline_ms = 1200).await;
+    let misses = || service.metrics.cache_misses.get();
+    brake.set(Duration::from_secs(2));
+    for (n, inputs) in [(1, vec![text("red")]), (11, numbers(0..10)), (12, vec![picture([1, 2, 3])])] {
+        let late = service.embed(inputs.clone()).await.unwrap_err();
+        assert_eq!(late, EmbedError::Deadline { deadline_ms: 1200 });
+        service.embed(inputs.clone()).await.expect("the pass that was late is joined");
+        service.embed(inputs).await.expect("kept");
+        assert_eq!(misses(), n);
+    }
+
+    // Nobody asks again before the vectors are there.
+    service.embed(vec![text("blue")]).await.unwrap_err();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    service.embed(vec![text("blue")]).await.expect("kept");
+    assert_eq!(misses(), 13);
 }
 
 #[tokio::test]
