@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{FutureExt, future::BoxFuture};
-use moka::future::Cache;
+use moka::{future::Cache, policy::EvictionPolicy};
 use prometheus::IntGauge;
 
 use super::{CacheKey, CachedVector, Tier};
@@ -26,6 +26,9 @@ impl Memory {
         let (bytes, gauge) = (metrics.cache_bytes.clone(), metrics.cache_bytes.clone());
         let mut map = Cache::builder()
             .max_capacity(config.max_bytes)
+            // The newest are what a retry of a failed task asks for. moka's default refuses them where they have been
+            // asked for no more often than the oldest, and all of an indexing run are asked for once.
+            .eviction_policy(EvictionPolicy::lru())
             .weigher(|_, value| weight(value))
             .time_to_live(Duration::from_secs(config.ttl_s))
             // Counted here rather than asked of moka, whose own sum lags behind its maintenance.
@@ -108,6 +111,25 @@ mod tests {
         let held = memory.bytes.get();
         assert_eq!(held, memory.map.weighted_size() as i64);
         assert!(held > 0 && held <= room_for_ten as i64, "{held}");
+    }
+
+    #[tokio::test]
+    async fn the_latest_are_kept_though_they_were_seen_once() {
+        let value = contract::value(1);
+        let memory = memory(u64::from(weight(&value)) * 100);
+        for i in 0..1000 {
+            // What nobody has, and asks for twice.
+            for _ in 0..2 {
+                assert_eq!(memory.get(key(&i.to_string())).await, None);
+            }
+            memory.put(key(&i.to_string()), value.clone()).await;
+        }
+        memory.map.run_pending_tasks().await;
+        let mut n_found = 0;
+        for i in 900..1000 {
+            n_found += usize::from(memory.get(key(&i.to_string())).await.is_some());
+        }
+        assert_eq!(n_found, 100);
     }
 
     #[tokio::test]
