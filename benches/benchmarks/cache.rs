@@ -13,7 +13,7 @@ use std::{
 use criterion::{Criterion, Throughput};
 use futures_util::future::join_all;
 use sidelens::{
-    cache::{CacheKey, CachedVector, VectorCache},
+    cache::{CacheKey, CachedVector, Lookup, VectorCache},
     config::{Config, DEFAULT_TOML},
     domain::{Background, ContentDigest, Decode, Fingerprint, Icc, Lane},
     telemetry::Metrics,
@@ -46,6 +46,7 @@ pub fn bench(criterion: &mut Criterion) {
     let cache = VectorCache::new(&config.cache, Metrics::new()).expect("only memory");
     let embedding = vectors(1, 512).remove(0);
     let value = CachedVector::of_text(embedding, 3, false);
+    let lookup = |key| Lookup { key, dimensions: value.embedding.dimensions(), lane: Lane::Bulk };
     let compute = || ready(Ok::<_, Infallible>(value.clone()));
     // Keys that were not there before.
     let counter = AtomicUsize::new(0);
@@ -54,10 +55,10 @@ pub fn bench(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     let known = CacheKey::text(model, "known");
     group.bench_function("hit", |bencher| {
-        bencher.iter(|| runtime.block_on(cache.get_or_compute(known, Lane::Bulk, |_| compute())));
+        bencher.iter(|| runtime.block_on(cache.get_or_compute(lookup(known), |_| compute())));
     });
     group.bench_function("insert", |bencher| {
-        bencher.iter(|| runtime.block_on(cache.get_or_compute(fresh(), Lane::Bulk, |_| compute())));
+        bencher.iter(|| runtime.block_on(cache.get_or_compute(lookup(fresh()), |_| compute())));
     });
     group.throughput(Throughput::Elements(JOINED as u64));
     group.bench_function("single flight of 40", |bencher| {
@@ -70,7 +71,7 @@ pub fn bench(criterion: &mut Criterion) {
                     Ok::<_, Infallible>(value)
                 }
             };
-            let lookups = (0..JOINED).map(|_| cache.get_or_compute(key, Lane::Bulk, |_| slow()));
+            let lookups = (0..JOINED).map(|_| cache.get_or_compute(lookup(key), |_| slow()));
             runtime.block_on(async { join!(join_all(lookups), async { landing.notify_one() }) })
         });
     });

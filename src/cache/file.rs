@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use super::{
     CacheKey, TableError, VectorCache,
     memory::weight,
-    table::{Row, Rows, TableWriter, fingerprints},
+    table::{Row, Rows, TableWriter, models},
     tier::Tier,
 };
 use crate::domain::Fingerprint;
@@ -23,12 +23,21 @@ use crate::domain::Fingerprint;
 /// How a file is called that is not whole yet: what stands before and behind a few letters.
 const PART: [&str; 2] = [".sidelens-", ".part"];
 
+/// A model whose vectors are of use here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Served {
+    /// The model.
+    pub fingerprint: Fingerprint,
+    /// Components of its vectors.
+    pub dimensions: usize,
+}
+
 /// What was read from a table.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Taken {
     /// Rows that the cache was given.
     pub rows: u64,
-    /// Rows that were left out: of models that are not served.
+    /// Rows that were left out: of models that are not served, or not of their length.
     pub of_others: u64,
 }
 
@@ -51,9 +60,9 @@ impl VectorCache {
     /// Reads a table into every tier. To be called on a thread that may block, of a tokio runtime.
     ///
     /// # Errors
-    /// [`TableError`] when `source` is no table. One with a vector of a model that is not in `served` is refused
-    /// before a row is taken.
-    pub fn import(&self, mut source: impl Read, served: &[Fingerprint]) -> Result<Taken, TableError> {
+    /// [`TableError`] when `source` is no table. One with a vector of a model that is not in `served`, or not of its
+    /// length, is refused before a row is taken.
+    pub fn import(&self, mut source: impl Read, served: &[Served]) -> Result<Taken, TableError> {
         // A table's end says where its beginning is.
         let mut file = tempfile::tempfile()?;
         io::copy(&mut source, &mut file)?;
@@ -62,10 +71,16 @@ impl VectorCache {
             file.rewind()?;
             Ok(file)
         };
-        let of_other = |text: &String| !served.iter().any(|fingerprint| fingerprint.to_string() == *text);
-        if let Some(found) = fingerprints(again()?)?.into_iter().find(of_other) {
-            let served = served.iter().map(Fingerprint::to_string).collect::<Vec<_>>().join(", ");
-            return Err(TableError::Fingerprint { found, served });
+        for (model, found) in models(again()?)? {
+            let Some(known) = served.iter().find(|known| known.fingerprint.to_string() == model) else {
+                let served = served.iter().map(|known| known.fingerprint.to_string());
+                let served = served.collect::<Vec<_>>().join(", ");
+                return Err(TableError::Fingerprint { found: model, served });
+            };
+            let expected = known.dimensions;
+            if usize::try_from(found) != Ok(expected) {
+                return Err(TableError::Dimensions { model, expected, found });
+            }
         }
         let (mut taken, runtime) = (Taken::default(), Handle::current());
         for row in Rows::open(again()?)? {
@@ -77,11 +92,11 @@ impl VectorCache {
     }
 
     /// Reads the file that [`Self::save`] wrote into memory, until that is full; rows of models that are not in
-    /// `served` are left out. To be called on a thread that may block, of a tokio runtime.
+    /// `served`, or not of their length, are left out. To be called on a thread that may block, of a tokio runtime.
     ///
     /// # Errors
     /// [`TableError`] when it is there and cannot be read to its end.
-    pub fn warm(&self, path: &Path, served: &[Fingerprint]) -> Result<Taken, TableError> {
+    pub fn warm(&self, path: &Path, served: &[Served]) -> Result<Taken, TableError> {
         let (mut taken, runtime) = (Taken::default(), Handle::current());
         let file = match File::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(taken),
@@ -90,7 +105,8 @@ impl VectorCache {
         let mut room = self.memory.max_bytes();
         for row in Rows::open(file)? {
             let (key, value) = row?;
-            if !served.contains(&key.fingerprint()) {
+            let of = Served { fingerprint: key.fingerprint(), dimensions: value.embedding.dimensions() };
+            if !served.contains(&of) {
                 taken.of_others += 1;
                 continue;
             }

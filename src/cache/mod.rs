@@ -20,7 +20,7 @@ use prometheus::IntCounter;
 use tokio::time::timeout;
 use tracing::{Instrument, Span};
 
-pub use file::{remove_parts, replace_file};
+pub use file::{Served, remove_parts, replace_file};
 pub use flights::GoOn;
 pub use key::CacheKey;
 pub use table::{FailedItem, TableError, TableItem, write_items};
@@ -88,6 +88,17 @@ pub enum CacheSetupError {
     },
 }
 
+/// What is looked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Lookup {
+    /// Its name.
+    pub key: CacheKey,
+    /// The length of the model's vectors. One of another length in a tier behind memory is as good as none.
+    pub dimensions: usize,
+    /// Who waits for it.
+    pub lane: Lane,
+}
+
 /// Why a lookup has no vector.
 #[derive(Debug)]
 pub struct LookupError<E> {
@@ -115,7 +126,7 @@ impl VectorCache {
         self.memory.get(*key).await
     }
 
-    /// The vector of `key`: stored, or from an equal computation in flight, or from `compute`. A search joins searches
+    /// The vector of the key: stored, or from an equal computation in flight, or from `compute`. A search joins searches
     /// alone, as a computation of bulk waits behind the rest of bulk.
     ///
     /// # Errors
@@ -126,20 +137,19 @@ impl VectorCache {
     /// alone ends, and its vector is kept.
     pub async fn get_or_compute<E, F>(
         &self,
-        key: CacheKey,
-        lane: Lane,
+        lookup: Lookup,
         compute: impl FnOnce(GoOn) -> F,
     ) -> Result<CachedVector, LookupError<E>>
     where
         E: Send + Sync + 'static,
         F: Future<Output = Result<CachedVector, E>> + Send + 'static,
     {
-        if let Some(value) = self.memory.get(key).await {
+        if let Some(value) = self.memory.get(lookup.key).await {
             self.count_hit(&self.memory_hits, self.memory.name());
             return Ok(value);
         }
-        let begin = |go_on| self.clone().find(key, compute(go_on)).in_current_span();
-        let seat = self.flights.join_or_begin(key, lane, begin);
+        let begin = |go_on| self.clone().find(lookup, compute(go_on)).in_current_span();
+        let seat = self.flights.join_or_begin(lookup.key, lookup.lane, begin);
         let was_joined = seat.was_joined;
         let outcome = seat.outcome().await;
         if was_joined {
@@ -148,18 +158,19 @@ impl VectorCache {
         outcome.map_err(|error| LookupError { error, was_joined })
     }
 
-    /// The vector of `key` from any tier, or from `compute`. Every nearer tier keeps it then.
+    /// The vector from any tier, or from `compute`. Every nearer tier keeps it then.
     async fn find<E>(
         self,
-        key: CacheKey,
+        lookup: Lookup,
         compute: impl Future<Output = Result<CachedVector, E>>,
     ) -> Result<CachedVector, E> {
+        let Lookup { key, dimensions, .. } = lookup;
         // What landed between the look before and now.
         if let Some(value) = self.memory.get(key).await {
             self.count_hit(&self.memory_hits, self.memory.name());
             return Ok(value);
         }
-        let value = match self.find_further(key).await {
+        let value = match self.find_further(key, dimensions).await {
             Some(found) => found,
             None => {
                 self.metrics.cache_misses.inc();
@@ -181,10 +192,20 @@ impl VectorCache {
     }
 
     /// The vector of `key` from a tier behind memory. The tiers before that one keep it then.
-    async fn find_further(&self, key: CacheKey) -> Option<CachedVector> {
+    async fn find_further(&self, key: CacheKey, dimensions: usize) -> Option<CachedVector> {
         for (i, tier) in self.further.iter().enumerate() {
             let lookup = trace_span!("lookup", sidelens.tier = tier.name());
             if let Some(value) = tier.get(key).instrument(lookup).await {
+                if value.embedding.dimensions() != dimensions {
+                    let found = value.embedding.dimensions();
+                    tracing::warn!(
+                        tier = tier.name(),
+                        found,
+                        dimensions,
+                        "a vector of the wrong length is passed over"
+                    );
+                    continue;
+                }
                 self.count_hit(&self.metrics.cache_hits.with_label_values(&[tier.name()]), tier.name());
                 for nearer in &self.further[..i] {
                     nearer.put(key, value.clone()).await;

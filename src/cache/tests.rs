@@ -35,6 +35,10 @@ pub(super) fn key(name: &str) -> CacheKey {
     CacheKey::text(Fingerprint::of(&[b"model"]), name)
 }
 
+fn lookup(name: &str, lane: Lane) -> Lookup {
+    Lookup { key: key(name), dimensions: value().embedding.dimensions(), lane }
+}
+
 fn value() -> CachedVector {
     let embedding = Embedding::normalized(vec![3.0, 4.0]).unwrap();
     CachedVector { created_ms: 0, ..CachedVector::of_text(embedding, 3, false) }
@@ -56,10 +60,10 @@ async fn equal_inputs_in_flight_are_computed_once() {
     for (max_bytes, later) in [(1 << 20, 1), (0, 2)] {
         let (cache, count) = (cache(max_bytes), Arc::new(AtomicUsize::new(0)));
         let lookups =
-            (0..40).map(|_| cache.get_or_compute(key("a"), Lane::Bulk, |_| computed(count.clone())));
+            (0..40).map(|_| cache.get_or_compute(lookup("a", Lane::Bulk), |_| computed(count.clone())));
         assert!(join_all(lookups).await.into_iter().all(|found| found.unwrap() == value()));
         assert_eq!(count.load(Ordering::SeqCst), 1, "in flight, max_bytes {max_bytes}");
-        cache.get_or_compute(key("a"), Lane::Bulk, |_| computed(count.clone())).await.unwrap();
+        cache.get_or_compute(lookup("a", Lane::Bulk), |_| computed(count.clone())).await.unwrap();
         assert_eq!(count.load(Ordering::SeqCst), later, "afterwards, max_bytes {max_bytes}");
         assert_eq!(cache.metrics.cache_misses.get(), later as u64);
         assert_eq!(cache.memory_hits.get(), 41 - later as u64);
@@ -73,12 +77,12 @@ async fn errors_are_shared_in_flight_but_not_stored() {
         in_flight().await;
         Err("broken")
     };
-    let lookups = (0..3).map(|_| cache.get_or_compute(key("a"), Lane::Bulk, |_| fail()));
+    let lookups = (0..3).map(|_| cache.get_or_compute(lookup("a", Lane::Bulk), |_| fail()));
     let joined: Vec<bool> =
         join_all(lookups).await.into_iter().map(|found| found.unwrap_err().was_joined).collect();
     assert_eq!(joined, [false, true, true]);
     let count = Arc::new(AtomicUsize::new(0));
-    cache.get_or_compute(key("a"), Lane::Bulk, |_| computed(count.clone())).await.unwrap();
+    cache.get_or_compute(lookup("a", Lane::Bulk), |_| computed(count.clone())).await.unwrap();
     assert_eq!(count.load(Ordering::SeqCst), 1);
 }
 
@@ -94,9 +98,9 @@ async fn a_computation_goes_on_for_those_who_joined_and_ends_with_the_last() {
             computed(count).await
         }
     };
-    let mut first = Box::pin(cache.get_or_compute(key("a"), Lane::Bulk, |_| held));
+    let mut first = Box::pin(cache.get_or_compute(lookup("a", Lane::Bulk), |_| held));
     assert!((&mut first).now_or_never().is_none());
-    let mut second = Box::pin(cache.get_or_compute(key("a"), Lane::Bulk, |_| computed(count.clone())));
+    let mut second = Box::pin(cache.get_or_compute(lookup("a", Lane::Bulk), |_| computed(count.clone())));
     assert!((&mut second).now_or_never().is_none());
     drop(first);
     release.notify_one();
@@ -111,17 +115,17 @@ async fn a_computation_goes_on_for_those_who_joined_and_ends_with_the_last() {
             std::future::pending::<Result<CachedVector, String>>().await
         }
     };
-    let mut last = Box::pin(cache.get_or_compute(key("b"), Lane::Bulk, |_| held));
+    let mut last = Box::pin(cache.get_or_compute(lookup("b", Lane::Bulk), |_| held));
     assert!((&mut last).now_or_never().is_none());
     drop(last);
     assert!(released.notified().now_or_never().is_some(), "dropped at once");
-    cache.get_or_compute(key("b"), Lane::Bulk, |_| computed(count.clone())).await.unwrap();
+    cache.get_or_compute(lookup("b", Lane::Bulk), |_| computed(count.clone())).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_computation_that_goes_on_alone_is_kept_and_joined() {
     let (cache, count) = (cache(1 << 20), Arc::new(AtomicUsize::new(0)));
-    let mut first = Box::pin(cache.get_or_compute(key("a"), Lane::Bulk, |go_on| {
+    let mut first = Box::pin(cache.get_or_compute(lookup("a", Lane::Bulk), |go_on| {
         let computed = computed(count.clone());
         async move {
             go_on.alone();
@@ -130,7 +134,7 @@ async fn a_computation_that_goes_on_alone_is_kept_and_joined() {
     }));
     assert!((&mut first).now_or_never().is_none());
     drop(first);
-    cache.get_or_compute(key("a"), Lane::Bulk, |_| computed(count.clone())).await.unwrap();
+    cache.get_or_compute(lookup("a", Lane::Bulk), |_| computed(count.clone())).await.unwrap();
     assert_eq!(count.load(Ordering::SeqCst), 1, "joined");
     assert_eq!(cache.peek(&key("a")).await, Some(value()));
 }
@@ -148,15 +152,16 @@ impl Drop for OnDrop {
 async fn a_search_does_not_wait_for_bulk_but_bulk_may_for_a_search() {
     let (cache, count) = (cache(1 << 20), Arc::new(AtomicUsize::new(0)));
     let never = std::future::pending::<Result<CachedVector, String>>;
-    let mut bulk = Box::pin(cache.get_or_compute(key("a"), Lane::Bulk, |_| never()));
+    let mut bulk = Box::pin(cache.get_or_compute(lookup("a", Lane::Bulk), |_| never()));
     assert!((&mut bulk).now_or_never().is_none());
-    let searches = (0..3).map(|_| cache.get_or_compute(key("a"), Lane::Search, |_| computed(count.clone())));
+    let searches =
+        (0..3).map(|_| cache.get_or_compute(lookup("a", Lane::Search), |_| computed(count.clone())));
     assert!(join_all(searches).await.into_iter().all(|found| found.unwrap() == value()));
     assert_eq!(count.load(Ordering::SeqCst), 1, "searches are joined");
     assert_eq!((cache.metrics.cache_misses.get(), cache.memory_hits.get()), (2, 2));
 
     let both = [Lane::Search, Lane::Bulk]
-        .map(|lane| cache.get_or_compute(key("b"), lane, |_| computed(count.clone())));
+        .map(|lane| cache.get_or_compute(lookup("b", lane), |_| computed(count.clone())));
     assert!(join_all(both).await.into_iter().all(|found| found.unwrap() == value()));
     assert_eq!(count.load(Ordering::SeqCst), 2, "bulk joins a search");
 }
@@ -193,16 +198,29 @@ async fn what_is_computed_fills_all_tiers_and_what_is_found_the_nearer_ones() {
     };
     let puts = || [&near, &far].map(|shelf| shelf.puts.load(Ordering::SeqCst));
     let (first, count) = (replica(), Arc::new(AtomicUsize::new(0)));
-    first.get_or_compute(key("a"), Lane::Bulk, |_| computed(count.clone())).await.unwrap();
+    first.get_or_compute(lookup("a", Lane::Bulk), |_| computed(count.clone())).await.unwrap();
     assert_eq!(puts(), [1, 1]);
 
     near.values.lock().unwrap().clear();
     let second = replica();
-    let lookups = (0..40).map(|_| second.get_or_compute(key("a"), Lane::Bulk, |_| computed(count.clone())));
+    let lookups =
+        (0..40).map(|_| second.get_or_compute(lookup("a", Lane::Bulk), |_| computed(count.clone())));
     assert!(join_all(lookups).await.into_iter().all(|found| found.unwrap() == value()));
     assert_eq!(puts(), [2, 1], "only the tier before the one that had it");
     assert_eq!(count.load(Ordering::SeqCst), 1);
     let hits = |tier| second.metrics.cache_hits.with_label_values(&[tier]).get();
     assert_eq!((hits("redis"), hits("memory"), second.metrics.cache_misses.get()), (1, 39, 0));
     assert_eq!(second.peek(&key("a")).await, Some(value()));
+}
+
+#[tokio::test]
+async fn a_vector_of_the_wrong_length_is_computed_again() {
+    let (far, count) = (Arc::new(Shelf::default()), Arc::new(AtomicUsize::new(0)));
+    let cache = VectorCache { further: Arc::new([Box::new(far.clone()) as Box<dyn Tier>]), ..cache(1 << 20) };
+    let short = CachedVector { embedding: Embedding::normalized(vec![1.0]).unwrap(), ..value() };
+    far.put(key("a"), short).await;
+    let found = cache.get_or_compute(lookup("a", Lane::Bulk), |_| computed(count.clone())).await;
+    assert_eq!((found.unwrap(), count.load(Ordering::SeqCst)), (value(), 1));
+    assert_eq!(far.get(key("a")).await, Some(value()), "and replaced");
+    assert_eq!((cache.metrics.cache_misses.get(), cache.memory_hits.get()), (1, 0));
 }

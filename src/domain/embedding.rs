@@ -18,6 +18,14 @@ pub enum EmbeddingError {
     /// It should be of length one, and is not.
     #[error("the vector is not of length one")]
     NotUnit,
+    /// Vectors that are to become one are of several lengths.
+    #[error("a vector has {found} components, and another {expected}")]
+    Lengths {
+        /// Components of the first.
+        expected: usize,
+        /// Components of one that differs.
+        found: usize,
+    },
 }
 
 impl Embedding {
@@ -56,13 +64,19 @@ impl Embedding {
     /// The normalised weighted mean of unit vectors of one length.
     ///
     /// # Errors
-    /// [`EmbeddingError::Zero`] when the parts cancel each other out, or when there are none.
+    /// [`EmbeddingError::Zero`] when the parts cancel each other out, or when there are none; [`EmbeddingError::Lengths`]
+    /// when they differ in length.
     pub fn weighted_mean<'a>(
         parts: impl IntoIterator<Item = (&'a Embedding, f32)>,
     ) -> Result<Self, EmbeddingError> {
         let mut sum: Vec<f32> = Vec::new();
         for (part, weight) in parts {
-            sum.resize(part.0.len(), 0.0);
+            if sum.is_empty() {
+                sum.resize(part.0.len(), 0.0);
+            }
+            if sum.len() != part.0.len() {
+                return Err(EmbeddingError::Lengths { expected: sum.len(), found: part.0.len() });
+            }
             sum.iter_mut().zip(part.0.iter()).for_each(|(sum, x)| *sum += weight * x);
         }
         Self::normalized(sum)
@@ -132,5 +146,15 @@ mod tests {
         assert!((mean.as_slice()[0] - 0.6).abs() < 1e-6);
         let back = Embedding::normalized(vec![-1.0, 0.0]).unwrap();
         assert_eq!(Embedding::weighted_mean([(&x, 1.0), (&back, 1.0)]), Err(EmbeddingError::Zero));
+    }
+
+    #[test]
+    fn vectors_of_several_lengths_have_no_mean() {
+        let short = Embedding::normalized(vec![1.0, 0.0]).unwrap();
+        let long = Embedding::normalized(vec![0.0, 1.0, 0.0]).unwrap();
+        for (parts, expected, found) in [([&short, &long], 2, 3), ([&long, &short], 3, 2)] {
+            let mean = Embedding::weighted_mean(parts.map(|part| (part, 1.0)));
+            assert_eq!(mean, Err(EmbeddingError::Lengths { expected, found }));
+        }
     }
 }

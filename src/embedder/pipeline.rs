@@ -14,10 +14,10 @@ use super::prepare::{Panicked, PreparePool};
 use super::spans::{mark_failed, part_span};
 use super::unreadable::Unreadable;
 use crate::batch::{BatchError, Batcher};
-use crate::cache::{CacheKey, CachedVector, GoOn, Source, VectorCache};
+use crate::cache::{CacheKey, CachedVector, GoOn, Lookup, Source, VectorCache};
 use crate::domain::{
-    Content, EmbedError, EmbedInput, Embedding, Fingerprint, InputType, ItemError, ItemErrorKind, Lane,
-    Modality, ModelSpec, OnItemError, Part, Prepared, Tokens, Usage,
+    Content, EmbedError, EmbedInput, Embedding, EmbeddingError, Fingerprint, InputType, ItemError,
+    ItemErrorKind, Lane, Modality, ModelSpec, OnItemError, Part, Prepared, Tokens, Usage,
 };
 use crate::fetch::Fetcher;
 use crate::imaging::ImagingOptions;
@@ -175,8 +175,9 @@ impl Pipeline {
     where
         F: Future<Output = Result<CachedVector, PartError>> + Send + 'static,
     {
+        let lookup = Lookup { key, dimensions: self.spec.dimensions, lane: turn.lane };
         loop {
-            let failed = match self.cache.get_or_compute(key, turn.lane, &compute).await {
+            let failed = match self.cache.get_or_compute(lookup, &compute).await {
                 Ok(vector) => return Ok((key, vector)),
                 Err(failed) => failed,
             };
@@ -241,7 +242,10 @@ fn combine(parts: &[PartVector]) -> Result<ItemVector, PartError> {
         // By the largest weight, so that the sum of large ones stays finite.
         let largest = parts.iter().map(|part| part.weight).fold(f32::MIN_POSITIVE, f32::max);
         let weighted = parts.iter().map(|part| (&part.vector.embedding, part.weight / largest));
-        Embedding::weighted_mean(weighted).unwrap_or_else(|_| first.vector.embedding.clone())
+        match Embedding::weighted_mean(weighted) {
+            Err(EmbeddingError::Zero) => first.vector.embedding.clone(),
+            mean => mean.map_err(|error| PartError::Item(ItemErrorKind::Internal, error.to_string()))?,
+        }
     };
     Ok(ItemVector { embedding, usage })
 }

@@ -9,10 +9,10 @@ use std::{
 
 use tokio::task::spawn_blocking;
 
-use super::Models;
+use super::{Embedder, Models};
 use crate::{
-    cache::{TableError, VectorCache},
-    domain::{EmbedError, Fingerprint},
+    cache::{Served, TableError, VectorCache},
+    domain::EmbedError,
 };
 
 /// The file that outlives the process.
@@ -53,10 +53,10 @@ impl Models {
     /// their number. To be called on a thread that may block, of a tokio runtime.
     ///
     /// # Errors
-    /// [`EmbedError::InvalidRequest`] when it is no table, or has a vector of a model that is not served: then it is
-    /// refused whole.
+    /// [`EmbedError::InvalidRequest`] when it is no table, or has a vector of a model that is not served, or not of that
+    /// model's length: then it is refused whole.
     pub fn import_vectors(&self, table: impl Read) -> Result<u64, EmbedError> {
-        match self.store.cache.import(table, &self.fingerprints()) {
+        match self.store.cache.import(table, &self.served()) {
             Ok(taken) => Ok(taken.rows),
             Err(TableError::Io(error)) => {
                 Err(EmbedError::Internal(format!("the table was not received: {error}")))
@@ -65,14 +65,15 @@ impl Models {
         }
     }
 
-    fn fingerprints(&self) -> Vec<Fingerprint> {
-        self.iter().map(|embedder| embedder.info().fingerprint).collect()
+    fn served(&self) -> Vec<Served> {
+        let infos = self.iter().map(Embedder::info);
+        infos.map(|info| Served { fingerprint: info.fingerprint, dimensions: info.spec.dimensions }).collect()
     }
 
     /// Reads `cache.file`, if there is one. One that cannot be read is told of, and costs no more than its vectors.
     pub async fn warm_cache(&self) {
         let Store { cache, file: Some(file) } = self.store.clone() else { return };
-        let (served, path) = (self.fingerprints(), file.path.clone());
+        let (served, path) = (self.served(), file.path.clone());
         match run(move || cache.warm(&path, &served)).await {
             Ok(taken) => {
                 tracing::info!(file = %file.show(), vectors = taken.rows, of_other_models = taken.of_others, "vectors of earlier runs read");

@@ -16,6 +16,13 @@ fn model(name: &str) -> Fingerprint {
     Fingerprint::of(&[name.as_bytes()])
 }
 
+/// Models by name and length.
+fn served(models: &[(&str, usize)]) -> Vec<Served> {
+    let served =
+        |(name, dimensions): &(&str, usize)| Served { fingerprint: model(name), dimensions: *dimensions };
+    models.iter().map(served).collect()
+}
+
 fn row(model_name: &str, dimensions: usize, name: &str) -> Row {
     let seed = blake3::hash(name.as_bytes());
     let components = (0..dimensions).map(|i| f32::from(seed.as_bytes()[i % 32]) + 1.0).collect();
@@ -42,9 +49,9 @@ fn file() -> (TempDir, std::path::PathBuf) {
 }
 
 /// Reads the file into an empty cache.
-async fn warmed(path: &Path, served: &[&str]) -> (VectorCache, Result<Taken, TableError>) {
+async fn warmed(path: &Path, models: &[(&str, usize)]) -> (VectorCache, Result<Taken, TableError>) {
     let (fresh, path) = (cache(&[]).await, path.to_owned());
-    let served: Vec<_> = served.iter().map(|name| model(name)).collect();
+    let served = served(models);
     let taken = spawn_blocking({
         let fresh = fresh.clone();
         move || fresh.warm(&path, &served)
@@ -71,15 +78,18 @@ async fn what_is_saved_warms_the_next_start() {
     let (dir, path) = file();
     let rows = [row("a", 8, "red"), row("a", 8, "https://host/a.jpg?token=x"), row("b", 12, "red")];
     assert_eq!(cache(&rows).await.save(&path, MAX).unwrap(), 3);
-    let (fresh, taken) = warmed(&path, &["a", "b"]).await;
+    let (fresh, taken) = warmed(&path, &[("a", 8), ("b", 12)]).await;
     assert_eq!(taken.unwrap(), Taken { rows: 3, of_others: 0 });
     holds(&fresh, &rows).await;
-    let (fresh, taken) = warmed(&path, &["a"]).await;
+    let (fresh, taken) = warmed(&path, &[("a", 8)]).await;
     assert_eq!(taken.unwrap(), Taken { rows: 2, of_others: 1 });
     holds(&fresh, &rows[..2]).await;
     assert_eq!(fresh.peek(&rows[2].0).await, None);
+    let (fresh, taken) = warmed(&path, &[("a", 9), ("b", 12)]).await;
+    assert_eq!(taken.unwrap(), Taken { rows: 1, of_others: 2 }, "of the wrong length");
+    holds(&fresh, &rows[2..]).await;
     assert_eq!(names(&dir), ["vectors.parquet"]);
-    assert_eq!(warmed(&dir.path().join("none"), &["a"]).await.1.unwrap(), Taken::default());
+    assert_eq!(warmed(&dir.path().join("none"), &[("a", 8)]).await.1.unwrap(), Taken::default());
 }
 
 #[tokio::test]
@@ -90,7 +100,7 @@ async fn old_rows_stay_and_newer_ones_of_the_same_key_win() {
     let new = (old.0, CachedVector { text_tokens: 9, ..old.1.clone() });
     let rows = [new, row("a", 8, "green"), kept];
     assert_eq!(cache(&rows[..2]).await.save(&path, MAX).unwrap(), 3);
-    let (fresh, taken) = warmed(&path, &["a", "other"]).await;
+    let (fresh, taken) = warmed(&path, &[("a", 8), ("other", 4)]).await;
     assert_eq!(taken.unwrap().rows, 3);
     holds(&fresh, &rows).await;
 }
@@ -103,10 +113,10 @@ async fn the_file_keeps_the_newest_within_its_limit_and_memory_takes_what_it_has
     let new = [row("a", 8, "new")];
     let room_for_ten = u64::from(weight(&new[0].1)) * 10;
     assert_eq!(cache(&new).await.save(&path, room_for_ten).unwrap(), 10);
-    holds(&warmed(&path, &["a"]).await.0, &new).await;
+    holds(&warmed(&path, &[("a", 8)]).await.0, &new).await;
 
     let small = VectorCache::new(&config(room_for_ten / 2), Metrics::new()).unwrap();
-    let taken = spawn_blocking(move || small.warm(&path, &[model("a")])).await.unwrap();
+    let taken = spawn_blocking(move || small.warm(&path, &served(&[("a", 8)]))).await.unwrap();
     assert_eq!(taken.unwrap().rows, 5);
 }
 
@@ -122,7 +132,7 @@ async fn a_write_that_fails_half_way_leaves_the_old_file() {
     });
     assert!(matches!(failed, Err(TableError::Io(_))));
     assert_eq!(names(&dir), ["vectors.parquet"]);
-    let (fresh, taken) = warmed(&path, &["a"]).await;
+    let (fresh, taken) = warmed(&path, &[("a", 8)]).await;
     assert_eq!(taken.unwrap().rows, 1);
     holds(&fresh, &rows).await;
 }
@@ -137,12 +147,12 @@ async fn a_file_that_cannot_be_read_is_told_and_set_aside() {
     damaged[whole.len() / 2..][..2000].fill(0xff);
     for bytes in [&b"no table"[..], &whole[..whole.len() / 2], &[], &damaged] {
         fs::write(&path, bytes).unwrap();
-        assert!(warmed(&path, &["a"]).await.1.is_err(), "{} bytes", bytes.len());
+        assert!(warmed(&path, &[("a", 8)]).await.1.is_err(), "{} bytes", bytes.len());
         let new = [row("a", 8, "new")];
         cache(&new).await.save(&path, MAX).unwrap();
         assert_eq!(names(&dir), ["vectors.parquet", "vectors.parquet.unreadable"]);
         assert_eq!(fs::read(dir.path().join("vectors.parquet.unreadable")).unwrap(), bytes);
-        let (fresh, taken) = warmed(&path, &["a"]).await;
+        let (fresh, taken) = warmed(&path, &[("a", 8)]).await;
         assert!(taken.unwrap().rows >= 1);
         holds(&fresh, &new).await;
     }
@@ -153,23 +163,28 @@ async fn an_export_is_imported_where_its_models_are_served() {
     let rows = [row("a", 8, "red"), row("b", 12, "red"), row("a", 8, "https://host/a.jpg")];
     let mut table = Vec::new();
     assert_eq!(cache(&rows).await.export(&mut table).unwrap(), 3);
-    let import = async |served: &'static [&str]| {
+    let import = async |models: &'static [(&'static str, usize)]| {
         let (fresh, table) = (cache(&[]).await, table.clone());
-        let served: Vec<_> = served.iter().map(|name| model(name)).collect();
+        let served = served(models);
         let importing = fresh.clone();
         let taken = spawn_blocking(move || importing.import(&table[..], &served)).await.unwrap();
         (fresh, taken)
     };
-    let (fresh, taken) = import(&["b", "a", "c"]).await;
+    let (fresh, taken) = import(&[("b", 12), ("a", 8), ("c", 8)]).await;
     assert_eq!(taken.unwrap().rows, 3);
     holds(&fresh, &rows).await;
 
-    let (fresh, taken) = import(&["a"]).await;
+    let (fresh, taken) = import(&[("a", 8)]).await;
     let message = taken.unwrap_err().to_string();
     assert!(
         message.contains(&model("b").to_string()) && message.contains(&model("a").to_string()),
         "{message}"
     );
+    assert_eq!(fresh.memory.rows().count(), 0, "refused whole");
+
+    let (fresh, taken) = import(&[("a", 8), ("b", 11)]).await;
+    let message = taken.unwrap_err().to_string();
+    assert!(message.contains("12 components") && message.contains("have 11"), "{message}");
     assert_eq!(fresh.memory.rows().count(), 0, "refused whole");
     let (_, taken) = import(&[]).await;
     assert!(matches!(taken, Err(TableError::Fingerprint { .. })));

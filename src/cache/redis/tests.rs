@@ -15,7 +15,7 @@ use tokio::{task::yield_now, time::sleep};
 use super::{link::MAX_FAILURES, *};
 use crate::{
     cache::{
-        VectorCache,
+        Lookup, VectorCache,
         tests::{config, key},
         tier::contract,
     },
@@ -129,6 +129,10 @@ fn redis_hits(metrics: &Metrics) -> u64 {
     metrics.cache_hits.with_label_values(&["redis"]).get()
 }
 
+fn lookup(key: CacheKey) -> Lookup {
+    Lookup { key, dimensions: contract::value(1).embedding.dimensions(), lane: Lane::Bulk }
+}
+
 async fn compute() -> Result<CachedVector, String> {
     Ok(contract::value(1))
 }
@@ -143,13 +147,13 @@ async fn keeps_the_contract() {
 async fn a_replica_finds_what_another_computed() {
     let Some(server) = Server::start() else { return };
     let (first, first_metrics) = server.replica().await;
-    let value = first.get_or_compute(key("a"), Lane::Bulk, |_| compute()).await.unwrap();
+    let value = first.get_or_compute(lookup(key("a")), |_| compute()).await.unwrap();
     until("it is written", || first_metrics.redis_seconds.with_label_values(&["set"]).get_sample_count() > 0)
         .await;
 
     let (second, metrics) = server.replica().await;
     let never = async { Err::<CachedVector, _>("it must not be computed") };
-    assert_eq!(second.get_or_compute(key("a"), Lane::Bulk, |_| never).await.unwrap(), value);
+    assert_eq!(second.get_or_compute(lookup(key("a")), |_| never).await.unwrap(), value);
     assert_eq!((redis_hits(&metrics), metrics.cache_misses.get()), (1, 0));
     assert_eq!(second.peek(&key("a")).await, Some(value), "and keeps it nearer");
 
@@ -168,7 +172,7 @@ async fn a_value_that_is_damaged_or_of_another_version_is_a_miss() {
     newer[0] += 1;
     for (of, bytes) in [("damaged", damaged), ("newer", newer), ("other", good), ("empty", Vec::new())] {
         let () = server.say(&[b"SET", name(&key(of)).as_bytes(), &bytes]).await;
-        cache.get_or_compute(key(of), Lane::Bulk, |_| compute()).await.unwrap();
+        cache.get_or_compute(lookup(key(of)), |_| compute()).await.unwrap();
     }
     assert_eq!((metrics.cache_misses.get(), redis_hits(&metrics), errors(&metrics, "corrupt")), (4, 0, 4));
     assert_eq!(metrics.redis_breaker_open.get(), 0, "no fault of the server's");
@@ -208,7 +212,7 @@ async fn a_server_that_is_not_there_costs_nothing_and_is_found_when_it_comes() {
     let metrics = Metrics::new();
     let cache = VectorCache::new(&server.config(), metrics.clone()).unwrap();
     for i in 0..100 {
-        cache.get_or_compute(key(&i.to_string()), Lane::Bulk, |_| compute()).await.unwrap();
+        cache.get_or_compute(lookup(key(&i.to_string())), |_| compute()).await.unwrap();
     }
     assert_eq!(metrics.redis_breaker_open.get(), 1);
     assert_eq!(metrics.redis_seconds.with_label_values(&["get"]).get_sample_count(), 0);
@@ -231,7 +235,7 @@ async fn killed_and_restarted_under_load_it_fails_no_lookup() {
                         break;
                     }
                     let found =
-                        cache.get_or_compute(key(&i.to_string()), Lane::Bulk, |_| compute()).await.unwrap();
+                        cache.get_or_compute(lookup(key(&i.to_string())), |_| compute()).await.unwrap();
                     assert_eq!(found.embedding, contract::value(1).embedding);
                     asked.fetch_add(1, Ordering::SeqCst);
                     sleep(Duration::from_millis(1)).await;

@@ -25,7 +25,7 @@ use arrow_schema::{ArrowError, DataType, Field, Schema, TimeUnit};
 use parquet::errors::ParquetError;
 
 pub use items::{FailedItem, TableItem, write_items};
-pub(super) use read::{Rows, fingerprints};
+pub(super) use read::{Rows, models};
 pub(super) use write::TableWriter;
 
 use super::{CacheKey, CachedVector};
@@ -72,6 +72,16 @@ pub enum TableError {
         found: String,
         /// Those of the served models.
         served: String,
+    },
+    /// Vectors of a model that is served, but not of its length.
+    #[error("it has vectors of {found} components of the model {model}, whose vectors have {expected}")]
+    Dimensions {
+        /// The model's fingerprint.
+        model: String,
+        /// Components of the model's vectors.
+        expected: usize,
+        /// Components of one in the table.
+        found: i32,
     },
 }
 

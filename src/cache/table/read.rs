@@ -45,20 +45,23 @@ fn open(file: File) -> Result<ParquetRecordBatchReaderBuilder<File>, TableError>
     Ok(ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)?.with_batch_size(BATCH))
 }
 
-/// The models whose vectors a table has.
+/// The models whose vectors a table has, each with the length of its vectors there.
 ///
 /// # Errors
 /// [`TableError`] when it is none.
-pub(crate) fn fingerprints(file: File) -> Result<BTreeSet<String>, TableError> {
+pub(crate) fn models(file: File) -> Result<BTreeSet<(String, i32)>, TableError> {
     let builder = open(file)?;
-    let mask = ProjectionMask::columns(builder.parquet_schema(), ["model_fingerprint"]);
+    let mask = ProjectionMask::columns(builder.parquet_schema(), ["model_fingerprint", "dimensions"]);
     let mut found = BTreeSet::new();
     for batch in builder.with_projection(mask).build()? {
         let batch = batch?;
-        let column = strings(&batch, "model_fingerprint")?;
-        for text in column.iter().flatten() {
-            if !found.contains(text) {
-                found.insert(text.to_owned());
+        let (fingerprints, dimensions) =
+            (strings(&batch, "model_fingerprint")?, numbers(&batch, "dimensions")?);
+        let mut last = None;
+        for model in fingerprints.iter().flatten().zip(dimensions.values()) {
+            // Mostly there is one.
+            if last.replace(model) != Some(model) {
+                found.insert((model.0.to_owned(), *model.1));
             }
         }
     }
@@ -135,14 +138,12 @@ impl Batch {
         let components = vector.values().as_primitive_opt().cloned();
         let components =
             components.ok_or_else(|| wrong("vector", "a list of float32", vector.data_type()))?;
-        let numbers =
-            |name| whole(batch, name, "int32", |column| column.as_primitive_opt::<Int32Type>().cloned());
         Ok(Self {
             key: strings(batch, "key")?,
             model_fingerprint: strings(batch, "model_fingerprint")?,
             source: strings(batch, "source")?,
-            dimensions: numbers("dimensions")?,
-            text_tokens: numbers("text_tokens")?,
+            dimensions: numbers(batch, "dimensions")?,
+            text_tokens: numbers(batch, "text_tokens")?,
             truncated: whole(batch, "truncated", "boolean", |column| column.as_boolean_opt().cloned())?,
             created_ms: whole(batch, "created_at", "a timestamp", milliseconds)?,
             vector,
@@ -186,6 +187,10 @@ fn with_key(batch: &RecordBatch) -> BooleanArray {
 
 fn strings(batch: &RecordBatch, name: &'static str) -> Result<StringArray, TableError> {
     whole(batch, name, "a string", |column| column.as_string_opt().cloned())
+}
+
+fn numbers(batch: &RecordBatch, name: &'static str) -> Result<Int32Array, TableError> {
+    whole(batch, name, "int32", |column| column.as_primitive_opt::<Int32Type>().cloned())
 }
 
 /// The column `name`, without nulls.

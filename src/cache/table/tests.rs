@@ -79,7 +79,7 @@ fn every_row_comes_back_in_groups_of_bounded_size() {
         let file = written(&rows(n), 3);
         let groups = ParquetRecordBatchReaderBuilder::try_new(file.try_clone().unwrap()).unwrap();
         assert!(groups.metadata().row_groups().iter().all(|group| group.num_rows() <= 4096));
-        assert_eq!(fingerprints(file.try_clone().unwrap()).unwrap().len(), n.min(1));
+        assert_eq!(models(file.try_clone().unwrap()).unwrap().len(), n.min(1));
         assert!(read(file).unwrap() == rows(n), "{n} rows");
     }
 }
