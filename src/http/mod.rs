@@ -7,6 +7,7 @@ mod auth;
 mod body;
 mod embed;
 mod error;
+mod head;
 mod limit;
 mod live;
 mod observe;

@@ -7,6 +7,7 @@ use tracing_actix_web::TracingLogger;
 
 use super::{
     FilesError, HttpState, Listener, configure,
+    head::time_first_head,
     observe::{RequestSpan, observe},
     tls::tls_config,
 };
@@ -60,7 +61,7 @@ pub fn serve(listeners: Listeners, state: HttpState) -> Result<Servers, ServeErr
     let per_worker = config.max_connections.div_ceil(workers);
 
     let keep_alive = match config.keep_alive_s {
-        // actix times the first head of a connection only.
+        // The first head of a connection is timed, no other.
         0 => KeepAlive::Disabled,
         seconds => KeepAlive::Timeout(Duration::from_secs(seconds)),
     };
@@ -77,7 +78,9 @@ pub fn serve(listeners: Listeners, state: HttpState) -> Result<Servers, ServeErr
         })
         .workers(workers)
         .max_connections(per_worker)
-        .client_request_timeout(client_timeout)
+        // actix would answer 408.
+        .client_request_timeout(Duration::ZERO)
+        .on_connect(time_first_head(client_timeout))
         .tls_handshake_timeout(client_timeout)
         .client_disconnect_timeout(LINGER)
         .keep_alive(keep_alive)

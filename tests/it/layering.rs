@@ -48,6 +48,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Crates that stay in one room: no other may name them.
 const KEPT_IN: &[(&str, &[&str])] = &[
     ("actix_web", &["http", "app"]),
+    ("actix_tls", &["http"]),
     ("tch", &["libtorch", "model", "runtime"]),
     ("reqwest", &["fetch", "hub", "load", "cli", "telemetry"]),
     ("hf_hub", &["hub"]),

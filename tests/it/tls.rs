@@ -1,6 +1,12 @@
 //! HTTPS, and certificates replaced while the service runs.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    io::{ErrorKind, Read},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::CertificateDer;
@@ -103,6 +109,38 @@ async fn speaks_nothing_else_then() {
     assert!(plain.is_err(), "{plain:?}");
     // Nor to whom does not trust it: an empty store is no store.
     assert!(crate::support::client().get(app.url("/health")).send().await.is_err());
+}
+
+#[tokio::test]
+async fn silence_after_the_handshake_is_cut() {
+    let authority = Authority::new();
+    authority.issue();
+    let app = TestApp::spawn_tls(authority.root(), |config| {
+        config.server.tls_cert = Some(authority.path("cert.pem"));
+        config.server.tls_key = Some(authority.path("key.pem"));
+        config.server.client_timeout_ms = 500;
+    })
+    .await;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates([authority.root()]);
+    let tls = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .expect("ring speaks TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let address = app.address();
+    let silent = tokio::task::spawn_blocking(move || {
+        let mut tcp = std::net::TcpStream::connect(address).expect("accepted");
+        tcp.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
+        let name = "localhost".try_into().expect("a name");
+        let mut connection = rustls::ClientConnection::new(Arc::new(tls), name).expect("a session");
+        let mut answer = Vec::new();
+        let ended = rustls::Stream::new(&mut connection, &mut tcp).read_to_end(&mut answer);
+        (ended.map_err(|error| error.kind()), answer)
+    });
+    // Cut: a farewell is for those who spoke.
+    assert_eq!(silent.await.expect("joined"), (Err(ErrorKind::UnexpectedEof), Vec::new()));
+    assert_eq!(app.get("/health").await.0, 200);
 }
 
 #[tokio::test]
