@@ -16,7 +16,7 @@ use super::{
     CacheKey, TableError, VectorCache,
     memory::weight,
     table::{Row, Rows, TableWriter, models},
-    tier::Tier,
+    tier::{Dropped, Tier},
 };
 use crate::domain::Fingerprint;
 
@@ -39,6 +39,8 @@ pub struct Taken {
     pub rows: u64,
     /// Rows that were left out: of models that are not served, or not of their length.
     pub of_others: u64,
+    /// Rows that a tier behind memory was given and did not keep, such as Redis while it is not there.
+    pub dropped: u64,
 }
 
 impl VectorCache {
@@ -82,12 +84,15 @@ impl VectorCache {
                 return Err(TableError::Dimensions { model, expected, found });
             }
         }
-        let (mut taken, runtime) = (Taken::default(), Handle::current());
+        let (mut taken, dropped, runtime) = (Taken::default(), Dropped::default(), Handle::current());
         for row in Rows::open(again()?)? {
             let (key, value) = row?;
-            runtime.block_on(self.put(key, value));
+            runtime.block_on(self.put(key, value, &dropped));
             taken.rows += 1;
         }
+        // What is on its way may still be given up.
+        runtime.block_on(self.flush());
+        taken.dropped = dropped.get();
         Ok(taken)
     }
 

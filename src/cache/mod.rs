@@ -20,13 +20,17 @@ use prometheus::IntCounter;
 use tokio::time::timeout;
 use tracing::{Instrument, Span};
 
-pub use file::{Served, remove_parts, replace_file};
+pub use file::{Served, Taken, remove_parts, replace_file};
 pub use flights::GoOn;
 pub use key::CacheKey;
 pub use table::{FailedItem, TableError, TableItem, write_items};
 pub use value::{CachedVector, Source};
 
-use self::{flights::Flights, memory::Memory, tier::Tier};
+use self::{
+    flights::Flights,
+    memory::Memory,
+    tier::{Dropped, Tier},
+};
 use crate::{
     config::CacheConfig,
     domain::Lane,
@@ -216,10 +220,10 @@ impl VectorCache {
         None
     }
 
-    /// Keeps a vector in every tier.
-    async fn put(&self, key: CacheKey, value: CachedVector) {
+    /// Keeps a vector in every tier, with patience: as long as it takes until there is room for it.
+    async fn put(&self, key: CacheKey, value: CachedVector, dropped: &Dropped) {
         for tier in self.further.iter() {
-            tier.put(key, value.clone()).await;
+            tier.put_patiently(key, value.clone(), dropped.clone()).await;
         }
         self.memory.put(key, value).await;
     }

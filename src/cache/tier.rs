@@ -1,8 +1,29 @@
 //! What a place for vectors has to do, and the test that every one of them passes.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use futures_util::{FutureExt, future::BoxFuture};
 
 use super::{CacheKey, CachedVector};
+
+/// Vectors that a tier was given and does not keep. Cheap to clone: all count together.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Dropped(Arc<AtomicU64>);
+
+impl Dropped {
+    /// One more.
+    pub fn count(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// A place where vectors are kept. Whatever goes wrong in it is a miss, found out in milliseconds: a cache may cost a
 /// computation, never a request.
@@ -15,6 +36,12 @@ pub(super) trait Tier: Send + Sync {
 
     /// Keeps the vector from some later moment on, or not at all. Waits for nothing far away.
     fn put(&self, key: CacheKey, value: CachedVector) -> BoxFuture<'_, ()>;
+
+    /// The same for who has many and can wait: as long as it takes until there is room. What is not kept in the end is
+    /// counted as dropped, by the next [`Self::flush`] at the latest.
+    fn put_patiently(&self, key: CacheKey, value: CachedVector, _dropped: Dropped) -> BoxFuture<'_, ()> {
+        self.put(key, value)
+    }
 
     /// Waits until what was put is kept, or given up.
     fn flush(&self) -> BoxFuture<'_, ()> {

@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 
 use super::{Embedder, Models};
 use crate::{
-    cache::{Served, TableError, VectorCache},
+    cache::{Served, TableError, Taken, VectorCache},
     domain::EmbedError,
 };
 
@@ -49,15 +49,25 @@ impl Models {
         self.store.cache.export(out)
     }
 
-    /// Takes the vectors of a Parquet table that [`Self::export_vectors`] once wrote, here or elsewhere, and gives
-    /// their number. To be called on a thread that may block, of a tokio runtime.
+    /// Takes the vectors of a Parquet table that [`Self::export_vectors`] once wrote, here or elsewhere, and says how
+    /// many. To be called on a thread that may block, of a tokio runtime.
     ///
     /// # Errors
     /// [`EmbedError::InvalidRequest`] when it is no table, or has a vector of a model that is not served, or not of that
     /// model's length: then it is refused whole.
-    pub fn import_vectors(&self, table: impl Read) -> Result<u64, EmbedError> {
+    pub fn import_vectors(&self, table: impl Read) -> Result<Taken, EmbedError> {
         match self.store.cache.import(table, &self.served()) {
-            Ok(taken) => Ok(taken.rows),
+            Ok(taken) => {
+                if taken.dropped > 0 {
+                    let Taken { rows, dropped, .. } = taken;
+                    tracing::warn!(
+                        rows,
+                        dropped,
+                        "some of the imported vectors are in memory alone: Redis did not take them"
+                    );
+                }
+                Ok(taken)
+            }
             Err(TableError::Io(error)) => {
                 Err(EmbedError::Internal(format!("the table was not received: {error}")))
             }

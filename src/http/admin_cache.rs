@@ -58,12 +58,12 @@ async fn import(state: web::Data<HttpState>, payload: web::Payload) -> HttpRespo
         let importing = spawn_blocking(move || models.import_vectors(Receiver::new(receiver)));
         forward(payload, sender).await;
         let panicked = |_| Err(EmbedError::InvalidRequest("the table cannot be read: it is damaged".into()));
-        let imported = importing.await.unwrap_or_else(panicked)?;
-        tracing::info!(vectors = imported, "cache imported");
-        Ok::<_, HttpError>(imported)
+        let taken = importing.await.unwrap_or_else(panicked)?;
+        tracing::info!(vectors = taken.rows, dropped = taken.dropped, "cache imported");
+        Ok::<_, HttpError>(taken)
     };
     match done.await {
-        Ok(imported) => HttpResponse::Ok().json(json!({"imported": imported})),
+        Ok(taken) => HttpResponse::Ok().json(json!({"imported": taken.rows, "dropped": taken.dropped})),
         Err(error) => error.response(),
     }
 }

@@ -108,7 +108,7 @@ pub struct Metrics {
     /// Bytes held by the cache in memory.
     pub cache_bytes: IntGauge,
     /// What went wrong with Redis, by `kind`: no answer in time, no connection, an answer that is an error, a value
-    /// that cannot be used, a lookup or a value for which there was no room in the queue.
+    /// that cannot be used, a lookup for which there was no room in the queue, a value that was not written.
     pub redis_errors: IntCounterVec,
     /// Seconds of one MGET (`get`) or of one pipeline of SET (`set`), by `operation`.
     pub redis_seconds: HistogramVec,

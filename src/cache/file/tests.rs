@@ -37,7 +37,7 @@ fn row(model_name: &str, dimensions: usize, name: &str) -> Row {
 async fn cache(rows: &[Row]) -> VectorCache {
     let cache = VectorCache::new(&config(1 << 24), Metrics::new()).unwrap();
     for (key, value) in rows {
-        cache.put(*key, value.clone()).await;
+        cache.put(*key, value.clone(), &Dropped::default()).await;
     }
     cache
 }
@@ -79,14 +79,14 @@ async fn what_is_saved_warms_the_next_start() {
     let rows = [row("a", 8, "red"), row("a", 8, "https://host/a.jpg?token=x"), row("b", 12, "red")];
     assert_eq!(cache(&rows).await.save(&path, MAX).unwrap(), 3);
     let (fresh, taken) = warmed(&path, &[("a", 8), ("b", 12)]).await;
-    assert_eq!(taken.unwrap(), Taken { rows: 3, of_others: 0 });
+    assert_eq!(taken.unwrap(), Taken { rows: 3, of_others: 0, dropped: 0 });
     holds(&fresh, &rows).await;
     let (fresh, taken) = warmed(&path, &[("a", 8)]).await;
-    assert_eq!(taken.unwrap(), Taken { rows: 2, of_others: 1 });
+    assert_eq!(taken.unwrap(), Taken { rows: 2, of_others: 1, dropped: 0 });
     holds(&fresh, &rows[..2]).await;
     assert_eq!(fresh.peek(&rows[2].0).await, None);
     let (fresh, taken) = warmed(&path, &[("a", 9), ("b", 12)]).await;
-    assert_eq!(taken.unwrap(), Taken { rows: 1, of_others: 2 }, "of the wrong length");
+    assert_eq!(taken.unwrap(), Taken { rows: 1, of_others: 2, dropped: 0 }, "of the wrong length");
     holds(&fresh, &rows[2..]).await;
     assert_eq!(names(&dir), ["vectors.parquet"]);
     assert_eq!(warmed(&dir.path().join("none"), &[("a", 8)]).await.1.unwrap(), Taken::default());

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use self::link::{Connection, Link};
-use super::{CacheKey, CacheSetupError, CachedVector, Tier, value};
+use super::{CacheKey, CacheSetupError, CachedVector, Tier, tier::Dropped, value};
 use crate::{config::RedisConfig, telemetry::Metrics};
 
 /// Keys of one MGET: a quarter of a megabyte of vectors.
@@ -62,6 +62,8 @@ struct Lookup {
 struct Write {
     key: CacheKey,
     value: CachedVector,
+    /// For who wants to know if it is not written.
+    dropped: Option<Dropped>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -181,11 +183,25 @@ impl Tier for Redis {
         if !self.shared.link.is_open() {
             match self.room.clone().try_acquire_owned() {
                 // Received for as long as the tier lives.
-                Ok(room) => _ = self.writes.send(Write { key, value, _room: room }),
+                Ok(room) => _ = self.writes.send(Write { key, value, dropped: None, _room: room }),
                 Err(_) => self.shared.error("dropped"),
             }
         }
         std::future::ready(()).boxed()
+    }
+
+    fn put_patiently(&self, key: CacheKey, value: CachedVector, dropped: Dropped) -> BoxFuture<'_, ()> {
+        async move {
+            // Without a connection what waits is given up, so that there is room soon.
+            let room = self.room.clone().acquire_owned().await.expect("the semaphore is never closed");
+            if self.shared.link.is_open() {
+                self.shared.error("dropped");
+                dropped.count();
+            } else {
+                let _ = self.writes.send(Write { key, value, dropped: Some(dropped), _room: room });
+            }
+        }
+        .boxed()
     }
 
     fn flush(&self) -> BoxFuture<'_, ()> {
@@ -266,13 +282,21 @@ async fn answer(shared: Arc<Shared>, mut asked: mpsc::Receiver<Lookup>) {
 async fn write(shared: Arc<Shared>, mut computed: mpsc::UnboundedReceiver<Write>) {
     let mut values = Vec::new();
     while computed.recv_many(&mut values, MAX_VALUES).await > 0 {
+        let mut are_written = false;
         if let Some(Connection { number, mut inner }) = shared.link.connection() {
             let mut pipeline = redis::pipe();
             for Write { key, value, .. } in &values {
                 pipeline.add_command(set(key, value, shared.ttl_s)).ignore();
             }
             let patience = shared.timeout * WRITE_PATIENCE;
-            shared.exchange(number, "set", patience, pipeline.exec_async(&mut inner)).await;
+            let exchanged = shared.exchange(number, "set", patience, pipeline.exec_async(&mut inner)).await;
+            are_written = exchanged.is_some();
+        }
+        if !are_written {
+            for Write { dropped, .. } in &values {
+                shared.error("dropped");
+                dropped.iter().for_each(Dropped::count);
+            }
         }
         values.clear();
     }

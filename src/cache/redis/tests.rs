@@ -15,7 +15,7 @@ use tokio::{task::yield_now, time::sleep};
 use super::{link::MAX_FAILURES, *};
 use crate::{
     cache::{
-        Lookup, VectorCache,
+        Lookup, Served, Taken, VectorCache,
         tests::{config, key},
         tier::contract,
     },
@@ -199,10 +199,35 @@ async fn what_waits_is_written_before_the_end() {
     let Some(server) = Server::start() else { return };
     let (cache, _) = server.replica().await;
     for i in 0..1000 {
-        cache.put(key(&i.to_string()), contract::value(1)).await;
+        cache.put(key(&i.to_string()), contract::value(1), &Dropped::default()).await;
     }
     cache.flush().await;
     assert_eq!(server.say::<u64>(&[b"DBSIZE"]).await, 1000);
+}
+
+#[tokio::test]
+async fn an_import_waits_for_room_and_tells_what_was_dropped() {
+    let Some(mut server) = Server::start() else { return };
+    let (cache, metrics) = server.replica().await;
+    let n_rows = u64::from(MAX_WRITES) * 3;
+    let mut table = Vec::new();
+    // Without Redis, or they would be there already.
+    let other = VectorCache::new(&config(1 << 28), Metrics::new()).unwrap();
+    for i in 0..n_rows {
+        other.put(key(&i.to_string()), contract::value(1), &Dropped::default()).await;
+    }
+    assert_eq!(other.export(&mut table).unwrap(), n_rows);
+    let served = [Served { fingerprint: key("").fingerprint(), dimensions: 3 }];
+    let import = async || {
+        let (cache, table) = (cache.clone(), table.clone());
+        let import = move || cache.import(&table[..], &served);
+        tokio::task::spawn_blocking(import).await.unwrap().unwrap()
+    };
+    assert_eq!(import().await, Taken { rows: n_rows, of_others: 0, dropped: 0 });
+    assert_eq!(server.say::<u64>(&[b"DBSIZE"]).await, n_rows);
+    server.kill();
+    assert_eq!(import().await, Taken { rows: n_rows, of_others: 0, dropped: n_rows });
+    assert_eq!(errors(&metrics, "dropped"), n_rows);
 }
 
 #[tokio::test]
