@@ -1,7 +1,8 @@
 //! Bodies: read whole, bounded one by one and all together.
 //!
 //! One body may be a hundred megabytes and Meilisearch has 40 in flight, so memory is bounded by waiting for
-//! room rather than by 413, which is final for Meilisearch.
+//! room rather than by 413, which is final for Meilisearch. Room is taken as a body comes: what is announced and not sent
+//! keeps nobody waiting.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,11 +10,14 @@ use actix_web::{HttpRequest, http::header::CONTENT_LENGTH, web::Payload};
 use bytes::BytesMut;
 use futures_util::StreamExt;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     time::{Instant, timeout, timeout_at},
 };
 
-use super::HttpError;
+use super::{
+    HttpError,
+    room::{Claim, Place, Room},
+};
 use crate::{
     config::{BatchConfig, ServerConfig},
     domain::EmbedError,
@@ -24,6 +28,8 @@ const UNIT: usize = 1024;
 /// Bodies up to this size take no room: they fit into the connection's own buffers, and a search must not
 /// wait behind bulky pictures.
 const SMALL: usize = 16 * 1024;
+/// A body takes its room in steps of this many bytes, most take one. Smaller ones would fill the room with halves of bodies.
+const STEP: usize = 1024 * 1024;
 /// The share of the room that is kept, on top of it, for bodies of at most a 32nd part of the share: a search by
 /// picture must not wait behind bulky ones either.
 const RESERVE: u32 = 8;
@@ -37,10 +43,9 @@ const FIRST_CHUNK: usize = 64 * 1024;
 /// Reads bodies within the limits of the settings. Clones share the room.
 #[derive(Clone)]
 pub(super) struct Bodies {
-    room: Arc<Semaphore>,
-    reserve: Arc<Semaphore>,
+    room: Room,
+    reserve: Room,
     waiting: Arc<Semaphore>,
-    units: u32,
     max_bytes: usize,
     deadline_ms: u64,
     client_timeout_ms: u64,
@@ -51,18 +56,16 @@ pub(super) struct Bodies {
 /// it until the answer is there.
 pub(super) struct Body {
     pub(super) bytes: BytesMut,
-    pub(super) room: Option<OwnedSemaphorePermit>,
+    pub(super) room: Option<Place>,
 }
 
 impl Bodies {
     pub(super) fn new(server: &ServerConfig, batch: &BatchConfig) -> Self {
-        let units = (server.max_inflight_body_bytes / UNIT).clamp(1, Semaphore::MAX_PERMITS);
-        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        let units = u32::try_from(server.max_inflight_body_bytes / UNIT).unwrap_or(u32::MAX).max(1);
         Self {
-            room: Arc::new(Semaphore::new(units as usize)),
+            room: Room::new(units),
+            reserve: Room::new(units / RESERVE),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
-            reserve: Arc::new(Semaphore::new((units / RESERVE) as usize)),
-            units,
             max_bytes: server.max_body_bytes,
             deadline_ms: batch.deadline_ms,
             client_timeout_ms: server.client_timeout_ms,
@@ -70,7 +73,7 @@ impl Bodies {
         }
     }
 
-    /// Waits for room, then reads the body.
+    /// Reads the body, waiting for room where there is too little.
     ///
     /// # Errors
     /// [`HttpError::BodyTooLarge`], before reading where Content-Length tells; [`EmbedError::Deadline`] when
@@ -84,42 +87,39 @@ impl Bodies {
         if length.is_some_and(|length| length > self.max_bytes) {
             return Err(HttpError::BodyTooLarge { limit: self.max_bytes });
         }
-        let read = async {
-            // A body of unknown length takes the room of the largest: growing while holding room could
-            // deadlock two of them. Meilisearch always tells the length.
-            let room = self.room(length.unwrap_or(self.max_bytes)).await?;
-            let bytes = self.collect(length, payload).await?;
-            Ok(Body { bytes, room })
-        };
         let late = || Err(EmbedError::Deadline { deadline_ms: self.deadline_ms }.into());
+        let read = self.collect(length, payload);
         timeout(Duration::from_millis(self.deadline_ms), read).await.unwrap_or_else(|_| late())
     }
 
-    async fn room(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, HttpError> {
-        if bytes <= SMALL {
-            return Ok(None);
-        }
+    /// The first step for a body of so many bytes, or of at most as many as any may have.
+    async fn enter(&self, length: Option<usize>) -> Result<Place, HttpError> {
         // A body larger than all the room waits until it is alone.
-        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.units);
-        let may_use_reserve = units <= self.units / RESERVE / RESERVE_PARTS;
+        let most = units(length.unwrap_or(self.max_bytes)).min(self.room.units());
+        let claim = Claim { units: most, first: most.min(units(STEP)), is_exact: length.is_some() };
+        let may_use_reserve = most <= self.room.units() / RESERVE / RESERVE_PARTS;
         let last_room = if may_use_reserve { &self.reserve } else { &self.room };
         for room in [&self.room, last_room] {
-            if let Ok(permit) = room.clone().try_acquire_many_owned(units) {
-                return Ok(Some(permit));
+            if let Some(place) = room.try_enter(claim) {
+                return Ok(place);
             }
         }
-        let _place =
-            self.waiting.try_acquire().map_err(|_| HttpError::NoBodyRoom { waiting: MAX_WAITING })?;
-        let permit = last_room.clone().acquire_many_owned(units).await;
-        Ok(Some(permit.expect("the semaphore is never closed")))
+        let _turn = self.waiting.try_acquire().map_err(|_| HttpError::NoBodyRoom { waiting: MAX_WAITING })?;
+        Ok(last_room.enter(claim).await)
     }
 
-    async fn collect(&self, length: Option<usize>, mut payload: Payload) -> Result<BytesMut, HttpError> {
+    async fn collect(&self, length: Option<usize>, mut payload: Payload) -> Result<Body, HttpError> {
+        // Before the first byte where it is known to take room, so that what waits holds nothing here.
+        let mut room = match length {
+            Some(bytes) if bytes > SMALL => Some(self.enter(length).await?),
+            _ => None,
+        };
+        let mut covered = if room.is_some() { STEP } else { SMALL };
         // With Content-Length the buffer never grows; untouched pages cost nothing.
         let mut bytes = BytesMut::with_capacity(length.unwrap_or(FIRST_CHUNK).min(self.max_bytes));
-        // A caller that sends a byte now and then would hold the room of all it has announced.
+        // A caller that sends a byte now and then would hold the room of all it has sent.
         let pause = Duration::from_millis(self.client_timeout_ms);
-        let started = Instant::now();
+        let mut started = Instant::now();
         let mut due = started + pause;
         loop {
             let chunk = timeout_at(due, payload.next()).await.map_err(|_| HttpError::SlowBody {
@@ -131,9 +131,25 @@ impl Bodies {
             let chunk = chunk.map_err(|_| {
                 EmbedError::InvalidRequest(format!("the body broke off after {} bytes", bytes.len()))
             })?;
-            if bytes.len() + chunk.len() > self.max_bytes {
+            let received = bytes.len() + chunk.len();
+            if received > self.max_bytes {
                 return Err(HttpError::BodyTooLarge { limit: self.max_bytes });
             }
+            let asked = Instant::now();
+            while received > covered {
+                match &room {
+                    Some(place) => {
+                        place.grow(units(STEP)).await;
+                        covered += STEP;
+                    }
+                    None => {
+                        room = Some(self.enter(length).await?);
+                        covered = STEP;
+                    }
+                }
+            }
+            // The wait for room is not the caller's.
+            started += asked.elapsed();
             bytes.extend_from_slice(&chunk);
             due = Instant::now() + pause;
             if self.min_bytes_per_s > 0 {
@@ -141,8 +157,16 @@ impl Bodies {
                 due = due.min(started + pause + earned);
             }
         }
-        Ok(bytes)
+        // What has come short of its claim, as a body of unknown length does, gives the rest to others.
+        if let Some(place) = &room {
+            place.settle(units(bytes.len()));
+        }
+        Ok(Body { bytes, room })
     }
+}
+
+fn units(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
 }
 
 fn declared_length(request: &HttpRequest) -> Option<usize> {
@@ -179,6 +203,10 @@ mod tests {
         (status, String::from_utf8(test::read_body(response).await.to_vec()).unwrap())
     }
 
+    fn take(bodies: &Bodies, units: u32) -> Place {
+        bodies.room.try_enter(Claim { units, first: units, is_exact: true }).unwrap()
+    }
+
     fn post(bytes: usize) -> test::TestRequest {
         test::TestRequest::post().set_payload(vec![b'x'; bytes])
     }
@@ -205,7 +233,7 @@ mod tests {
     #[actix_web::test]
     async fn a_small_picture_does_not_wait_for_bulk() {
         let bodies = bodies(1 << 20, 1 << 24);
-        let _bulk = bodies.room(1 << 24).await.unwrap();
+        let _bulk = take(&bodies, 1 << 14);
         assert_eq!(status_and_body(bodies.clone(), post(60_000)).await.0, 200);
         tokio::time::pause();
         assert_eq!(status_and_body(bodies, post(80_000)).await.0, 503);
@@ -214,7 +242,7 @@ mod tests {
     #[actix_web::test]
     async fn not_everybody_may_wait() {
         let bodies = bodies(1 << 20, 100 * 1024);
-        let _bulk = bodies.room(100 * 1024).await.unwrap();
+        let _bulk = take(&bodies, 100);
         let _waiting = bodies.waiting.try_acquire_many(MAX_WAITING as u32).unwrap();
         let (status, body) = status_and_body(bodies.clone(), post(50_000)).await;
         assert_eq!(status, 503);
@@ -225,7 +253,7 @@ mod tests {
     async fn waits_for_room_but_not_for_ever() {
         tokio::time::pause();
         let bodies = bodies(1 << 20, 100 * 1024);
-        let room = bodies.room(90 * 1024).await.unwrap();
+        let room = take(&bodies, 90);
         assert_eq!(status_and_body(bodies.clone(), post(50_000)).await.0, 503);
         // What is small never waits.
         let small = post(100).insert_header((CONTENT_LENGTH, "100"));

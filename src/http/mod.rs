@@ -12,6 +12,7 @@ mod limit;
 mod live;
 mod observe;
 mod ops;
+mod room;
 mod server;
 mod tls;
 

@@ -160,13 +160,81 @@ async fn a_body_that_stops_is_cut_and_gives_its_room_back() {
     })
     .await;
     let mut stopped = announce(&app, 1 << 20).await;
+    stopped.write_all(&[b' '; 800_000]).await.expect("sent");
     app.wait_until("it is read", async || app.metric("sidelens_requests_in_flight").await == 2.0).await;
     // A search passes at once; bulk waits for the room, and has it as soon as the other is cut.
     assert_eq!(app.post("/embed", r#"{"input": "red"}"#).await.0, 200);
     let bulk = format!("{{\"input\": \"red\", \"x\": \"{}\"}}", "a".repeat(500_000));
     assert_eq!(app.post("/embed", bulk).await.0, 200);
     let answer = head(&mut stopped).await;
-    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("after 1 bytes"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("after 800001 bytes"), "{answer}");
+}
+
+#[tokio::test]
+async fn what_is_announced_and_not_sent_keeps_nobody_waiting() {
+    let app = TestApp::spawn(|config| {
+        config.server.max_body_bytes = 16 << 20;
+        config.server.max_inflight_body_bytes = 20 << 20;
+    })
+    .await;
+    let mut stalled = Vec::new();
+    for _ in 0..20 {
+        stalled.push(announce(&app, 16 << 20).await);
+    }
+    app.wait_until("they are read", async || app.metric("sidelens_requests_in_flight").await == 21.0).await;
+    let begin = Instant::now();
+    let normal = format!("{{\"input\": \"red\", \"x\": \"{}\"}}", "a".repeat(1_000_000));
+    assert_eq!(app.post("/embed", normal).await.0, 200);
+    // They are cut after ten.
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn bodies_of_unknown_length_are_answered_together() {
+    let (model, brake) = slow_model(STUB_DIMENSIONS);
+    let app = TestApp::spawn_with(model, |config| {
+        config.server.max_body_bytes = 16 << 20;
+        config.server.max_inflight_body_bytes = 16 << 20;
+    })
+    .await;
+    brake.set(Duration::from_millis(1000));
+    let mut connections = Vec::new();
+    for padding in [0, 100_000].repeat(20) {
+        let mut connection = connect(&app).await;
+        let body = format!("{{\"input\": [\"red\", \"house\"]{}}}", " ".repeat(padding));
+        let head = "POST /embed HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let request = format!("{head}{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+        connection.write_all(request.as_bytes()).await.expect("sent");
+        connections.push(connection);
+    }
+    app.wait_until("all are read", async || app.metric("sidelens_items_in_flight").await == 80.0).await;
+    for connection in &mut connections {
+        let answer = head(connection).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_of_unknown_length_may_be_large() {
+    let app = TestApp::spawn(|config| {
+        config.server.max_body_bytes = 8 << 20;
+        config.server.max_inflight_body_bytes = 8 << 20;
+    })
+    .await;
+    let posts = (0..6).map(|_| async {
+        let mut connection = connect(&app).await;
+        let head = "POST /embed HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+        connection.write_all(head.as_bytes()).await.expect("sent");
+        // 6 MB, of which the room has one at a time.
+        for _ in 0..6 {
+            let part = format!("{:x}\r\n{}\r\n", 1_000_000, " ".repeat(1_000_000));
+            connection.write_all(part.as_bytes()).await.expect("sent");
+        }
+        connection.write_all(b"10\r\n{\"input\": \"red\"}\r\n0\r\n\r\n").await.expect("sent");
+        let answer = self::head(&mut connection).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    });
+    futures_util::future::join_all(posts).await;
 }
 
 #[tokio::test]
