@@ -149,7 +149,7 @@ impl HttpError {
         self.log(status);
         let mut response = HttpResponse::build(status);
         if let Self::WrongMethod(allowed) = self {
-            response.insert_header((ALLOW, *allowed));
+            response.insert_header((ALLOW, allowed.replace(" or ", ", ")));
         }
         let mut response =
             response.insert_header(ContentType::json()).body(dialect.render_error(&self.failure()));
@@ -238,8 +238,10 @@ mod tests {
 
     #[test]
     fn a_wrong_method_names_the_right_one() {
-        let response = HttpError::WrongMethod("POST").response();
-        assert_eq!(response.headers().get(ALLOW).unwrap(), "POST");
-        assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+        for (methods, expected) in [("POST", "POST"), ("GET or HEAD", "GET, HEAD")] {
+            let response = HttpError::WrongMethod(methods).response();
+            assert_eq!(response.headers().get(ALLOW).unwrap(), expected);
+            assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! `/health`, `/ready`, `/info`, `/v1/models` and `/metrics`: no key, and quick.
 
 use actix_web::{
-    HttpResponse,
+    HttpResponse, guard,
     web::{self, ServiceConfig},
 };
 use serde_json::{Value, json};
@@ -15,17 +15,19 @@ use crate::{
 
 /// Registers those of a listener.
 pub(super) fn configure(app: &mut ServiceConfig, listener: Listener) {
-    let wrong_method = || web::to(|| async { HttpError::WrongMethod("GET").response() });
+    let wrong_method = || web::to(|| async { HttpError::WrongMethod("GET or HEAD").response() });
     let resource = |path| web::resource(with_slash(path)).default_service(wrong_method());
-    app.service(resource("/health").route(web::get().to(health)))
-        .service(resource("/ready").route(web::get().to(ready)));
+    // Some probes ask for the head alone; actix leaves the body out of the answer then.
+    let get = || web::route().guard(guard::Any(guard::Get()).or(guard::Head()));
+    app.service(resource("/health").route(get().to(health)))
+        .service(resource("/ready").route(get().to(ready)));
     if listener != Listener::Main {
-        app.service(resource("/metrics").route(web::get().to(metrics)));
+        app.service(resource("/metrics").route(get().to(metrics)));
     }
     if listener != Listener::Admin {
-        app.service(resource("/info").route(web::get().to(info)))
-            .service(resource("/models/{model:.+}/info").route(web::get().to(model_info)))
-            .service(resource("/v1/models").route(web::get().to(list_models)));
+        app.service(resource("/info").route(get().to(info)))
+            .service(resource("/models/{model:.+}/info").route(get().to(model_info)))
+            .service(resource("/v1/models").route(get().to(list_models)));
     }
 }
 

@@ -20,6 +20,16 @@ async fn without_keys_this_machine_may() {
 }
 
 #[tokio::test]
+async fn whoever_asks_for_the_head_gets_no_more() {
+    let app = TestApp::spawn(|_| {}).await;
+    for path in ["/health", "/ready", "/metrics", "/info"] {
+        assert_eq!(answer(app.client.head(app.url(path))).await, (200, json!("")), "{path}");
+    }
+    assert_eq!(app.post("/health", "").await.0, 405);
+    assert_eq!(answer(app.client.head(app.url("/nowhere"))).await.0, 404);
+}
+
+#[tokio::test]
 async fn with_keys_only_one_for_it_opens_it() {
     let app = TestApp::spawn(|config| {
         config.auth.api_keys = vec!["plain".into()];
