@@ -67,7 +67,7 @@ pub(super) fn bytes(full: Size, resized: Size, window: &Window, filter: Filter) 
 }
 
 /// The window of a picture resized to `size`: RGB8 `[rows.len, columns.len, 3]`. `rgb` has its pixels, on `grid`.
-/// `check_time` is asked before each band.
+/// `check_time` is asked before each band, and before each output column that takes long.
 ///
 /// # Errors
 /// That of `check_time`.
@@ -119,7 +119,7 @@ fn in_bands(
         let band = &mut between[..stride * (end - start)];
         let needed = &rgb.as_raw()[start * row_bytes..end * row_bytes];
         match &across {
-            Some(taps) => horizontal(needed, row_bytes, taps, band, stride),
+            Some(taps) => horizontal(needed, row_bytes, taps, band, stride, &check_time)?,
             None => {
                 for (target, source) in band.chunks_exact_mut(stride).zip(needed.chunks_exact(row_bytes)) {
                     target[..out_bytes].copy_from_slice(&source[columns.start * 3..][..out_bytes]);
@@ -234,7 +234,14 @@ fn bicubic(x: f64) -> f64 {
 }
 
 /// Fills the first `taps.len() * 3` samples of every row of `out`.
-fn horizontal(source: &[u8], row_bytes: usize, taps: &[Taps], out: &mut [u8], stride: usize) {
+fn horizontal(
+    source: &[u8],
+    row_bytes: usize,
+    taps: &[Taps],
+    out: &mut [u8],
+    stride: usize,
+    check_time: impl Fn() -> Result<(), ImagingError>,
+) -> Result<(), ImagingError> {
     let mut transposed = Vec::new();
     for (source, out) in source.chunks(row_bytes * ROWS).zip(out.chunks_mut(stride * ROWS)) {
         let mut done = 0;
@@ -244,6 +251,9 @@ fn horizontal(source: &[u8], row_bytes: usize, taps: &[Taps], out: &mut [u8], st
             let served = taps[done + 1..].iter().take_while(|taps| taps.end() - first <= COLUMNS).count();
             let block = &taps[done..=done + served];
             let end = block.iter().map(Taps::end).max().unwrap_or(first);
+            if end - first > COLUMNS {
+                check_time()?;
+            }
             transposed.resize((end - first) * LANES, 0);
             for (r, row) in source.chunks_exact(row_bytes).enumerate() {
                 let pixels = row[first * 3..end * 3].chunks_exact(3);
@@ -261,6 +271,7 @@ fn horizontal(source: &[u8], row_bytes: usize, taps: &[Taps], out: &mut [u8], st
             done += served + 1;
         }
     }
+    Ok(())
 }
 
 /// The vertical pass, which is given its input in bands.
@@ -426,6 +437,24 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_time_may_be_over_between_bands_and_within_long_rows() {
+        for (width, height) in [(40, 300), (10_000, 1)] {
+            let pixels = Size { width, height };
+            let resized = Size { width: 7, height: 7 };
+            let window = crop::window(resized, None);
+            let grid = Grid::upright(pixels, Size { width: 1, height: 1 }, Orientation::NoTransforms);
+            let n_asked = std::cell::Cell::new(0);
+            let over = ImagingError::TooSlow { format: "PNG", limit_ms: 0 };
+            let check_time = || match n_asked.replace(n_asked.get() + 1) {
+                0..3 => Ok(()),
+                _ => Err(over.clone()),
+            };
+            let result = in_bands(ROWS, &noise(pixels), &grid, resized, &window, Filter::Bicubic, check_time);
+            assert_eq!((result, n_asked.get()), (Err(over.clone()), 4), "{width}x{height}");
         }
     }
 
