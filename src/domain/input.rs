@@ -78,6 +78,16 @@ pub enum Content {
     Image(ImageSource),
 }
 
+impl Content {
+    /// Bytes of a text; 0 for a picture.
+    pub fn n_text_bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Image(_) => 0,
+        }
+    }
+}
+
 /// Where a picture comes from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ImageSource {

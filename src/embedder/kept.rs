@@ -44,6 +44,7 @@ impl Embedder {
     /// Dropping the future takes the input out of every queue.
     pub async fn kept(&self, content: Content) -> Result<(CacheKey, CachedVector), KeptError> {
         let turn = Turn {
+            n_text_bytes: content.n_text_bytes(),
             lane: Lane::Bulk,
             deadline: Instant::now() + NO_DEADLINE,
             input_type: None,

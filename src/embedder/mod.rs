@@ -285,7 +285,9 @@ impl Embedder {
         Span::current().record("sidelens.lane", lane.as_str());
         let n_parts = request.inputs.iter().map(|input| input.parts.len()).sum();
         let _admitted = inner.admission.admit(n_parts, lane)?;
-        let turn = Turn { lane, deadline, input_type: request.input_type, on_item_error };
+        let parts = request.inputs.iter().flat_map(|input| &input.parts);
+        let n_text_bytes = parts.map(|part| part.content.n_text_bytes()).sum();
+        let turn = Turn { lane, deadline, input_type: request.input_type, n_text_bytes, on_item_error };
         let items = self.items(request.inputs, turn).await?;
         self.answer(items, on_item_error)
     }

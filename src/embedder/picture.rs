@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
 use tracing::{Span, field::Empty};
 
-use super::pipeline::{PartError, Pipeline, Turn};
+use super::pipeline::{INLINE_DIGEST_BYTES, PartError, Pipeline, Turn};
 use super::prepare::Panicked;
 use crate::cache::{CacheKey, CachedVector, Source};
 use crate::domain::{
@@ -19,10 +19,8 @@ use crate::fetch::{FetchError, Fetched};
 use crate::imaging::{self, ImagingError, ImagingOptions};
 use crate::telemetry::{metrics::TIERS, traces::trace_span_below};
 
-/// Base64 and digests up to this many bytes are worked on where they are: each of the two passes takes a tenth of a
-/// millisecond, and a hop to the pool costs more.
+/// Base64 up to this many bytes is decoded where it is, as with digests.
 const INLINE_ENCODED_BYTES: usize = 512 << 10;
-const INLINE_DIGEST_BYTES: usize = 512 << 10;
 
 /// The pauses before a picture's host is asked once more, beside the download's own second attempt.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];

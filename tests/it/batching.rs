@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 use sidelens::config::{Config, DEFAULT_TOML};
 use sidelens::domain::{
@@ -240,6 +241,36 @@ async fn what_a_pass_has_begun_is_kept_for_the_retry_of_who_left() {
     tokio::time::sleep(Duration::from_millis(1500)).await;
     service.embed(vec![text("blue")]).await.expect("kept");
     assert_eq!(misses(), 13);
+}
+
+#[tokio::test]
+async fn work_on_texts_leaves_the_thread_of_the_requests_unless_it_is_little() {
+    let (service, _) = Service::recorded(Duration::ZERO, |_| ()).await;
+    let n_submitted = || {
+        let batches = service.metrics.batch_size.with_label_values(&["text"]).get_sample_sum() as usize;
+        batches + usize::try_from(service.metrics.queue_depth.get()).unwrap()
+    };
+    // What one turn of the request does: how many keys it makes, and of how many texts it makes tokens.
+    let turn = async |inputs: Vec<EmbedInput>| {
+        let (misses, submitted) = (service.metrics.cache_misses.get(), n_submitted());
+        let mut request = Box::pin(service.embed(inputs));
+        assert!((&mut request).now_or_never().is_none());
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        let turn = (service.metrics.cache_misses.get() - misses, n_submitted() - submitted);
+        request.await.unwrap();
+        turn
+    };
+    assert_eq!(turn(numbers(0..10)).await, (10, 10));
+    let long = |n: usize| text(&format!("{n}{}", " red".repeat(n)));
+    let (n_keys, n_tokenised) = turn((300..500).map(long).collect()).await;
+    // A turn is not endless, and the pool may be as quick.
+    assert!(
+        n_keys >= 20 && n_tokenised < 10,
+        "{n_tokenised} of {n_keys} texts, short each and long together"
+    );
+    assert_eq!(turn(vec![long(200_000)]).await, (0, 0), "not even its digest");
 }
 
 #[tokio::test]
