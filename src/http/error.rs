@@ -28,7 +28,8 @@ pub enum HttpError {
     #[error("{}", if *.has_key {
         "this key does not open /admin; use one with `admin = true`"
     } else {
-        "/admin is for this machine, for `server.admin_listen`, or for a key with `admin = true` in `[[auth.keys]]`"
+        "without keys /admin is for programs on this machine that ask for localhost and come through no proxy; set a \
+         key with `admin = true` in `[[auth.keys]]`, or `server.admin_listen`"
     })]
     NotAdmin {
         /// Whether there are keys at all.

@@ -20,6 +20,25 @@ async fn without_keys_this_machine_may() {
 }
 
 #[tokio::test]
+async fn a_page_in_a_browser_of_this_machine_may_not() {
+    let app = TestApp::spawn(|_| {}).await;
+    let post = || app.client.post(app.url("/admin/cache")).header("Content-Type", "text/plain").body("x");
+    for (name, value) in [
+        ("Host", "evil.example"),
+        ("Origin", "http://evil.example"),
+        ("Origin", "null"),
+        ("Via", "1.1 proxy"),
+        ("X-Real-IP", "192.0.2.1"),
+    ] {
+        let (status, body) = answer(post().header(name, value)).await;
+        assert_eq!(status, 403, "{name}: {body}");
+        assert!(body.to_string().contains("set a key with `admin = true`"), "{body}");
+    }
+    // No table, but looked at.
+    assert_eq!(answer(post()).await.0, 400);
+}
+
+#[tokio::test]
 async fn whoever_asks_for_the_head_gets_no_more() {
     let app = TestApp::spawn(|_| {}).await;
     for path in ["/health", "/ready", "/metrics", "/info"] {
