@@ -129,8 +129,11 @@ pub(super) fn run(command: &CacheCommand) -> Result<(), CliError> {
             for file in tables(files)? {
                 let table = File::open(&file).map_err(CacheError::from);
                 let imported = table.and_then(|table| runtime.block_on(import(service, table)));
-                let n_vectors = imported.map_err(|error| error.of(&file))?;
-                eprintln!("# {n_vectors} vectors of {} imported.", file.display());
+                let Imported { imported, dropped } = imported.map_err(|error| error.of(&file))?;
+                eprintln!("# {imported} vectors of {} imported.", file.display());
+                if dropped > 0 {
+                    eprintln!("# {dropped} of them are not in Redis, which went away; import them again.");
+                }
             }
         }
     }
@@ -170,12 +173,17 @@ async fn export(args: &ServiceArgs, out: &mut File) -> Result<u64, CacheError> {
     Ok(n_bytes)
 }
 
-/// Sends the table, and gives the number of its vectors.
-async fn import(args: &ServiceArgs, table: File) -> Result<u64, CacheError> {
-    #[derive(Deserialize)]
-    struct Answer {
-        imported: u64,
-    }
+/// What became of a table's vectors.
+#[derive(Deserialize)]
+struct Imported {
+    imported: u64,
+    /// Of these, those that Redis did not take. Services of before do not say.
+    #[serde(default)]
+    dropped: u64,
+}
+
+/// Sends the table.
+async fn import(args: &ServiceArgs, table: File) -> Result<Imported, CacheError> {
     // Read where it is: nothing else runs on this thread.
     let chunks = stream::try_unfold(table, |mut table| async {
         let mut chunk = vec![0; CHUNK_BYTES];
@@ -184,12 +192,11 @@ async fn import(args: &ServiceArgs, table: File) -> Result<u64, CacheError> {
         Ok::<_, io::Error>((n_bytes > 0).then_some((chunk, table)))
     });
     let response = args.send(|client, url| client.post(url).body(Body::wrap_stream(chunks))).await?;
-    let answer: Answer = response
+    response
         .bytes()
         .await
         .map_err(|error| args.connection(&error))
-        .and_then(|body| serde_json::from_slice(&body).map_err(|error| args.connection(&error)))?;
-    Ok(answer.imported)
+        .and_then(|body| serde_json::from_slice(&body).map_err(|error| args.connection(&error)))
 }
 
 impl ServiceArgs {
