@@ -245,7 +245,9 @@ fn report(case: &Case, dtype: DtypeChoice, row: &Row) {
 }
 
 fn check(dtype: DtypeChoice, strict_at_least: f32, others_at_least: f32) {
-    for case in cases() {
+    // What a traced module computes with may not be there in fp16 on a CPU.
+    let computes = |case: &Case| dtype != DtypeChoice::Fp16 || case.family != "torchscript";
+    for case in cases().into_iter().filter(computes) {
         let row = run(&case, DeviceChoice::Cpu, dtype);
         report(&case, dtype, &row);
         for (what, strict, cosine) in &row.cosines {
