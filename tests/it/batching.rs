@@ -17,7 +17,7 @@ use sidelens::fetch::Fetcher;
 use sidelens::runtime::LoadedModel;
 use sidelens::runtime::stub::{StubBackend, StubRecord, stub_model, stub_model_over};
 use sidelens::telemetry::Metrics;
-use tokio::time::Instant;
+use tokio::{task::JoinHandle, time::Instant};
 
 use crate::support::{decode_worker, slow_model};
 
@@ -166,8 +166,8 @@ async fn a_cached_picture_is_not_decoded_again() {
     assert_eq!((record.n_inputs(), service.metrics.decode_seconds.get_sample_count()), (1, 1));
 }
 
-#[tokio::test]
-async fn a_search_overtakes_an_indexing_run() {
+/// A service that has begun to compute the numbers up to 80, four at a time and slowly.
+async fn indexing_eighty() -> (Service, StubRecord, JoinHandle<Result<EmbedResponse, EmbedError>>) {
     let (service, record) = Service::recorded(Duration::from_millis(20), |config| {
         config.batch.max_batch_size = 4;
     })
@@ -181,6 +181,12 @@ async fn a_search_overtakes_an_indexing_run() {
     while record.batches().is_empty() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    (service, record, indexing)
+}
+
+#[tokio::test]
+async fn a_search_overtakes_an_indexing_run() {
+    let (service, record, indexing) = indexing_eighty().await;
     service.embed(vec![text("red")]).await.unwrap();
     assert!(record.batches().len() <= 4, "{} batches came first", record.batches().len());
     indexing.await.unwrap().unwrap();
@@ -188,19 +194,7 @@ async fn a_search_overtakes_an_indexing_run() {
 
 #[tokio::test]
 async fn a_search_for_what_bulk_waits_for_overtakes_it_too() {
-    let (service, record) = Service::recorded(Duration::from_millis(20), |config| {
-        config.batch.max_batch_size = 4;
-    })
-    .await;
-    let indexing = tokio::spawn({
-        let embedder = service.embedder.clone();
-        let request =
-            EmbedRequest { model: None, dimensions: None, input_type: None, inputs: numbers(0..80) };
-        async move { embedder.embed(request, OnItemError::Fail, Instant::now()).await }
-    });
-    while record.batches().is_empty() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let (service, record, indexing) = indexing_eighty().await;
     let searches = [service.embed(numbers(79..80)), service.embed(numbers(79..80))];
     assert!(join_all(searches).await.iter().all(Result::is_ok));
     assert!(record.batches().len() <= 4, "{} batches came first", record.batches().len());
