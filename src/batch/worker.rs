@@ -255,11 +255,10 @@ impl<D: Device> Worker<D> {
             shown.set(Some(shown.get()).filter(|shown| *shown > 0).map_or(cap as i64, |s| s.min(cap as i64)));
         }
         let errors: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
-        let lost = errors.iter().find(|error| matches!(error, BackendError::DeviceLost(_)));
-        let lost = lost.map_or(Ok(()), |error| Err(error.to_string()));
+        let lost = self.look_for_loss(errors.iter().copied());
         match (&errors[..], &lost) {
             ([], _) => self.inbox.queue.learn(lane, kind, replies.len(), elapsed),
-            (_, Err(_)) => self.count_errors("lost", 1),
+            (_, Err(_)) => {}
             ([error, ..], Ok(())) => {
                 let n_failed = errors.len();
                 tracing::error!(%error, modality, inputs = replies.len(), n_failed, "inputs have no vector");
@@ -267,10 +266,6 @@ impl<D: Device> Worker<D> {
                 self.count_errors("oom", n_oom as u64);
                 self.count_errors("other", (n_failed - n_oom) as u64);
             }
-        }
-        // The reason is known before the first answer, so that whoever sees one can ask for it.
-        if let Err(reason) = &lost {
-            self.lost.send_replace(Some(reason.clone()));
         }
         replies.iter_mut().zip(results).for_each(|(reply, result)| reply.send(result.map_err(Into::into)));
         lost
@@ -281,18 +276,24 @@ impl<D: Device> Worker<D> {
         result: Result<(), BackendError>,
         reply: &mpsc::UnboundedSender<Result<(), BatchError>>,
     ) -> Result<(), String> {
-        let lost = match &result {
-            Err(error @ BackendError::DeviceLost(_)) => {
+        let lost = self.look_for_loss(result.as_ref().err());
+        // Who waits may have had enough.
+        let _ = reply.send(result.map_err(Into::into));
+        lost
+    }
+
+    /// `Err` with the reason when one of the errors of a pass is the loss of its device. To be called before the pass is
+    /// answered, so that whoever sees an answer can ask for the reason.
+    fn look_for_loss<'a>(&self, errors: impl IntoIterator<Item = &'a BackendError>) -> Result<(), String> {
+        match errors.into_iter().find(|error| matches!(error, BackendError::DeviceLost(_))) {
+            None => Ok(()),
+            Some(error) => {
                 self.count_errors("lost", 1);
                 let reason = error.to_string();
                 self.lost.send_replace(Some(reason.clone()));
                 Err(reason)
             }
-            _ => Ok(()),
-        };
-        // Who waits may have had enough.
-        let _ = reply.send(result.map_err(Into::into));
-        lost
+        }
     }
 
     fn count_errors(&self, kind: &str, n: u64) {
