@@ -22,11 +22,12 @@ impl Embedder {
         let started = Instant::now();
         let mut vectors = Vec::new();
         for modality in Modality::ALL {
-            for inputs in self.shapes(modality)? {
-                let warm = self.inner.pipeline.batcher.warm_up(inputs);
+            let inputs = self.calibration(modality)?;
+            for shape in self.shapes(modality, &inputs)? {
+                let warm = self.inner.pipeline.batcher.warm_up(shape);
                 warm.await.map_err(|error| self.inner.pipeline.request_error(error))?;
             }
-            vectors.extend(self.compute(self.calibration(modality)?, Lane::Bulk).await?);
+            vectors.extend(self.compute(inputs, Lane::Bulk).await?);
         }
         let expected = self.inner.info.spec.dimensions;
         if let Some(found) = vectors.iter().map(Embedding::dimensions).find(|found| *found != expected) {
@@ -45,13 +46,13 @@ impl Embedder {
     }
 
     /// Inputs of every shape that a tower knows beside the size of the batch: as many as make the largest batch of it.
-    fn shapes(&self, modality: Modality) -> Result<Vec<Vec<Prepared>>, EmbedError> {
+    /// Pictures have one shape, that of `calibration`.
+    fn shapes(&self, modality: Modality, calibration: &[Prepared]) -> Result<Vec<Vec<Prepared>>, EmbedError> {
         let policy = &self.inner.policy;
         match modality {
             Modality::Image => {
-                let mut pictures = self.calibration(modality)?;
-                pictures.truncate(policy.max_batch_size);
-                Ok(if pictures.is_empty() { Vec::new() } else { vec![pictures] })
+                let largest = calibration.chunks(policy.max_batch_size).next();
+                Ok(largest.map(<[_]>::to_vec).into_iter().collect())
             }
             Modality::Text => {
                 let Some(text) = &self.inner.pipeline.spec.text else { return Ok(Vec::new()) };
