@@ -94,6 +94,12 @@ pub struct ImageSpec {
 }
 
 impl ImageSpec {
+    /// Of samples between -1 and 1, for tests of what comes before.
+    #[cfg(test)]
+    pub fn centred(resize: Resize, crop: Option<[u32; 2]>, filter: Filter) -> Self {
+        Self { resize, crop, filter, rescale_factor: 1.0 / 255.0, mean: [0.5; 3], std: [0.5; 3] }
+    }
+
     /// Rows and columns of the tower's input.
     pub fn size(&self) -> [u32; 2] {
         self.crop.unwrap_or(match self.resize {

@@ -73,14 +73,7 @@ fn pictures() -> Vec<Picture> {
 
 /// Nothing resized: the picture's own pixels.
 fn own_size(width: u32, height: u32) -> ImageSpec {
-    ImageSpec {
-        resize: Resize::Exact { height, width },
-        crop: None,
-        filter: Filter::Bilinear,
-        rescale_factor: 1.0 / 255.0,
-        mean: [0.5; 3],
-        std: [0.5; 3],
-    }
+    ImageSpec::centred(Resize::Exact { height, width }, None, Filter::Bilinear)
 }
 
 #[test]

@@ -319,14 +319,7 @@ mod tests {
 
     #[test]
     fn planes_give_the_pixels_of_a_picture() {
-        let spec = |resize, crop, filter| ImageSpec {
-            resize,
-            crop,
-            filter,
-            rescale_factor: 1.0 / 255.0,
-            mean: [0.5; 3],
-            std: [0.5; 3],
-        };
+        let spec = ImageSpec::centred;
         let specs = [
             spec(Resize::ShortestEdge(64), Some([48, 40]), Filter::Bicubic),
             spec(Resize::Exact { height: 47, width: 33 }, None, Filter::Bilinear),

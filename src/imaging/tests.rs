@@ -22,7 +22,7 @@ fn read(path: &str) -> Vec<u8> {
 }
 
 fn spec(resize: Resize, crop: Option<[u32; 2]>, filter: Filter) -> ImageSpec {
-    ImageSpec { resize, crop, filter, rescale_factor: 1.0 / 255.0, mean: [0.5; 3], std: [0.5; 3] }
+    ImageSpec::centred(resize, crop, filter)
 }
 
 fn clip() -> ImageSpec {

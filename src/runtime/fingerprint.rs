@@ -59,14 +59,7 @@ mod tests {
     /// is what is done without it has tests of its own.
     #[test]
     fn a_revision_has_its_pixels() {
-        let spec = |resize, crop, filter| ImageSpec {
-            resize,
-            crop,
-            filter,
-            rescale_factor: 1.0 / 255.0,
-            mean: [0.5; 3],
-            std: [0.5; 3],
-        };
+        let spec = ImageSpec::centred;
         let specs = [
             spec(Resize::ShortestEdge(224), Some([224, 224]), Filter::Bicubic),
             spec(Resize::ShortestEdge(50), Some([50, 50]), Filter::Bicubic),
