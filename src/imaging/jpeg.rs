@@ -18,7 +18,7 @@ use super::decode::{Decoded, Picture};
 use super::limits::{Limits, Paced};
 use super::planes::{self, Planes};
 use super::scans::{self, Layout};
-use super::{ImagingError, icc, orient, resample};
+use super::{ImagingError, icc, orient, positions};
 use crate::domain::{Icc, Resize};
 
 mod raw;
@@ -93,7 +93,7 @@ fn read(
     // What is made of the samples afterwards (RGB, turned, another profile's) is made without the coefficients.
     limits.check_memory(FORMAT, pixels * components + coefficients.max(pixels * 4))?;
     let may_be_planes = reduce_for
-        .is_some_and(|resize| planes::may_become(resample::target_size(upright, resize), upright, step));
+        .is_some_and(|resize| planes::may_become(positions::target_size(upright, resize), upright, step));
     if may_be_planes
         && step == 1
         && profile.is_none()
@@ -150,7 +150,7 @@ const COARSE_MARGIN: usize = 4;
 
 /// The most columns and rows that one pixel may stand for. Other steps than these have no short DCT.
 fn step(upright: Size, resize: Resize) -> usize {
-    let target = resample::target_size(upright, resize);
+    let target = positions::target_size(upright, resize);
     let suffices = |(step, margin)| {
         let least = |n: usize| n * step * margin;
         upright.width >= least(target.width) && upright.height >= least(target.height)

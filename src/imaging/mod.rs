@@ -20,6 +20,7 @@ mod jpeg;
 mod limits;
 mod orient;
 mod planes;
+mod positions;
 mod resample;
 mod scans;
 mod sniff;
@@ -121,7 +122,7 @@ pub fn prepare(encoded: &[u8], spec: &ImageSpec, options: &ImagingOptions) -> Re
     let Decoded { picture, orientation, full } =
         decode::decode(encoded, format, options, limits, reduce_for)?;
     let upright = orient::upright_size(full, orientation);
-    let resized = resample::target_size(upright, spec.resize);
+    let resized = positions::target_size(upright, spec.resize);
     let window = crop::window(resized, spec.crop);
     window.check(options.max_pixels)?;
     let resampled = match picture {

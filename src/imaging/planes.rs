@@ -21,7 +21,7 @@ use image::{DynamicImage, GrayImage, RgbImage};
 use self::weigh::{BITS, LANES, ROWS, WEIGHT_BITS};
 use super::crop::{Size, Window};
 use super::orient::{self, Axis, Grid};
-use super::resample::{Positions, positions};
+use super::positions::{Positions, positions};
 use crate::domain::Filter;
 
 /// The most samples that may become one: with more, weights of 16 bits are too coarse.

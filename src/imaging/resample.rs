@@ -18,7 +18,8 @@ use image::RgbImage;
 use super::ImagingError;
 use super::crop::{Size, Span, Window};
 use super::orient::{Axis, Grid};
-use crate::domain::{Filter, Resize};
+use super::positions::{Positions, most_weights, positions};
+use crate::domain::Filter;
 
 /// Fraction bits of the weights.
 const BITS: u32 = 22;
@@ -35,33 +36,16 @@ const COLUMNS: usize = 1024;
 /// Bytes of a band between the passes, unless that is less than `ROWS` rows.
 const BAND_BYTES: usize = 256 << 10;
 
-/// The size that `resize` gives to a picture of this size.
-pub(super) fn target_size(Size { width, height }: Size, resize: Resize) -> Size {
-    // Python's int(n * long / short): an exact product, one rounding in the division, truncated.
-    let scaled = |n: u32, long: usize, short: usize| ((n as usize * long) as f64 / short as f64) as usize;
-    match resize {
-        Resize::Exact { height, width } => Size { width: width as usize, height: height as usize },
-        Resize::ShortestEdge(n) if width <= height => {
-            Size { width: n as usize, height: scaled(n, height, width) }
-        }
-        Resize::ShortestEdge(n) => Size { width: scaled(n, width, height), height: n as usize },
-    }
-}
-
 /// The most bytes that [`resample`] takes beside the picture and the window, if the upright picture has `full` columns and
 /// rows. They are for the taps, of which each position of a side has some, and grow with the longest side.
 pub(super) fn bytes(full: Size, resized: Size, window: &Window, filter: Filter) -> u64 {
-    let weights = |n_full: usize, n_out: usize| {
-        let stretch = (n_full as f64 / n_out as f64).max(1.0);
-        (2.0 * kernel(filter).1 * stretch + 2.0).min(n_full as f64) as u64
-    };
     let taps = |weights: u64, span: &Span| {
         // Those of the position at hand are reckoned in other numbers before.
         let (own, at_hand) = (size_of::<Taps>() as u64, 2 * size_of::<f64>() as u64);
         (span.len as u64).saturating_mul(own + size_of::<i32>() as u64 * weights) + at_hand * weights
     };
-    let across = weights(full.width, resized.width);
-    let down = weights(full.height, resized.height);
+    let across = most_weights(full.width, resized.width, filter) as u64;
+    let down = most_weights(full.height, resized.height, filter) as u64;
     let transposed = LANES as u64 * across.max(COLUMNS as u64);
     taps(across, &window.columns).saturating_add(taps(down, &window.rows)).saturating_add(transposed)
 }
@@ -160,77 +144,6 @@ fn taps(axis: &Axis, n_out: usize, span: &Span, filter: Filter) -> Vec<Taps> {
             Taps { first, weights: weights.into_iter().map(fixed).collect() }
         })
         .collect()
-}
-
-/// What one output position takes of the positions of an axis.
-#[derive(Clone)]
-pub(super) struct Positions {
-    /// The first one.
-    pub first: usize,
-    /// Their weights from there on, one at least; they need not add up to 1.
-    pub weights: Vec<f64>,
-}
-
-impl Positions {
-    /// What it takes of the pixels that stand for them.
-    ///
-    /// One that stands for several gets the sum of their weights, so that a reduced picture is softened as the full one
-    /// would be. Weights made for its own size keep it sharper, and vectors less alike.
-    pub fn of_pixels(&self, axis: &Axis) -> Self {
-        let end = self.first + self.weights.len();
-        let first = axis.pixel(self.first);
-        let mut weights = vec![0.0; axis.pixel(end - 1) + 1 - first];
-        for (position, weight) in (self.first..end).zip(&self.weights) {
-            weights[axis.pixel(position) - first] += weight;
-        }
-        Self { first, weights }
-    }
-}
-
-/// Of `n_full` positions that become `n_out`, what each output position in `span` takes.
-pub(super) fn positions(
-    n_full: usize,
-    n_out: usize,
-    span: &Span,
-    filter: Filter,
-) -> impl Iterator<Item = Positions> {
-    let (kernel, radius) = kernel(filter);
-    let scale = n_full as f64 / n_out as f64;
-    // Shrinking widens the kernel: this is the antialiasing.
-    let stretch = scale.max(1.0);
-    let (support, inverse) = (radius * stretch, 1.0 / stretch);
-    (span.start..span.start + span.len).map(move |i| {
-        let centre = (i as f64 + 0.5) * scale;
-        // The casts truncate, and turn what is negative to 0.
-        let first = (centre - support + 0.5) as usize;
-        let end = ((centre + support + 0.5) as usize).min(n_full);
-        let weights = (first..end).map(|j| kernel((j as f64 - centre + 0.5) * inverse)).collect();
-        Positions { first, weights }
-    })
-}
-
-/// The kernel, and how far it reaches.
-fn kernel(filter: Filter) -> (fn(f64) -> f64, f64) {
-    match filter {
-        Filter::Bilinear => (bilinear, 1.0),
-        Filter::Bicubic => (bicubic, 2.0),
-    }
-}
-
-fn bilinear(x: f64) -> f64 {
-    (1.0 - x.abs()).max(0.0)
-}
-
-fn bicubic(x: f64) -> f64 {
-    const A: f64 = -0.5;
-    let x = x.abs();
-    if x < 1.0 {
-        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
-    } else if x < 2.0 {
-        (((x - 5.0) * x + 8.0) * x - 4.0) * A
-    } else {
-        0.0
-    }
 }
 
 /// Fills the first `taps.len() * 3` samples of every row of `out`.
