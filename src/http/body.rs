@@ -37,8 +37,32 @@ const RESERVE_PARTS: u32 = 32;
 /// Requests that may wait for room. Each holds a quarter of a megabyte of its body in actix's buffers, so that
 /// thousands would take what the room is there to save.
 const MAX_WAITING: usize = 256;
+/// For so long the room that a body will take is kept for it. At a lower pace than the one after that, even the largest
+/// would be late, so others come first.
+const PROMISE: Pace = Pace { pause: Duration::from_millis(500), bytes_per_s: 4 << 20 };
 /// What a body without Content-Length starts with.
 const FIRST_CHUNK: usize = 64 * 1024;
+
+/// How fast something must come.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// It may stop for so long.
+    pause: Duration,
+    /// 0 for any speed, but for the pauses.
+    bytes_per_s: usize,
+}
+
+impl Pace {
+    /// When the next part is due, where `received` bytes have come since `started`, the last ones now.
+    fn due(&self, started: Instant, received: usize) -> Instant {
+        let due = Instant::now() + self.pause;
+        if self.bytes_per_s == 0 {
+            return due;
+        }
+        let earned = Duration::from_secs_f64(received as f64 / self.bytes_per_s as f64);
+        due.min(started + self.pause + earned)
+    }
+}
 
 /// Reads bodies within the limits of the settings. Clones share the room.
 #[derive(Clone)]
@@ -99,10 +123,9 @@ impl Bodies {
         let claim = Claim { units: most, first: most.min(units(STEP)), is_exact: length.is_some() };
         let may_use_reserve = most <= self.room.units() / RESERVE / RESERVE_PARTS;
         let last_room = if may_use_reserve { &self.reserve } else { &self.room };
-        for room in [&self.room, last_room] {
-            if let Some(place) = room.try_enter(claim) {
-                return Ok(place);
-            }
+        let reserved = || may_use_reserve.then(|| self.reserve.try_enter(claim)).flatten();
+        if let Some(place) = self.room.try_enter(claim).or_else(reserved) {
+            return Ok(place);
         }
         let _turn = self.waiting.try_acquire().map_err(|_| HttpError::NoBodyRoom { waiting: MAX_WAITING })?;
         Ok(last_room.enter(claim).await)
@@ -118,15 +141,22 @@ impl Bodies {
         // With Content-Length the buffer never grows; untouched pages cost nothing.
         let mut bytes = BytesMut::with_capacity(length.unwrap_or(FIRST_CHUNK).min(self.max_bytes));
         // A caller that sends a byte now and then would hold the room of all it has sent.
-        let pause = Duration::from_millis(self.client_timeout_ms);
+        let pace =
+            Pace { pause: Duration::from_millis(self.client_timeout_ms), bytes_per_s: self.min_bytes_per_s };
         let mut started = Instant::now();
-        let mut due = started + pause;
         loop {
-            let chunk = timeout_at(due, payload.next()).await.map_err(|_| HttpError::SlowBody {
-                received: bytes.len(),
-                client_timeout_ms: self.client_timeout_ms,
-                min_bytes_per_s: self.min_bytes_per_s,
-            })?;
+            let due = pace.due(started, bytes.len());
+            let chunk = match timeout_at(PROMISE.due(started, bytes.len()).min(due), payload.next()).await {
+                Ok(chunk) => chunk,
+                Err(_) => {
+                    room.iter().for_each(Place::yield_promise);
+                    timeout_at(due, payload.next()).await.map_err(|_| HttpError::SlowBody {
+                        received: bytes.len(),
+                        client_timeout_ms: self.client_timeout_ms,
+                        min_bytes_per_s: self.min_bytes_per_s,
+                    })?
+                }
+            };
             let Some(chunk) = chunk else { break };
             let chunk = chunk.map_err(|_| {
                 EmbedError::InvalidRequest(format!("the body broke off after {} bytes", bytes.len()))
@@ -151,11 +181,6 @@ impl Bodies {
             // The wait for room is not the caller's.
             started += asked.elapsed();
             bytes.extend_from_slice(&chunk);
-            due = Instant::now() + pause;
-            if self.min_bytes_per_s > 0 {
-                let earned = Duration::from_secs_f64(bytes.len() as f64 / self.min_bytes_per_s as f64);
-                due = due.min(started + pause + earned);
-            }
         }
         // What has come short of its claim, as a body of unknown length does, gives the rest to others.
         if let Some(place) = &room {

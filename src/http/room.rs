@@ -29,7 +29,8 @@ struct Guest {
     held: u32,
     /// What is left of the claim.
     rest: u32,
-    /// What is kept from others who come for long; see [`Ledger::has_place_for`].
+    /// What is kept from others who come for more than their first units: else the room would be full of halves, which is
+    /// safe, but lets few end at a time.
     promised: u32,
     asks: Option<Ask>,
 }
@@ -109,13 +110,20 @@ impl Place {
         }
     }
 
+    /// Lets others have what is claimed and not yet held before: for one that takes its time.
+    pub(super) fn yield_promise(&self) {
+        let mut ledger = self.room.lock();
+        ledger.guests.get_mut(&self.id).expect("it is there as long as the place").promised = 0;
+        ledger.serve();
+    }
+
     /// Gives back all but `units`, and claims no more.
     pub(super) fn settle(&self, units: u32) {
         let mut ledger = self.room.lock();
         let guest = ledger.guests.get_mut(&self.id).expect("it is there as long as the place");
         let spare = guest.held.saturating_sub(units);
         guest.held -= spare;
-        guest.rest = 0;
+        (guest.rest, guest.asks) = (0, None);
         guest.promised = guest.promised.min(units);
         ledger.free += spare;
         ledger.serve();
@@ -157,6 +165,9 @@ impl Ledger {
             is_short |= units > self.free;
             self.grant_if_safe(id, units);
         }
+        let promised = |guest: &Guest| u64::from(guest.promised);
+        let mut all_promised: u64 = self.guests.values().filter(|guest| guest.held > 0).map(promised).sum();
+        let mut is_full = false;
         for (id, units) in entering {
             // What is free is saved up for whoever comes first. Those who wait for others' claims are passed over, or a
             // few who claim much would keep everybody out.
@@ -164,24 +175,22 @@ impl Ledger {
             if is_short {
                 break;
             }
-            if self.has_place_for(id) {
-                self.grant_if_safe(id, units);
+            let more = promised(&self.guests[&id]);
+            // So is what can be promised, or smaller ones behind it would keep a large one out for ever.
+            is_full |= all_promised + more > u64::from(self.units);
+            if more > 0 && is_full {
+                continue;
+            }
+            if self.grant_if_safe(id, units) {
+                all_promised += more;
             }
         }
     }
 
-    /// Whether those who will take more than their first units have room beside each other: else it would be full of
-    /// halves, which is safe, but lets few end at a time.
-    fn has_place_for(&self, id: u64) -> bool {
-        let inside = self.guests.values().filter(|guest| guest.held > 0);
-        let promised: u64 = inside.map(|guest| u64::from(guest.promised)).sum();
-        let more = self.guests[&id].promised;
-        more == 0 || promised + u64::from(more) <= u64::from(self.units)
-    }
-
-    fn grant_if_safe(&mut self, id: u64, units: u32) {
+    /// Whether it was granted.
+    fn grant_if_safe(&mut self, id: u64, units: u32) -> bool {
         if units > self.free || !self.is_safe_with(id, units) {
-            return;
+            return false;
         }
         self.free -= units;
         let guest = self.guests.get_mut(&id).expect("it asks");
@@ -190,6 +199,7 @@ impl Ledger {
         let ask = guest.asks.take().expect("it asks");
         // Whoever no longer waits gives the place back.
         let _gone = ask.granted.send(());
+        true
     }
 
     /// Whether all can still have their claims, one after another, once `id` has `units` more.
@@ -215,7 +225,7 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{collections::VecDeque, time::Duration};
 
     use futures_util::{FutureExt, future::join_all};
     use tokio::time::{sleep, timeout};
@@ -301,6 +311,42 @@ mod tests {
         assert!(room.try_enter(exact(60, 1)).is_none());
         drop(one);
         assert!(room.try_enter(exact(60, 1)).is_some());
+    }
+
+    #[test]
+    fn a_large_one_is_not_passed_over_for_ever() {
+        let room = Room::new(128);
+        let mut inside: VecDeque<_> = (0..42).map(|_| room.try_enter(exact(3, 1)).unwrap()).collect();
+        let mut large = Box::pin(room.enter(exact(16, 1)));
+        assert!(large.as_mut().now_or_never().is_none());
+        let mut waiting = VecDeque::new();
+        for n_after in 0..100 {
+            waiting.push_back(Box::pin(room.enter(exact(3, 1))));
+            drop(inside.pop_front());
+            if large.as_mut().now_or_never().is_some() {
+                assert!(n_after < 10, "{n_after} were before it");
+                return;
+            }
+            while let Some(place) = waiting.front_mut().and_then(|next| next.as_mut().now_or_never()) {
+                waiting.pop_front();
+                inside.push_back(place);
+            }
+        }
+        panic!("a hundred were before it");
+    }
+
+    #[test]
+    fn who_claims_all_and_takes_its_time_lets_others_pass() {
+        let room = Room::new(128);
+        let slow = [100, 28].map(|units| room.try_enter(exact(units, 1)).unwrap());
+        assert!(room.try_enter(exact(3, 1)).is_none());
+        slow.iter().for_each(Place::yield_promise);
+        let normal: Vec<_> = (0..9).map(|_| room.try_enter(exact(3, 1)).unwrap()).collect();
+        normal.iter().for_each(|place| place.grow(2).now_or_never().unwrap());
+        // They have all of their claims nevertheless.
+        let mut grows = Box::pin(slow[0].grow(99).then(|()| slow[0].grow(0)));
+        drop(normal);
+        grows.as_mut().now_or_never().unwrap();
     }
 
     #[test]

@@ -183,8 +183,10 @@ async fn what_is_announced_and_not_sent_keeps_nobody_waiting() {
     }
     app.wait_until("they are read", async || app.metric("sidelens_requests_in_flight").await == 21.0).await;
     let begin = Instant::now();
-    let normal = format!("{{\"input\": \"red\", \"x\": \"{}\"}}", "a".repeat(1_000_000));
-    assert_eq!(app.post("/embed", normal).await.0, 200);
+    for bytes in [1_000_000, 2_000_000] {
+        let normal = format!("{{\"input\": \"red\", \"x\": \"{}\"}}", "a".repeat(bytes));
+        assert_eq!(app.post("/embed", normal).await.0, 200);
+    }
     // They are cut after ten.
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
 }
