@@ -8,14 +8,22 @@ mod link;
 #[cfg(test)]
 mod tests;
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, TlsCertificates, aio::MultiplexedConnection,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
     time::timeout,
 };
@@ -31,7 +39,9 @@ const MAX_VALUES: usize = 32;
 /// Lookups that wait for their MGET; more are misses.
 const MAX_LOOKUPS: usize = 4096;
 /// Vectors that wait to be written, which share their memory with the tier before; more are not written.
-const MAX_WRITES: u32 = 4096;
+const MAX_WRITES: usize = 4096;
+/// The same of imports, which wait for room instead, and must leave that of the others alone.
+const MAX_IMPORTS: usize = 1024;
 /// For a pipeline, in times of a lookup's: nobody waits for it.
 const WRITE_PATIENCE: u32 = 20;
 /// For a connection with all that is said at its beginning.
@@ -44,6 +54,12 @@ pub(super) struct Redis {
     writes: mpsc::UnboundedSender<Write>,
     /// For what waits to be written, or is.
     room: Arc<Semaphore>,
+    /// For what of it is imported.
+    import_room: Arc<Semaphore>,
+    /// Vectors that were sent to be written.
+    n_sent: AtomicU64,
+    /// How many of them are, or were given up: in the order of their sending.
+    n_done: watch::Receiver<u64>,
     _tasks: JoinSet<()>,
 }
 
@@ -143,7 +159,7 @@ impl Redis {
         });
         let (lookups, asked) = mpsc::channel(MAX_LOOKUPS);
         let (writes, computed) = mpsc::unbounded_channel();
-        let room = Arc::new(Semaphore::new(MAX_WRITES as usize));
+        let (done, n_done) = watch::channel(0);
         let mut tasks = JoinSet::new();
         tasks.spawn({
             let shared = shared.clone();
@@ -154,8 +170,23 @@ impl Redis {
             }
         });
         tasks.spawn(answer(shared.clone(), asked));
-        tasks.spawn(write(shared.clone(), computed));
-        Ok(Self { shared, lookups, writes, room, _tasks: tasks })
+        tasks.spawn(write(shared.clone(), computed, done));
+        Ok(Self {
+            shared,
+            lookups,
+            writes,
+            room: Arc::new(Semaphore::new(MAX_WRITES)),
+            import_room: Arc::new(Semaphore::new(MAX_IMPORTS)),
+            n_sent: AtomicU64::new(0),
+            n_done,
+            _tasks: tasks,
+        })
+    }
+
+    fn send(&self, write: Write) {
+        self.n_sent.fetch_add(1, Ordering::SeqCst);
+        // Received for as long as the tier lives.
+        let _ = self.writes.send(write);
     }
 }
 
@@ -182,8 +213,7 @@ impl Tier for Redis {
     fn put(&self, key: CacheKey, value: CachedVector) -> BoxFuture<'_, ()> {
         if !self.shared.link.is_open() {
             match self.room.clone().try_acquire_owned() {
-                // Received for as long as the tier lives.
-                Ok(room) => _ = self.writes.send(Write { key, value, dropped: None, _room: room }),
+                Ok(room) => self.send(Write { key, value, dropped: None, _room: room }),
                 Err(_) => self.shared.error("dropped"),
             }
         }
@@ -193,20 +223,21 @@ impl Tier for Redis {
     fn put_patiently(&self, key: CacheKey, value: CachedVector, dropped: Dropped) -> BoxFuture<'_, ()> {
         async move {
             // Without a connection what waits is given up, so that there is room soon.
-            let room = self.room.clone().acquire_owned().await.expect("the semaphore is never closed");
+            let room = self.import_room.clone().acquire_owned().await.expect("the semaphore is never closed");
             if self.shared.link.is_open() {
                 self.shared.error("dropped");
                 dropped.count();
             } else {
-                let _ = self.writes.send(Write { key, value, dropped: Some(dropped), _room: room });
+                self.send(Write { key, value, dropped: Some(dropped), _room: room });
             }
         }
         .boxed()
     }
 
     fn flush(&self) -> BoxFuture<'_, ()> {
-        // There is room for all that may wait once nothing does.
-        self.room.acquire_many(MAX_WRITES).map(drop).boxed()
+        let n_sent = self.n_sent.load(Ordering::SeqCst);
+        // An error: nobody writes any more.
+        async move { _ = self.n_done.clone().wait_for(|n_done| *n_done >= n_sent).await }.boxed()
     }
 }
 
@@ -278,8 +309,8 @@ async fn answer(shared: Arc<Shared>, mut asked: mpsc::Receiver<Lookup>) {
     }
 }
 
-/// Writes vectors, as many at once as wait.
-async fn write(shared: Arc<Shared>, mut computed: mpsc::UnboundedReceiver<Write>) {
+/// Writes vectors, as many at once as wait, and counts them as `done`.
+async fn write(shared: Arc<Shared>, mut computed: mpsc::UnboundedReceiver<Write>, done: watch::Sender<u64>) {
     let mut values = Vec::new();
     while computed.recv_many(&mut values, MAX_VALUES).await > 0 {
         let mut are_written = false;
@@ -298,6 +329,7 @@ async fn write(shared: Arc<Shared>, mut computed: mpsc::UnboundedReceiver<Write>
                 dropped.iter().for_each(Dropped::count);
             }
         }
+        done.send_modify(|n_done| *n_done += values.len() as u64);
         values.clear();
     }
 }

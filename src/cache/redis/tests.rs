@@ -209,7 +209,7 @@ async fn what_waits_is_written_before_the_end() {
 async fn an_import_waits_for_room_and_tells_what_was_dropped() {
     let Some(mut server) = Server::start() else { return };
     let (cache, metrics) = server.replica().await;
-    let n_rows = u64::from(MAX_WRITES) * 3;
+    let n_rows = MAX_WRITES as u64 * 3;
     let mut table = Vec::new();
     // Without Redis, or they would be there already.
     let other = VectorCache::new(&config(1 << 28), Metrics::new()).unwrap();
@@ -228,6 +228,29 @@ async fn an_import_waits_for_room_and_tells_what_was_dropped() {
     server.kill();
     assert_eq!(import().await, Taken { rows: n_rows, of_others: 0, dropped: n_rows });
     assert_eq!(errors(&metrics, "dropped"), n_rows);
+}
+
+#[tokio::test]
+async fn an_import_takes_no_room_from_what_is_computed_meanwhile() {
+    let Some(server) = Server::start() else { return };
+    let tier = Arc::new(server.tier().await);
+    let n_rows = MAX_WRITES * 2;
+    server.signal(Signal::STOP);
+    let import = tokio::spawn({
+        let tier = tier.clone();
+        async move {
+            for i in 0..n_rows {
+                tier.put_patiently(key(&i.to_string()), contract::value(1), Dropped::default()).await;
+            }
+            tier.flush().await;
+        }
+    });
+    sleep(Duration::from_millis(300)).await;
+    tier.put(key("computed"), contract::value(1)).await;
+    assert_eq!(errors(&tier.shared.metrics, "dropped"), 0);
+    server.signal(Signal::CONT);
+    import.await.unwrap();
+    assert_eq!(server.say::<u64>(&[b"DBSIZE"]).await, n_rows as u64 + 1);
 }
 
 #[tokio::test]
