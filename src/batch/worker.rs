@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::thread;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -314,6 +315,8 @@ impl<D: Device> Worker<D> {
             // Lost as well, or fine: the first reason stands.
             let _ = self.finish(ended);
         }
+        // An engine ends with its thread. One that hangs never does, and this thread has others to run.
+        thread::spawn(move || drop(self));
     }
 }
 

@@ -1,5 +1,6 @@
 //! The worker on tokio's paused clock, with the stub engine and no thread.
 
+use std::sync::mpsc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -326,13 +327,36 @@ async fn batches_that_do_not_fit_are_counted_and_their_cap_is_shown() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pass_that_never_ends_loses_the_device() {
-    let device = PacedDevice { backend: StubBackend::new(4), pace: SECOND * 10_000_000 };
-    let engines = vec![(device, Lanes::All)];
+    let start = std::time::Instant::now();
+    let (thread, its_end) = mpsc::channel();
+    let engines = vec![(Hanging(its_end), Lanes::All)];
     let batcher = Batcher::spawn(engines, policy(Duration::ZERO), Arc::default(), Metrics::new());
     let hanging = submit(&batcher, 1, Lane::Bulk, SECOND * 100_000_000).await;
     let reason = batcher.device_lost().await;
     assert!(reason.contains("600 s"), "{reason}");
     assert_eq!(hanging.await.unwrap(), Err(BatchError::Unavailable(reason)));
+    // The clock of the machine, which is not paused: nobody has waited for its thread.
+    assert!(start.elapsed() < SECOND * 3, "{:?}", start.elapsed());
+    drop(thread);
+}
+
+/// Its passes never end, nor does its thread, for five seconds.
+struct Hanging(mpsc::Receiver<()>);
+
+impl Device for Hanging {
+    async fn embed(&mut self, _: Vec<Prepared>) -> Results {
+        std::future::pending().await
+    }
+
+    async fn warm_up(&mut self, _: Arc<[Prepared]>) -> Result<(), BackendError> {
+        std::future::pending().await
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        let _ = self.0.recv_timeout(SECOND * 5);
+    }
 }
 
 #[tokio::test(start_paused = true)]
