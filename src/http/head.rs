@@ -51,7 +51,8 @@ pub(super) fn time_first_head(time: Duration) -> impl Fn(&dyn Any, &mut Extensio
     }
 }
 
-/// Stops the clock of the request's connection.
+/// Stops the clock of the request's connection. To be called as soon as the request is there, before its future is polled:
+/// HTTP/2 may close the connection before that.
 pub(super) fn has_come(request: &ServiceRequest) {
     if let Some(FirstHead(sender)) = request.conn_data() {
         sender.take();

@@ -17,7 +17,7 @@ use prometheus::IntGauge;
 use tracing::{Instrument, Span, field::Empty};
 use tracing_actix_web::{RequestId, RootSpanBuilder};
 
-use super::{HttpState, auth::Caller, error::Refusal, head};
+use super::{HttpState, auth::Caller, error::Refusal};
 use crate::{
     dialect::DIALECTS,
     domain::Lane,
@@ -35,7 +35,6 @@ pub(super) async fn observe(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    head::has_come(&request);
     let state = request.app_data::<web::Data<HttpState>>().cloned();
     let id = request.extensions().get::<RequestId>().map(ToString::to_string);
     let route = route_label(request.path());

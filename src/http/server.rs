@@ -2,12 +2,17 @@
 
 use std::{io, net::TcpListener, num::NonZeroUsize, thread, time::Duration};
 
-use actix_web::{App, HttpServer, dev::Server, http::KeepAlive, middleware::from_fn};
+use actix_web::{
+    App, HttpServer,
+    dev::{Server, Service},
+    http::KeepAlive,
+    middleware::from_fn,
+};
 use tracing_actix_web::TracingLogger;
 
 use super::{
     FilesError, HttpState, Listener, configure,
-    head::time_first_head,
+    head::{has_come, time_first_head},
     observe::{RequestSpan, observe},
     tls::tls_config,
 };
@@ -73,8 +78,12 @@ pub fn serve(listeners: Listeners, state: HttpState) -> Result<Servers, ServeErr
             App::new()
                 .configure(configure(state.clone(), listener))
                 .wrap(from_fn(observe))
-                // Outermost, as it makes the id that `observe` sends back.
+                // Around it, as it makes the id that `observe` sends back.
                 .wrap(TracingLogger::<RequestSpan>::new())
+                .wrap_fn(|request, service| {
+                    has_come(&request);
+                    service.call(request)
+                })
         })
         .workers(workers)
         .max_connections(per_worker)
