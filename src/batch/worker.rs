@@ -70,7 +70,7 @@ impl<D: Device> Engine<D> {
     }
 }
 
-/// A pass that takes longer will never end: the device hangs, or what was loaded computes in circles.
+/// A pass, or a warm-up, that takes longer will never end: the device hangs, or what was loaded computes in circles.
 const MAX_PASS: Duration = Duration::from_secs(600);
 
 pub(super) struct Worker<D> {
@@ -165,7 +165,8 @@ impl<D: Device> Worker<D> {
             for mut engine in self.idle.drain(..) {
                 let (inputs, reply) = (inputs.clone(), reply.clone());
                 self.passes.push(Box::pin(async move {
-                    let result = engine.device.warm_up(inputs).await;
+                    let result = timeout(MAX_PASS, engine.device.warm_up(inputs)).await;
+                    let result = result.unwrap_or_else(|_| Err(hangs()));
                     Ended { engine, work: Work::WarmUp { result, reply } }
                 }));
             }
@@ -216,10 +217,8 @@ impl<D: Device> Worker<D> {
             replies.push(job.reply);
         }
         self.passes.push(Box::pin(async move {
-            let results = timeout(MAX_PASS, engine.device.embed(batch)).await.unwrap_or_else(|_| {
-                let hangs = format!("a pass has not ended after {} s", MAX_PASS.as_secs());
-                vec![Err(BackendError::DeviceLost(hangs)); n_inputs]
-            });
+            let results = timeout(MAX_PASS, engine.device.embed(batch)).await;
+            let results = results.unwrap_or_else(|_| vec![Err(hangs()); n_inputs]);
             Ended { engine, work: Work::Batch(Pass { kind, lane, started, spans, replies, results }) }
         }));
     }
@@ -318,6 +317,10 @@ impl<D: Device> Worker<D> {
         // An engine ends with its thread. One that hangs never does, and this thread has others to run.
         thread::spawn(move || drop(self));
     }
+}
+
+fn hangs() -> BackendError {
+    BackendError::DeviceLost(format!("a pass has not ended after {} s", MAX_PASS.as_secs()))
 }
 
 impl Inbox {

@@ -340,6 +340,15 @@ async fn a_pass_that_never_ends_loses_the_device() {
     drop(thread);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_warm_up_that_never_ends_loses_the_device() {
+    let (_thread, its_end) = mpsc::channel();
+    let engines = vec![(Hanging(its_end), Lanes::All)];
+    let batcher = Batcher::spawn(engines, policy(Duration::ZERO), Arc::default(), Metrics::new());
+    let warm = tokio::time::timeout(SECOND * 1000, batcher.warm_up(vec![text(1)])).await;
+    assert_eq!(warm, Ok(Err(BatchError::Unavailable(batcher.device_lost().await))));
+}
+
 /// Its passes never end, nor does its thread, for five seconds.
 struct Hanging(mpsc::Receiver<()>);
 
