@@ -18,7 +18,11 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::{net::TcpSocket, task::JoinError, time::timeout};
+use tokio::{
+    net::TcpSocket,
+    task::{JoinError, spawn_blocking},
+    time::timeout,
+};
 
 use crate::{
     config::{Config, HubConfig, ModelConfig, ServerConfig},
@@ -28,7 +32,7 @@ use crate::{
     http::{FilesError, HttpState, Listeners, ServeError, Servers, serve},
     hub::{self, HubError},
     imaging::WorkerCommand,
-    runtime::LoadedModel,
+    runtime::{LoadedModel, open_cuda_for},
     telemetry::Metrics,
 };
 
@@ -156,13 +160,14 @@ impl Bound {
 /// # Errors
 /// [`AppError::Hub`], naming the model or file that cannot be had; [`AppError::Model`], naming the file, tensor or device at fault.
 pub async fn load_models(config: &Config) -> Result<Vec<LoadedModel>, AppError> {
+    let failed = |panic: JoinError| AppError::Model(format!("loading the model failed: {panic}"));
+    let served = config.served();
+    let choices: Vec<_> = served.iter().map(|served| served.model.device).collect();
+    spawn_blocking(move || open_cuda_for(&choices)).await.map_err(failed)?;
     let mut models = Vec::new();
-    for served in config.served() {
+    for served in served {
         let hub = config.hub.clone();
-        let model = tokio::task::spawn_blocking(move || find_and_load(served.model, &hub))
-            .await
-            .map_err(|panic| AppError::Model(format!("loading the model failed: {panic}")))?;
-        models.push(model?);
+        models.push(spawn_blocking(move || find_and_load(served.model, &hub)).await.map_err(failed)??);
     }
     Ok(models)
 }

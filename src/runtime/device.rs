@@ -7,6 +7,8 @@ pub use resolve::cuda_devices;
 #[cfg(feature = "torch")]
 pub use resolve::{DeviceError, resolve_devices, resolve_dtype};
 
+use crate::config::DeviceChoice;
+
 /// The processor's features that decide how fast a model runs on it, fastest first.
 const CPU_FEATURES: [&str; 6] = ["amx_bf16", "amx_int8", "avx512_bf16", "avx512f", "avx2", "fma"];
 
@@ -34,6 +36,20 @@ pub fn facts() -> DeviceFacts {
         #[cfg(not(feature = "torch"))]
         cuda: Err("built without libtorch".into()),
     }
+}
+
+/// Opens the CUDA half of libtorch if a model may want it. To be called before any is loaded: libtorch looks for that half
+/// once, and for a convolution on the CPU, too.
+pub fn open_cuda_for(choices: &[DeviceChoice]) {
+    if may_want_cuda(choices) {
+        // Whoever cannot do without is told what is missing.
+        #[cfg(feature = "torch")]
+        let _missing = resolve::load_cuda();
+    }
+}
+
+fn may_want_cuda(choices: &[DeviceChoice]) -> bool {
+    choices.iter().any(|choice| *choice != DeviceChoice::Cpu)
 }
 
 /// Cores that this process may use.
@@ -99,7 +115,7 @@ mod resolve {
 
     /// Opens the CUDA half of libtorch, once. The binary is linked to the CPU half alone, so that it starts
     /// where there is no CUDA; the other half registers itself with the first when it is opened.
-    fn load_cuda() -> Result<(), String> {
+    pub fn load_cuda() -> Result<(), String> {
         static LOADED: OnceLock<Result<(), String>> = OnceLock::new();
         LOADED
             .get_or_init(|| {
@@ -246,5 +262,19 @@ mod resolve {
             assert_eq!(compute_capability(1000), None);
             assert_eq!(resolve_dtype(DtypeChoice::Auto, &[Device::Cuda(1000)]), Kind::BFloat16);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuda_is_opened_for_whoever_may_want_it() {
+        use DeviceChoice::{Auto, Cpu, Cuda, EveryCuda};
+        for other in [Auto, Cuda(1), EveryCuda] {
+            assert!(may_want_cuda(&[Cpu, other]), "{other:?}");
+        }
+        assert!(!may_want_cuda(&[Cpu, Cpu]));
     }
 }

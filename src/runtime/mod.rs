@@ -21,7 +21,7 @@ mod torch;
 pub use backend::{Backend, BackendError};
 #[cfg(all(feature = "torch", test))]
 pub(crate) use device::cuda_devices;
-pub use device::{DeviceFacts, cores, facts};
+pub use device::{DeviceFacts, cores, facts, open_cuda_for};
 pub use memory::Caps;
 #[cfg(test)]
 pub(crate) use memory::run_guarded;
