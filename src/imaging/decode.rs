@@ -12,6 +12,7 @@ use super::crop::Size;
 use super::limits::{Limits, Paced};
 use super::planes::Planes;
 use super::sniff::Format;
+use super::tiff::Page;
 use super::{Avif, ImagingError, ImagingOptions, alpha, avif, icc, jpeg, tiff};
 use crate::domain::{Icc, Resize};
 
@@ -72,11 +73,12 @@ fn other(
     limits: Limits,
     icc: Icc,
 ) -> Result<Decoded, ImagingError> {
-    let is_premultiplied = format == ImageFormat::Tiff && tiff::examine(encoded, limits)?;
+    let tiff = if format == ImageFormat::Tiff { tiff::examine(encoded, limits)? } else { Page::default() };
     let failed = |error| limits.check_time(name).err().unwrap_or_else(|| failure(error, name, &limits));
-    let mut reader = ImageReader::with_format(Paced::new(encoded, limits), format);
+    let paced = if tiff.is_fax { Paced::in_small_pieces } else { Paced::new };
+    let mut reader = ImageReader::with_format(paced(encoded, limits), format);
     let mut own_limits = image::Limits::no_limits();
-    own_limits.max_alloc = Some(limits.max_memory_bytes);
+    own_limits.max_alloc = Some(limits.max_memory_bytes.min(header_bytes(format, encoded)));
     reader.limits(own_limits.clone());
     let mut decoder = match reader.into_decoder() {
         Err(ImageError::Unsupported(_)) if format == ImageFormat::Tiff => {
@@ -88,21 +90,19 @@ fn other(
     limits.check_size(name, width.into(), height.into())?;
     let pixels = u64::from(width) * u64::from(height);
     let frame = decoder.total_bytes();
-    limits.check_memory(
-        name,
-        frame.saturating_add(pixels.saturating_mul(beside_frame(format, encoded, frame / pixels))),
-    )?;
+    let profile = decoder.icc_profile().ok().flatten();
+    // The decoder keeps one, too.
+    let profiles = 2 * profile.as_ref().map_or(0, |profile| profile.len() as u64);
+    let beside = pixels.saturating_mul(beside_frame(format, encoded, frame / pixels));
+    limits.check_memory(name, frame.saturating_add(beside).saturating_add(profiles))?;
     own_limits.max_alloc = Some(limits.max_memory_bytes - frame);
     decoder.set_limits(own_limits).map_err(failed)?;
     // Unreadable metadata does not spoil readable pixels.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let profile = match icc {
-        Icc::Ignore => None,
-        Icc::Srgb => decoder.icc_profile().ok().flatten(),
-    };
+    let profile = profile.filter(|_| icc == Icc::Srgb);
     let mut image = to_8_bit(DynamicImage::from_decoder(decoder).map_err(failed)?);
     limits.check_time(name)?;
-    if is_premultiplied {
+    if tiff.is_premultiplied {
         alpha::divide(&mut image);
     }
     if let Some(profile) = profile {
@@ -110,6 +110,20 @@ fn other(
     }
     let full = Size { width: width as usize, height: height as usize };
     Ok(Decoded { picture: image.into(), orientation, full })
+}
+
+/// Bytes that a decoder may take for what is before the pixels.
+fn header_bytes(format: ImageFormat, encoded: &[u8]) -> u64 {
+    const METADATA: u64 = 64 << 20;
+    match format {
+        // It inflates a colour profile up to that, whether anybody wants it or not; beside that it has some rows, whose
+        // length the header tells.
+        ImageFormat::Png => {
+            let columns = encoded.get(16..20).and_then(|width| width.first_chunk().copied());
+            METADATA + 16 * u64::from(columns.map_or(0, u32::from_be_bytes))
+        }
+        _ => u64::MAX,
+    }
 }
 
 /// Bytes per pixel beside the decoded frame, at the worst moment: a decoder's own, or what is made of the frame

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use base64::Engine;
+use image::codecs::png::PngEncoder;
+use image::{ExtendedColorType, ImageEncoder};
 use serde::Deserialize;
 
 use super::*;
@@ -191,6 +193,28 @@ fn a_broken_profile_leaves_the_picture() {
     broken[at] = b'x';
     assert_eq!(read(&broken, Icc::Srgb), read(&picture, Icc::Ignore));
     assert_ne!(read(&picture, Icc::Srgb), read(&picture, Icc::Ignore));
+}
+
+#[test]
+fn an_inflated_profile_is_counted_or_not_read() {
+    let with_profile = |bytes: usize| {
+        let mut file = Vec::new();
+        let mut encoder = PngEncoder::new(&mut file);
+        encoder.set_icc_profile(vec![0; bytes]).unwrap();
+        encoder.write_image(&[7; 12], 2, 2, ExtendedColorType::Rgb8).unwrap();
+        file
+    };
+    let read = |file: &[u8], max_memory_bytes| {
+        prepare(file, &own_size(2, 2), &ImagingOptions { max_memory_bytes, ..ImagingOptions::REFERENCE })
+    };
+    let plain = read(&with_profile(1), 1 << 20).unwrap();
+    let large = with_profile(40 << 20);
+    assert!(large.len() < 1 << 20);
+    assert_eq!(read(&large, 100 << 20).as_ref(), Ok(&plain));
+    let error = read(&large, 64 << 20).unwrap_err();
+    assert!(matches!(error, ImagingError::TooMuchMemory { format: "PNG", .. }), "{error}");
+    // Larger than any profile is.
+    assert_eq!(read(&with_profile(70 << 20), 100 << 20).as_ref(), Ok(&plain));
 }
 
 #[test]

@@ -13,6 +13,8 @@ use super::{ImagingError, ImagingOptions};
 /// Bytes that a decoder gets between two looks at the clock. Few, since little can be long work: an empty scan of a
 /// progressive JPEG has some hundred bytes and goes over the whole picture.
 const PIECE: usize = 4096;
+/// The same where any byte may be long work.
+const SMALL_PIECE: u64 = 64;
 
 /// The limits of one picture, and when it began.
 #[derive(Debug, Clone, Copy)]
@@ -85,6 +87,11 @@ pub(super) struct Paced<'a> {
 impl<'a> Paced<'a> {
     pub fn new(file: &'a [u8], limits: Limits) -> Self {
         Self { file: Cursor::new(file), piece: 0..0, piece_bytes: PIECE as u64, limits }
+    }
+
+    /// For a decoder to which a byte may be a millisecond's work.
+    pub fn in_small_pieces(file: &'a [u8], limits: Limits) -> Self {
+        Self { piece_bytes: SMALL_PIECE, ..Self::new(file, limits) }
     }
 
     /// For work that the file's pixels bound: all of it is one piece, since decoders are slower near a piece's end.

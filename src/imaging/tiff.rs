@@ -25,6 +25,8 @@ const FORMAT: &str = "TIFF";
 /// `PhotometricInterpretation`: what samples mean.
 const BLACK_IS_ZERO: u16 = 1;
 const PALETTE: u16 = 3;
+/// `Compression`: by the rules of CCITT.
+const FAX: [u16; 3] = [2, 3, 4];
 /// `ExtraSamples`: colours multiplied by their alpha, and not.
 const ASSOCIATED_ALPHA: u16 = 1;
 const UNASSOCIATED_ALPHA: u16 = 2;
@@ -40,6 +42,9 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
     let mut file = Decoder::new(Paced::new(encoded, limits)).map_err(failed)?;
     let (width, height) = file.dimensions().map_err(failed)?;
     limits.check_size(FORMAT, width.into(), height.into())?;
+    if is_fax(&mut file) {
+        return Err(unsupported("a fax in colours"));
+    }
     // What is decoded, what is made of it, upright RGB; and a copy of the file.
     let pixels = u64::from(width) * u64::from(height);
     limits.check_memory(FORMAT, pixels.saturating_mul(2 + 3 + 3).saturating_add(encoded.len() as u64))?;
@@ -86,18 +91,27 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
     })
 }
 
-/// What the image crate does not ask of a first page: whether its colours are multiplied by their alpha, and that its parts
-/// take no more than a picture may. What else is wrong with the file is said by those who decode it.
+/// What the image crate does not tell of a first page.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Page {
+    /// Whether its colours are multiplied by their alpha.
+    pub is_premultiplied: bool,
+    /// Whether it is compressed as a fax: each line by the one before it, which may have any number of changes.
+    pub is_fax: bool,
+}
+
+/// Looks at the first page, and whether its parts take no more than a picture may, which the image crate does not ask. What
+/// else is wrong with the file is said by those who decode it.
 ///
 /// # Errors
 /// Those of [`jpegs::check`]; [`ImagingError::Unsupported`] for a page of too many parts;
 /// [`ImagingError::TooManyPixels`] and [`ImagingError::TooMuchMemory`] for parts that are too large.
-pub(super) fn examine(encoded: &[u8], limits: Limits) -> Result<bool, ImagingError> {
+pub(super) fn examine(encoded: &[u8], limits: Limits) -> Result<Page, ImagingError> {
     let mut page = match Decoder::new(Paced::new(encoded, limits)) {
         Ok(page) => page,
         // The crate's own limit, and none of ours.
         Err(TiffError::LimitsExceeded) => return Err(unsupported("a list in its directory is too long")),
-        Err(_) => return Ok(false),
+        Err(_) => return Ok(Page::default()),
     };
     if let Ok((columns, rows)) = page.dimensions() {
         let pixels = u64::from(columns) * u64::from(rows);
@@ -114,7 +128,15 @@ pub(super) fn examine(encoded: &[u8], limits: Limits) -> Result<bool, ImagingErr
         limits.check_memory(FORMAT, row.saturating_add(frame))?;
         jpegs::check(&mut page, chunk, encoded, limits)?;
     }
-    Ok(extra_sample(&mut page) == Some(ASSOCIATED_ALPHA))
+    Ok(Page {
+        is_premultiplied: extra_sample(&mut page) == Some(ASSOCIATED_ALPHA),
+        is_fax: is_fax(&mut page),
+    })
+}
+
+fn is_fax(page: &mut Decoder<Paced<'_>>) -> bool {
+    let compression = page.find_tag_unsigned::<u16>(Tag::Compression).ok().flatten();
+    compression.is_some_and(|compression| FAX.contains(&compression))
 }
 
 /// Columns and rows of the tiles of a page of this size, or of its strips.

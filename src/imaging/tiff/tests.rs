@@ -166,6 +166,33 @@ fn a_progressive_jpeg_inside_is_refused() {
     assert!(error.to_string().contains("progressive"), "{error}");
 }
 
+/// Bytes of which these are the bits.
+fn packed(bits: &str) -> Vec<u8> {
+    let byte = |bits: &[u8]| bits.iter().fold(0, |byte, bit| byte << 1 | (bit - b'0'));
+    bits.as_bytes().chunks(8).map(byte).collect()
+}
+
+#[test]
+fn a_fax_of_many_changes_takes_no_more_time_than_others() {
+    // Horizontal mode, and runs of white and of black.
+    let [mode, white_0, white_2, white_100, black_0] =
+        ["001", "00110101", "0111", "1101100010101", "0000110111"];
+    let run = |white| [mode, white, black_0].concat();
+    // A line of changes that are all in one place, so that it never ends; then one that goes over all of them, again and again.
+    let mut bits = run(white_100) + &run(white_0).repeat(8 * 50_000);
+    while (bits.len() + 2 * run(white_2).len() + 1) % 8 != 0 {
+        bits += &run(white_0);
+    }
+    bits += &(run(white_2).repeat(2) + "1");
+    let data = [packed(&bits), vec![0x82; 200_000]].concat();
+    let tags = [(256, 2000), (257, 2000), (258, 1), (259, 4), (262, 0), (277, 1), (278, 2000)];
+    let options = ImagingOptions { timeout_ms: 100, ..ImagingOptions::REFERENCE };
+    let began = std::time::Instant::now();
+    let error = read(&file(&tags, &data), &options).unwrap_err();
+    assert_eq!(error, ImagingError::TooSlow { format: FORMAT, limit_ms: 100 });
+    assert!(began.elapsed().as_millis() < 1000, "{:?}", began.elapsed());
+}
+
 #[test]
 fn the_crates_limits_follow_ours() {
     let (small, large) = (raised_limits(1, &[0]), raised_limits(300 << 20, &[0]));
