@@ -7,7 +7,7 @@ use image::{Rgb, RgbImage};
 use prometheus::IntCounter;
 use sidelens::{
     domain::{Decode, Filter, ImageSpec, Resize},
-    imaging::{Avif, ImagingOptions, Workers, prepare},
+    imaging::{ImagingOptions, Workers, prepare},
 };
 
 const LARGE: &[u8] = include_bytes!("../../tests/fixtures/images/photo_large.jpg");
@@ -77,8 +77,8 @@ pub fn bench(criterion: &mut Criterion) {
     let lost = IntCounter::new("lost", "Lost.").expect("a name");
     let workers = Arc::new(Workers::new(decode_worker, Duration::from_secs(60), lost));
     for (name, encoded) in AVIF {
-        for (place, avif) in [("here", Avif::InProcess), ("worker", Avif::InWorkers(workers.clone()))] {
-            let options = ImagingOptions { avif, ..ImagingOptions::REFERENCE };
+        for (place, workers) in [("here", None), ("worker", Some(workers.clone()))] {
+            let options = ImagingOptions { workers, ..ImagingOptions::REFERENCE };
             group.bench_function(format!("{name}, {place}"), |bencher| {
                 bencher.iter(|| prepare(black_box(encoded), &spec, &options).expect("a readable picture"));
             });

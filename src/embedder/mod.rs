@@ -37,7 +37,7 @@ use crate::domain::{
     OnItemError, Usage,
 };
 use crate::fetch::Fetcher;
-use crate::imaging::{Avif, ImagingOptions, WorkerCommand, Workers};
+use crate::imaging::{ImagingOptions, WorkerCommand, Workers};
 use crate::runtime::{Caps, DeviceThread, Engine, LoadedModel};
 use crate::telemetry::Metrics;
 use crate::text::{TextError, Tokenizer};
@@ -102,10 +102,7 @@ impl Shared {
         let ImageConfig { decode, background, icc, avif, max_pixels, max_memory_bytes, timeout_ms, threads } =
             config.image;
         let lost = metrics.decode_workers_lost.clone();
-        let avif = match avif {
-            true => Avif::InWorkers(Arc::new(Workers::new(decode_worker, IDLE_DECODE_WORKER, lost))),
-            false => Avif::Refused,
-        };
+        let workers = Some(Arc::new(Workers::new(decode_worker, IDLE_DECODE_WORKER, lost)));
         Ok(Self {
             fetcher,
             store: Store {
@@ -119,6 +116,7 @@ impl Shared {
                 background,
                 icc,
                 avif,
+                workers,
                 max_pixels,
                 max_memory_bytes,
                 timeout_ms,

@@ -13,7 +13,7 @@ use super::limits::{Limits, Paced};
 use super::planes::Planes;
 use super::sniff::Format;
 use super::tiff::Page;
-use super::{Avif, ImagingError, ImagingOptions, alpha, avif, icc, jpeg, tiff};
+use super::{ImagingError, ImagingOptions, alpha, avif, icc, jpeg, tiff, webp};
 use crate::domain::{Icc, Resize};
 
 /// A picture's first frame, on its full canvas, not yet upright.
@@ -46,7 +46,7 @@ impl From<DynamicImage> for Picture {
 /// that resize asks for, or in planes.
 ///
 /// # Errors
-/// Any [`ImagingError`] but `ResizedTooLarge`. Size and memory are checked before pixels are allocated.
+/// Any [`ImagingError`] but `AvifOff` and `ResizedTooLarge`. Size and memory are checked before pixels are allocated.
 pub(super) fn decode(
     encoded: &[u8],
     format: Format,
@@ -56,7 +56,6 @@ pub(super) fn decode(
 ) -> Result<Decoded, ImagingError> {
     let icc = options.icc;
     let decoded = match format {
-        Format::Avif if matches!(options.avif, Avif::Refused) => Err(ImagingError::AvifOff),
         Format::Jpeg => jpeg::decode(encoded, limits, icc, reduce_for),
         Format::Avif => avif::decode(encoded, limits, icc),
         Format::Other(format, name) => other(encoded, format, name, limits, icc),
@@ -134,7 +133,7 @@ fn beside_frame(format: ImageFormat, encoded: &[u8], bytes_per_pixel: u64) -> u6
         // The strips, as they are stored.
         ImageFormat::Tiff => bytes_per_pixel,
         // The canvas, a frame and its planes.
-        ImageFormat::WebP if encoded.get(20).is_some_and(|flags| flags & 2 != 0) => 10,
+        ImageFormat::WebP if webp::is_animated(encoded) => 10,
         _ => 0,
     };
     own.max(AFTERWARDS)

@@ -5,8 +5,8 @@
 //! normalisation are left to the device, fetching and base64 to the rooms before this one.
 //!
 //! libjpeg's errors unwind and are caught in `jpeg.rs`. A panic of another decoder is not: the caller runs
-//! this room behind its own `catch_unwind`. One of rav1d, which decodes AVIF, ends the process: the service has it
-//! decode in others ([`Workers`]).
+//! this room behind its own `catch_unwind`. One of rav1d, which decodes AVIF, ends the process, and a lossless WebP may ask
+//! for any memory: the service has both decoded in others ([`Workers`]).
 
 mod alpha;
 mod avif;
@@ -27,11 +27,13 @@ mod sniff;
 #[cfg(test)]
 mod tests;
 mod tiff;
+mod webp;
 mod workers;
 mod yuv;
 
 use std::sync::Arc;
 
+use image::ImageFormat;
 use serde::{Deserialize, Serialize};
 use tracing::Span;
 
@@ -45,24 +47,6 @@ use orient::Grid;
 use sniff::{Format, sniff};
 pub use workers::{ServeError, WorkerCommand, Workers, serve};
 
-/// Where AVIF is decoded: rav1d ends the process where it panics.
-#[derive(Debug, Clone)]
-pub enum Avif {
-    /// Nowhere; it is refused by name.
-    Refused,
-    /// In this process, for those who may lose it.
-    InProcess,
-    /// In processes of their own.
-    InWorkers(Arc<Workers>),
-}
-
-impl Avif {
-    /// What holds in a process that was started to decode.
-    fn in_process() -> Self {
-        Self::InProcess
-    }
-}
-
 /// What the service decides about every picture, whatever the model.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImagingOptions {
@@ -72,9 +56,11 @@ pub struct ImagingOptions {
     pub background: Background,
     /// What happens to embedded colour profiles.
     pub icc: Icc,
-    /// Whether and where AVIF is decoded.
-    #[serde(skip, default = "Avif::in_process")]
-    pub avif: Avif,
+    /// Whether AVIF is read, or refused by name.
+    pub avif: bool,
+    /// Where pictures are decoded that may end their process. None: in this one, for those who may lose it.
+    #[serde(skip)]
+    pub workers: Option<Arc<Workers>>,
     /// Most pixels (width times height) of a picture, checked in its header before anything is allocated.
     pub max_pixels: u64,
     /// Most bytes that decoding a picture may take, reckoned from its header in the same way, and resizing it.
@@ -89,7 +75,8 @@ impl ImagingOptions {
         decode: Decode::Exact,
         background: Background::WHITE,
         icc: Icc::Ignore,
-        avif: Avif::InProcess,
+        avif: true,
+        workers: None,
         max_pixels: 50_000_000,
         max_memory_bytes: 512 << 20,
         timeout_ms: 10_000,
@@ -111,8 +98,16 @@ pub fn prepare(encoded: &[u8], spec: &ImageSpec, options: &ImagingOptions) -> Re
     let format = sniff(encoded).map_err(|found| ImagingError::UnknownFormat { found })?;
     // For the trace of the picture's request.
     Span::current().record("sidelens.format", format.name());
-    if let (Avif::InWorkers(workers), Format::Avif) = (&options.avif, format) {
-        return workers.prepare(encoded, spec, options);
+    let may_end_its_process = match format {
+        Format::Avif if !options.avif => return Err(ImagingError::AvifOff),
+        Format::Avif => true,
+        Format::Other(ImageFormat::WebP, _) => {
+            webp::most_bytes(encoded).is_some_and(|bytes| bytes > options.max_memory_bytes)
+        }
+        Format::Jpeg | Format::Other(..) => false,
+    };
+    if let (Some(workers), true) = (&options.workers, may_end_its_process) {
+        return workers.prepare(format.name(), encoded, spec, options);
     }
     let reduce_for = match options.decode {
         Decode::Fast => Some(spec.resize),

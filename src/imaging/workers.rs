@@ -1,4 +1,5 @@
-//! AVIF in processes of their own: rav1d ends the process where it panics, so it gets one that may be ended.
+//! Pictures decoded in processes of their own, which may be ended: AVIF, as rav1d ends the process where it panics, and what
+//! may take more memory than it should and does not tell before.
 //!
 //! A thread that decodes takes a process which is idle, or starts one, and hands it the file (`wire.rs`); there `prepare`
 //! runs as it would here (`serve.rs`) and pixels of the model's size come back. What ends the process fails one picture
@@ -23,9 +24,6 @@ use crate::domain::{ImageSpec, Pixels};
 
 pub use serve::{ServeError, serve};
 use worker::{Ask, Worker};
-
-/// The only format that is decoded apart.
-const FORMAT: &str = "AVIF";
 
 /// How long a process may take to start: half a second, but on a machine that has other things to do.
 const START: Duration = Duration::from_secs(30);
@@ -68,6 +66,7 @@ impl Workers {
     /// [`prepare`](super::prepare) in a process of its own; waits for it.
     pub(super) fn prepare(
         &self,
+        format: &'static str,
         encoded: &[u8],
         spec: &ImageSpec,
         options: &ImagingOptions,
@@ -79,7 +78,7 @@ impl Workers {
             let mut worker = match idle {
                 Some(worker) => worker,
                 None => Worker::start((self.command)(), Instant::now() + START)
-                    .map_err(|error| ImagingError::NoDecoder { format: FORMAT, reason: error.to_string() })?,
+                    .map_err(|error| ImagingError::NoDecoder { format, reason: error.to_string() })?,
             };
             let until = Instant::now() + patience(options.timeout_ms);
             match worker.ask(&Ask { encoded, spec, options, until }) {
@@ -93,7 +92,7 @@ impl Workers {
                 Err(error) if was_idle && matches!(error.kind(), ConnectionReset | BrokenPipe) => {}
                 Err(error) => {
                     self.lost.inc();
-                    return Err(worker.loss(error, options));
+                    return Err(worker.loss(error, format, options));
                 }
             }
         }
@@ -147,15 +146,14 @@ fn patience(timeout_ms: u64) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Avif;
     use super::*;
     use crate::domain::{Filter, ItemErrorKind, Resize};
 
     fn prepare(command: WorkerCommand, timeout_ms: u64) -> (ImagingError, u64) {
         let lost = IntCounter::new("lost", "Lost.").unwrap();
         let workers = Workers::new(command, Duration::from_secs(60), lost.clone());
-        let avif = Avif::InWorkers(Arc::new(workers));
-        let options = ImagingOptions { avif, timeout_ms, ..ImagingOptions::REFERENCE };
+        let workers = Some(Arc::new(workers));
+        let options = ImagingOptions { workers, timeout_ms, ..ImagingOptions::REFERENCE };
         let spec = ImageSpec {
             resize: Resize::ShortestEdge(8),
             crop: Some([8, 8]),

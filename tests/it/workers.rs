@@ -1,9 +1,10 @@
-//! AVIF, decoded in processes that may die, hang and be killed.
+//! AVIF and large lossless WebP, decoded in processes that may die, hang and be killed.
 
 use std::{
     fs,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
+    process::Command,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -15,7 +16,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::{Value, json};
 use sidelens::{
     domain::{Filter, ImageSpec, Resize},
-    imaging::{Avif, ImagingOptions, WorkerCommand, Workers, prepare},
+    imaging::{ImagingError, ImagingOptions, WorkerCommand, Workers, prepare},
 };
 use tokio::task::JoinHandle;
 
@@ -228,15 +229,7 @@ fn a_worker_gives_what_would_come_without() {
     let lost = IntCounter::new("lost", "Lost.").expect("a name");
     let workers = Workers::new(command, Duration::from_millis(300), lost.clone());
     let here = ImagingOptions { timeout_ms: 60_000, ..ImagingOptions::REFERENCE };
-    let there = ImagingOptions { avif: Avif::InWorkers(Arc::new(workers)), ..here.clone() };
-    let spec = ImageSpec {
-        resize: Resize::ShortestEdge(16),
-        crop: None,
-        filter: Filter::Bicubic,
-        rescale_factor: 1.0 / 255.0,
-        mean: [0.5; 3],
-        std: [0.5; 3],
-    };
+    let there = ImagingOptions { workers: Some(Arc::new(workers)), ..here.clone() };
     let files = fs::read_dir(fixture("")).expect("readable").map(|entry| entry.expect("readable").path());
     let mut n_errors = 0;
     for file in files.filter(|path| path.extension().is_some_and(|extension| extension == "avif")) {
@@ -250,9 +243,9 @@ fn a_worker_gives_what_would_come_without() {
                     max_memory_bytes,
                     ..options.clone()
                 };
-                let expected = prepare(encoded, &spec, &limited(&here));
+                let expected = prepare(encoded, &SMALL, &limited(&here));
                 n_errors += usize::from(expected.is_err());
-                assert_eq!(prepare(encoded, &spec, &limited(&there)), expected, "{}", file.display());
+                assert_eq!(prepare(encoded, &SMALL, &limited(&there)), expected, "{}", file.display());
             }
         }
     }
@@ -268,4 +261,104 @@ fn a_worker_gives_what_would_come_without() {
     };
     assert_eq!(of_this_test(), 1, "one thread, one worker");
     wait_until("nobody has a use for it", || of_this_test() == 0);
+}
+
+const SMALL: ImageSpec = ImageSpec {
+    resize: Resize::ShortestEdge(16),
+    crop: None,
+    filter: Filter::Bicubic,
+    rescale_factor: 1.0 / 255.0,
+    mean: [0.5; 3],
+    std: [0.5; 3],
+};
+
+#[test]
+fn a_lossless_webp_takes_its_tables_to_a_worker() {
+    let start = |command| {
+        let lost = IntCounter::new("lost", "Lost.").expect("a name");
+        Some(Arc::new(Workers::new(command, Duration::from_secs(60), lost)))
+    };
+    let limited = |max_memory_bytes, workers: &Option<Arc<Workers>>| ImagingOptions {
+        max_memory_bytes,
+        workers: workers.clone(),
+        ..ImagingOptions::REFERENCE
+    };
+    // None of them can be started, so what would go there fails.
+    let nowhere = start(|| Command::new("/nonexistent/sidelens"));
+    for n_groups in [20, 300, 4000] {
+        let tables = (n_groups - 1) * 5 * 4096;
+        let file = of_groups(n_groups);
+        let error = prepare(&file, &SMALL, &limited(tables, &nowhere)).expect_err("it does not fit");
+        assert!(matches!(error, ImagingError::NoDecoder { format: "WebP", .. }), "{n_groups}: {error}");
+        let pixels = prepare(&file, &SMALL, &limited(tables * 2, &nowhere));
+        assert_eq!(pixels, prepare(&file, &SMALL, &ImagingOptions::REFERENCE), "{n_groups}");
+        assert!(pixels.is_ok(), "{n_groups}: {pixels:?}");
+    }
+    let there = start(decode_worker);
+    // A worker may take 64 MiB beside that.
+    let error = prepare(&of_groups(5000), &SMALL, &limited(1 << 20, &there)).expect_err("it does not fit");
+    assert!(matches!(error, ImagingError::TooMuchMemory { format: "WebP", .. }), "{error}");
+    let photo = fs::read(fixture("lossless.webp")).expect("readable");
+    let pixels = prepare(&photo, &SMALL, &limited(100_000, &there));
+    assert_eq!(pixels, prepare(&photo, &SMALL, &ImagingOptions::REFERENCE));
+}
+
+/// Bits, the lowest first.
+#[derive(Default)]
+struct Bits {
+    bytes: Vec<u8>,
+    open: u64,
+    n_open: u32,
+}
+
+impl Bits {
+    fn put(&mut self, value: u64, n: u32) {
+        self.open |= value << self.n_open;
+        self.n_open += n;
+        while self.n_open >= 8 {
+            self.bytes.push(self.open as u8);
+            (self.open, self.n_open) = (self.open >> 8, self.n_open - 8);
+        }
+    }
+
+    /// A code of one symbol.
+    fn simple(&mut self, symbol: u64) {
+        self.put(0b101, 3);
+        self.put(symbol, 8);
+    }
+
+    /// A code of symbols of 1 to 10 bits, which takes a table of 1024 entries.
+    fn deep(&mut self) {
+        // In the order of the format: 17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10. Lengths up to 6 have three bits, others four.
+        self.put(10 << 1, 5);
+        for length in [0, 0, 0, 3, 3, 3, 3, 3, 0, 3, 4, 4, 4, 4] {
+            self.put(length, 3);
+        }
+        // Eleven symbols, as a number of four bits.
+        self.put(0b1001_0011, 8);
+        for length in [10, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1_u64] {
+            let (code, n) = if length <= 6 { (length - 1, 3) } else { (12 + length - 7, 4) };
+            self.put(code.reverse_bits() >> (64 - n), n);
+        }
+    }
+}
+
+/// A lossless WebP of 4x4 pixels and so many groups of codes, each of which becomes tables of 20 KiB.
+fn of_groups(n_groups: u64) -> Vec<u8> {
+    let mut bits = Bits::default();
+    bits.put(0x2f, 8);
+    bits.put(3 | 3 << 14, 32);
+    // No transform, no cache of colours, groups by blocks of four pixels: one block, whose group is the last.
+    bits.put(0b00100, 6);
+    bits.put(0, 1);
+    for symbol in [(n_groups - 1) & 255, (n_groups - 1) >> 8, 0, 0, 0] {
+        bits.simple(symbol);
+    }
+    (1..n_groups).for_each(|_| (0..5).for_each(|_| bits.deep()));
+    (0..5).for_each(|_| bits.simple(1));
+    // All that is open, to an even length.
+    bits.put(0, 8);
+    bits.bytes.resize(bits.bytes.len().next_multiple_of(2), 0);
+    let length = bits.bytes.len() as u32;
+    [b"RIFF", &(length + 12).to_le_bytes()[..], b"WEBPVP8L", &length.to_le_bytes(), &bits.bytes].concat()
 }

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::super::{ImagingError, ImagingOptions, crop};
-use super::FORMAT;
 use super::wire::{self, Ready, Request, Response};
 use crate::domain::{ImageSpec, Pixels};
 
@@ -94,13 +93,14 @@ impl Worker {
     }
 
     /// Ends it, and says what that makes of the picture that it did not answer because of `error`.
-    pub fn loss(mut self, error: io::Error, options: &ImagingOptions) -> ImagingError {
+    pub fn loss(mut self, error: io::Error, format: &'static str, options: &ImagingOptions) -> ImagingError {
+        let no_decoder = |error: io::Error| ImagingError::NoDecoder { format, reason: error.to_string() };
         let pid = self.child.id();
         let (status, said) = match self.end() {
             Ok(end) => end,
             Err(error) => return no_decoder(error),
         };
-        tracing::warn!(pid, %error, %status, said, "a process that decodes {FORMAT} is lost");
+        tracing::warn!(pid, %error, %status, said, "a process that decodes {format} is lost");
         if error.kind() == io::ErrorKind::TimedOut {
             return no_decoder(error);
         }
@@ -110,14 +110,14 @@ impl Worker {
             return no_decoder(io::Error::other(format!("its process was killed ({error})")));
         }
         if status.signal() == Some(Signal::XCPU.as_raw()) {
-            return ImagingError::TooSlow { format: FORMAT, limit_ms: options.timeout_ms };
+            return ImagingError::TooSlow { format, limit_ms: options.timeout_ms };
         }
         // What Rust says before it aborts.
         if said.contains("memory allocation of") {
             let limit = options.max_memory_bytes;
-            return ImagingError::TooMuchMemory { format: FORMAT, needed: limit.saturating_add(1), limit };
+            return ImagingError::TooMuchMemory { format, needed: limit.saturating_add(1), limit };
         }
-        ImagingError::DecoderDied { format: FORMAT, how: status.to_string() }
+        ImagingError::DecoderDied { format, how: status.to_string() }
     }
 
     /// How it ended, by itself or now, and what it said.
@@ -165,10 +165,6 @@ impl Write for LastWords {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-fn no_decoder(error: io::Error) -> ImagingError {
-    ImagingError::NoDecoder { format: FORMAT, reason: error.to_string() }
 }
 
 fn there<T>(message: Option<T>) -> io::Result<T> {

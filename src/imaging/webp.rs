@@ -1,0 +1,113 @@
+//! What a lossless WebP may take beside its pixels, of which its header says nothing.
+//!
+//! It may name 65,536 groups of Huffman codes, used or not, and the decoder makes tables of all of them: of a picture of 16
+//! pixels in six megabytes 2.4 gigabytes. Only the length of the file bounds them.
+//!
+//! Source: RFC 9649.
+
+/// Bytes of tables that a byte of the file may become: a code that takes a table of 4 KiB has 84 bits at least.
+const TABLES: u64 = 512;
+
+/// Bytes for a pixel: the canvas, a frame and its planes, and what is made of these.
+const PIXEL: u64 = 14;
+
+/// Chunks begin with a name and a length, those of a frame behind the place of that frame.
+const CHUNK_HEAD: usize = 8;
+const FRAME_HEAD: usize = 16;
+
+/// The most bytes that decoding takes if pixels, or their alpha, are lossless; none where they are not.
+pub(super) fn most_bytes(encoded: &[u8]) -> Option<u64> {
+    let file = encoded.get(12..)?;
+    let lossless = longest_lossless(file).filter(|bytes| *bytes > 0)?;
+    Some((TABLES * lossless as u64).saturating_add(PIXEL * pixels(file)?))
+}
+
+/// Whether its header says that it moves.
+pub(super) fn is_animated(encoded: &[u8]) -> bool {
+    const ANIMATION: u8 = 2;
+    encoded.get(12..16) == Some(b"VP8X") && encoded.get(20).is_some_and(|flags| flags & ANIMATION != 0)
+}
+
+/// Bytes of the longest chunk that is lossless; of an animation only one is decoded.
+fn longest_lossless(chunks: &[u8]) -> Option<usize> {
+    let of_chunk = |(name, content): (&[u8], &[u8])| match name {
+        b"VP8L" => Some(content.len()),
+        b"ALPH" if content.first()? & 3 == 1 => Some(content.len()),
+        b"ANMF" => longest_lossless(content.get(FRAME_HEAD..)?),
+        _ => None,
+    };
+    each_chunk(chunks).filter_map(of_chunk).max()
+}
+
+fn each_chunk(mut rest: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    std::iter::from_fn(move || {
+        let (head, behind) = rest.split_at_checked(CHUNK_HEAD)?;
+        let (name, length) = head.split_at(4);
+        let length = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
+        let content = &behind[..length.min(behind.len())];
+        // Even lengths alone, by a byte behind it.
+        rest = behind.get(length.saturating_add(length % 2)..).unwrap_or_default();
+        Some((name, content))
+    })
+}
+
+/// Of the canvas, by the first chunk.
+fn pixels(file: &[u8]) -> Option<u64> {
+    let (name, content) = each_chunk(file).next()?;
+    let [width, height] = match name {
+        b"VP8X" => [4, 7].map(|at| content.get(at..)?.first_chunk::<3>()).map(|bytes| {
+            let [a, b, c] = *bytes?;
+            Some(u32::from_le_bytes([a, b, c, 0]))
+        }),
+        b"VP8L" => {
+            let bits = u32::from_le_bytes(*content.get(1..)?.first_chunk()?);
+            [Some(bits & 0x3fff), Some(bits >> 14 & 0x3fff)]
+        }
+        _ => return None,
+    };
+    Some((u64::from(width?) + 1) * (u64::from(height?) + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn riff(chunks: &[(&[u8; 4], &[u8])]) -> Vec<u8> {
+        let mut file = b"RIFF\0\0\0\0WEBP".to_vec();
+        for (name, content) in chunks {
+            file.extend(*name);
+            file.extend((content.len() as u32).to_le_bytes());
+            file.extend(*content);
+            file.extend(&[0][..content.len() % 2]);
+        }
+        let length = file.len() as u32 - 8;
+        file[4..8].copy_from_slice(&length.to_le_bytes());
+        file
+    }
+
+    #[test]
+    fn what_is_lossless_or_moves_is_found() {
+        let canvas = [0, 0, 0, 0, 99, 0, 0, 49, 0, 0];
+        let pixels = PIXEL * 100 * 50;
+        let frame = [&[0; 16][..], &riff(&[(b"ALPH", &[1; 30]), (b"VP8 ", &[0; 99])])[12..]].concat();
+        for (chunks, expected) in [
+            (&[(b"VP8 ", &[0; 99][..])][..], None),
+            (&[(b"VP8X", &canvas), (b"ALPH", &[0; 30]), (b"VP8 ", &[0; 99])], None),
+            (&[(b"VP8X", &canvas), (b"ALPH", &[1; 31]), (b"VP8 ", &[0; 99])], Some(31 * TABLES + pixels)),
+            (&[(b"VP8X", &canvas), (b"ICCP", &[0; 7]), (b"VP8L", &[0; 20])], Some(20 * TABLES + pixels)),
+            (&[(b"VP8X", &canvas), (b"ANMF", &frame)], Some(30 * TABLES + pixels)),
+        ] {
+            assert_eq!(most_bytes(&riff(chunks)), expected, "{chunks:?}");
+        }
+        assert!(is_animated(&riff(&[(b"VP8X", &[2, 0, 0, 0, 99, 0, 0, 49, 0, 0])])));
+        for still in [&riff(&[(b"VP8X", &canvas)]), &riff(&[(b"VP8L", &[0x2f; 20])])] {
+            assert!(!is_animated(still));
+        }
+        for end in 0..40 {
+            // Whatever is cut off, and lengths that lead nowhere.
+            let file = riff(&[(b"VP8X", &canvas), (b"VP8L", &[0xff; 20])]);
+            most_bytes(&file[..end]);
+        }
+        most_bytes(b"RIFF\xff\xff\xff\xffWEBPANMF\xff\xff\xff\xff\0\0\0\0");
+    }
+}
