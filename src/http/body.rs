@@ -122,13 +122,15 @@ impl Bodies {
         let most = units(length.unwrap_or(self.max_bytes)).min(self.room.units());
         let claim = Claim { units: most, first: most.min(units(STEP)), is_exact: length.is_some() };
         let may_use_reserve = most <= self.room.units() / RESERVE / RESERVE_PARTS;
-        let last_room = if may_use_reserve { &self.reserve } else { &self.room };
         let reserved = || may_use_reserve.then(|| self.reserve.try_enter(claim)).flatten();
         if let Some(place) = self.room.try_enter(claim).or_else(reserved) {
             return Ok(place);
         }
         let _turn = self.waiting.try_acquire().map_err(|_| HttpError::NoBodyRoom { waiting: MAX_WAITING })?;
-        Ok(last_room.enter(claim).await)
+        Ok(tokio::select! {
+            place = self.room.enter(claim) => place,
+            place = self.reserve.enter(claim), if may_use_reserve => place,
+        })
     }
 
     async fn collect(&self, length: Option<usize>, mut payload: Payload) -> Result<Body, HttpError> {
@@ -262,6 +264,20 @@ mod tests {
         assert_eq!(status_and_body(bodies.clone(), post(60_000)).await.0, 200);
         tokio::time::pause();
         assert_eq!(status_and_body(bodies, post(80_000)).await.0, 503);
+    }
+
+    #[actix_web::test]
+    async fn a_small_picture_takes_whatever_is_free_first() {
+        for is_main_first in [true, false] {
+            let bodies = bodies(1 << 20, 1 << 24);
+            let main = take(&bodies, 1 << 14);
+            let reserve = bodies.reserve.try_enter(Claim { units: 1 << 11, first: 1 << 11, is_exact: true });
+            let waits = actix_web::rt::spawn(status_and_body(bodies.clone(), post(60_000)));
+            tokio::task::yield_now().await;
+            let rooms = [Some(main), Some(reserve.unwrap())];
+            let _other = if is_main_first { rooms.into_iter().nth(1) } else { rooms.into_iter().next() };
+            assert_eq!(waits.await.unwrap().0, 200);
+        }
     }
 
     #[actix_web::test]

@@ -79,6 +79,8 @@ impl Service {
     fn start(with_little_room: bool) -> Self {
         let mut command = Command::new(env::current_exe().expect("this binary"));
         command.args(["memory::child", "--exact", "--ignored", "--nocapture"]);
+        // How much of what was given back the allocator keeps for each thread is chance, which is not what is tested here.
+        command.env("MALLOC_ARENA_MAX", "1");
         if with_little_room {
             command.env(LITTLE_ROOM, "");
         }
@@ -153,11 +155,10 @@ fn memory_is_the_same_however_many_inputs_wait() {
         assert!(refused > 0, "{statuses:?}");
         service.peak() - idle
     };
-    // Of as many connections, each of which takes a little. Ten times as many inputs are not half as much again: how much of
-    // what was given back the allocator keeps is chance, more so beside other tests.
+    // Of as many connections, each of which takes a little.
     let few = peak_of(600, 5);
     let many = peak_of(600, 50);
-    assert!(many < few * 3 / 2, "{few} bytes with 3,000 waiting, {many} with 30,000");
+    assert!(many < few * 5 / 4, "{few} bytes with 3,000 waiting, {many} with 30,000");
     assert!(many < 8 * ROOM, "{many} bytes for a room of {ROOM}");
 }
 
