@@ -284,6 +284,13 @@ pub enum TokenizerFile {
     Json(Vec<u8>),
     /// A SentencePiece model, such as `spiece.model`.
     SentencePiece(Vec<u8>),
+    /// CLIP's two files.
+    BytePair {
+        /// `vocab.json`: the id of each piece.
+        vocab: Vec<u8>,
+        /// `merges.txt`: the pieces that become one, a pair a line.
+        merges: Vec<u8>,
+    },
     /// BERT's `vocab.txt`, and what `tokenizer_config.json` says of it.
     WordPiece {
         /// A token a line; its id is the line's number, from 0.

@@ -4,7 +4,7 @@ use serde::Deserialize;
 #[cfg(feature = "torch")]
 use tch::{TchError, Tensor};
 
-use super::{Family, ModelError, ModelFiles, family_of, modules};
+use super::{Family, ModelError, ModelFiles, clip::Clip, family_of, modules};
 #[cfg(feature = "torch")]
 use super::{Placement, Towers};
 use crate::{
@@ -17,6 +17,9 @@ const SENTENCE_PIECE: [&str; 3] = ["spiece.model", "sentencepiece.bpe.model", "t
 
 /// The vocabulary of BERT's tokenizer.
 const WORD_PIECE: &str = "vocab.txt";
+
+/// The vocabulary of CLIP's tokenizer, with `merges.txt` beside it.
+const BYTE_PAIR: &str = "vocab.json";
 
 /// The files of a model whose families are known.
 pub enum Checkpoint {
@@ -102,12 +105,20 @@ impl Checkpoint {
     /// # Errors
     /// When there is none that can be read.
     pub fn tokenizer(&self, spec: &ModelSpec) -> Result<Option<TokenizerFile>, ModelError> {
-        let files = match self {
+        let Part { files, family } = match self {
             _ if spec.text.is_none() => return Ok(None),
-            Self::One(part) | Self::Pair { text: part, .. } => &part.files,
+            Self::One(part) | Self::Pair { text: part, .. } => part,
         };
-        if files.has(WORD_PIECE) && !files.has("tokenizer.json") {
-            return word_piece(files).map(Some);
+        if !files.has("tokenizer.json") {
+            if files.has(WORD_PIECE) {
+                return word_piece(files).map(Some);
+            }
+            // RoBERTa has files of these names too, to be read by other rules.
+            if files.has(BYTE_PAIR) && family.name() == Clip.name() {
+                let [vocab, merges] = [BYTE_PAIR, "merges.txt"].map(|file| files.read(file));
+                let (vocab, merges) = (vocab?.into_owned(), merges?.into_owned());
+                return Ok(Some(TokenizerFile::BytePair { vocab, merges }));
+            }
         }
         let sentence_piece = SENTENCE_PIECE.into_iter().find(|file| files.has(file));
         // SigLIP's Python class reads its SentencePiece model whatever lies beside it.
@@ -214,6 +225,35 @@ mod tests {
         ] {
             spec.text = Some(TextSpec { clean_up, ..TextSpec::new(64) });
             assert_eq!(checkpoint.tokenizer(&spec).unwrap().as_ref(), Some(expected), "{clean_up:?}");
+        }
+    }
+
+    #[test]
+    fn clip_alone_has_byte_pairs() {
+        let (vocab, merges) = (("vocab.json", "ids"), ("merges.txt", "pairs"));
+        let tokenizer = |model_type: &str, contents: &[(&str, &str)]| {
+            let dir = tempfile::tempdir().unwrap();
+            let config = format!(r#"{{"model_type": "{model_type}"}}"#);
+            for (file, text) in [&[("config.json", config.as_str())], contents].concat() {
+                std::fs::write(dir.path().join(file), text).unwrap();
+            }
+            let source = ModelSource::Directory(dir.path().into());
+            let checkpoint = Checkpoint::One(Part::open(ModelFiles::open(&source).unwrap()).unwrap());
+            let spec = checkpoint.spec(None).map_err(|error| error.to_string())?;
+            checkpoint.tokenizer(&spec).map_err(|error| error.to_string())
+        };
+        let pairs = TokenizerFile::BytePair { vocab: b"ids".into(), merges: b"pairs".into() };
+        assert_eq!(tokenizer("clip_text_model", &[vocab, merges]), Ok(Some(pairs)));
+        let json = TokenizerFile::Json(b"json".into());
+        assert_eq!(
+            tokenizer("clip_text_model", &[vocab, merges, ("tokenizer.json", "json")]),
+            Ok(Some(json))
+        );
+        for (model_type, contents, missing) in
+            [("clip_text_model", &[vocab][..], "merges.txt"), ("roberta", &[vocab, merges], "tokenizer.json")]
+        {
+            let message = tokenizer(model_type, contents).unwrap_err();
+            assert!(message.contains(missing), "{message}");
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Texts to token ids, by the `tokenizers` crate and the checkpoint's own `tokenizer.json`, SentencePiece
-//! model or `vocab.txt`.
+//! model, `vocab.txt` or `vocab.json` and `merges.txt`.
 //!
 //! Leaves padding to the engine, which knows the batch, unless the text tower looks at its padding.
 
+mod byte_pair;
 mod charsmap;
 mod pieces;
 mod siglip;
@@ -30,7 +31,7 @@ pub struct Tokenizer {
 }
 
 enum Inner {
-    /// What `tokenizer.json` or `vocab.txt` says.
+    /// What `tokenizer.json` says, or an older file that could be one.
     Json(Box<tokenizers::Tokenizer>),
     /// What SigLIP's Python class does.
     Siglip(Box<SiglipTokenizer>),
@@ -84,6 +85,9 @@ impl Tokenizer {
                     TokenizerFile::WordPiece { .. } => {
                         return Err(word_piece::invalid("SigLIP has a SentencePiece model".into()));
                     }
+                    TokenizerFile::BytePair { .. } => {
+                        return Err(byte_pair::invalid("vocab.json", &"SigLIP has a SentencePiece model"));
+                    }
                 };
                 Inner::Siglip(Box::new(siglip::tokenizer(pieces, lowercase, spec.padding.as_deref())?))
             }
@@ -95,6 +99,7 @@ impl Tokenizer {
                     TokenizerFile::WordPiece { vocab, lowercase, strip_accents, split_chinese } => {
                         word_piece::build(vocab, *lowercase, *strip_accents, *split_chinese)?
                     }
+                    TokenizerFile::BytePair { vocab, merges } => byte_pair::build(vocab, merges)?,
                     TokenizerFile::SentencePiece(_) => return Err(TextError::NoSettings),
                 };
                 if spec.clean_up == CleanUp::Lowercase {
