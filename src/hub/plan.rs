@@ -17,7 +17,7 @@ const CONFIG: &str = "config.json";
 const SMALL: [&str; 16] = [
     CONFIG,
     "preprocessor_config.json",
-    "tokenizer.json",
+    TOKENIZER,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "spiece.model",
@@ -32,6 +32,10 @@ const SMALL: [&str; 16] = [
     "config_sentence_transformers.json",
     SIDELENS,
 ];
+/// A tokenizer in one file, with all its settings.
+const TOKENIZER: &str = "tokenizer.json";
+/// CLIP's tokenizer as older checkpoints have it. Most have a [`TOKENIZER`] too, which says the same.
+const BYTE_PAIR: [&str; 2] = ["vocab.json", "merges.txt"];
 /// Weights by preference; an index names its shards. Other files of weights hold the same in other formats.
 const WEIGHTS: [&str; 4] = [
     "model.safetensors",
@@ -106,7 +110,9 @@ impl Plan {
     }
 
     fn take_small(&mut self, dir: &str, listed: &BTreeSet<String>) {
-        self.files.extend(SMALL.iter().map(|name| join(dir, name)).filter(|path| listed.contains(path)));
+        let older = if listed.contains(&join(dir, TOKENIZER)) { &[] } else { &BYTE_PAIR[..] };
+        let names = SMALL.iter().chain(older);
+        self.files.extend(names.map(|name| join(dir, name)).filter(|path| listed.contains(path)));
     }
 
     fn take_weights(
@@ -268,6 +274,28 @@ mod tests {
         );
         assert_eq!(whole.in_order().last().map(String::as_str), Some("0_CLIPModel/config.json"));
         assert_eq!(whole.in_order().next().map(String::as_str), Some("0_CLIPModel/pytorch_model.bin"));
+    }
+
+    #[test]
+    fn byte_pairs_stand_in_for_a_tokenizer() {
+        let listed =
+            ["config.json", "merges.txt", "model.safetensors", "tokenizer_config.json", "vocab.json"];
+        assert_eq!(files(&plan(&listed, &[])), listed);
+        // What tokenizer.json says in one file is not fetched again.
+        let newer = plan(&[&listed[..], &["tokenizer.json"]].concat(), &[]);
+        assert!(newer.files.contains("tokenizer.json"));
+        assert!(!newer.files.contains("vocab.json") && !newer.files.contains("merges.txt"));
+        // Directory by directory.
+        let listed = [
+            "0_CLIPModel/config.json",
+            "0_CLIPModel/merges.txt",
+            "0_CLIPModel/pytorch_model.bin",
+            "0_CLIPModel/vocab.json",
+            "modules.json",
+            "tokenizer.json",
+        ];
+        let modules = ("modules.json", r#"[{"path": "0_CLIPModel"}]"#);
+        assert_eq!(files(&plan(&listed, &[modules])), listed);
     }
 
     #[test]
