@@ -1,7 +1,7 @@
 //! `sidelens verify`: whether a model on this machine is whole and can be served, without libtorch.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     path::{Path, PathBuf},
 };
 
@@ -11,17 +11,15 @@ use memmap2::Mmap;
 use super::{CliError, ConfigArgs};
 use crate::{
     config::{HubConfig, ModelConfig, ModelSource},
-    domain::ModelSpec,
     hub::{self, HubError},
-    model::{self, ModelError, weights::Format},
+    model::{Checkpoint, ModelError, weights::Format},
+    text::{TextError, Tokenizer},
 };
 
 /// What a zip archive, which a `.pt` is, ends with; a comment may follow.
 const ZIP_END: &[u8] = b"PK\x05\x06";
 /// Bytes of the end record, and the longest comment.
 const ZIP_END_BYTES: usize = 22 + 65535;
-/// Any of these is a tokenizer.
-const TOKENIZERS: [&str; 4] = ["tokenizer.json", "spiece.model", "sentencepiece.bpe.model", "vocab.txt"];
 
 /// What to look at.
 #[derive(Debug, Clone, Args)]
@@ -42,6 +40,14 @@ pub enum VerifyError {
     /// Of no family that is served, or not as that family asks.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// Its texts cannot be tokenised.
+    #[error("model `{model}`: {source}")]
+    Tokenizer {
+        /// The model.
+        model: String,
+        /// What is wrong with its tokenizer.
+        source: TextError,
+    },
     /// A file is damaged.
     #[error("{}: {reason}", file.display())]
     File {
@@ -76,9 +82,12 @@ fn verify(source: ModelSource, hub: &HubConfig) -> Result<String, VerifyError> {
         }
         checked = format!(", {} files, {n_verified} digests verified", files.len());
     }
-    let spec = model::spec(&ModelConfig { source: source.clone(), ..ModelConfig::default() })?;
-    if let ModelSource::Directory(dir) = &source {
-        check_tokenizer(dir, &spec)?;
+    let model = ModelConfig { source, ..ModelConfig::default() };
+    let checkpoint = Checkpoint::open(&model.parts())?;
+    let spec = checkpoint.spec(model.pooling)?;
+    if let (Some(text), Some(file)) = (&spec.text, checkpoint.tokenizer(&spec)?) {
+        Tokenizer::new(&file, text)
+            .map_err(|source| VerifyError::Tokenizer { model: spec.name.clone(), source })?;
     }
     Ok(format!("{}: sound, {}, {} dimensions{checked}", spec.name, spec.family, spec.dimensions))
 }
@@ -106,25 +115,4 @@ fn check_weights(file: &Path) -> Result<(), VerifyError> {
         true => Ok(()),
         false => Err(fault("it is no whole zip archive, as PyTorch has written since 1.6".into())),
     }
-}
-
-fn check_tokenizer(dir: &Path, spec: &ModelSpec) -> Result<(), VerifyError> {
-    if spec.text.is_none() {
-        return Ok(());
-    }
-    let fault = |name: &str, reason: String| VerifyError::File { file: dir.join(name), reason };
-    let Some(name) = TOKENIZERS.iter().find(|name| dir.join(name).is_file()) else {
-        return Err(
-            HubError::Lacking { model: spec.name.clone(), missing: vec![TOKENIZERS[0].into()] }.into()
-        );
-    };
-    let content = fs::read(dir.join(name)).map_err(|error| fault(name, error.to_string()))?;
-    if content.is_empty() {
-        return Err(fault(name, "it is empty".into()));
-    }
-    if *name == TOKENIZERS[0] {
-        serde_json::from_slice::<serde::de::IgnoredAny>(&content)
-            .map_err(|error| fault(name, error.to_string()))?;
-    }
-    Ok(())
 }

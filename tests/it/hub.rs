@@ -386,9 +386,35 @@ fn verify_finds_what_is_wrong() {
     assert!(of_copy().contains("model.safetensors holds no weights"));
     fs::write(copy.path().join(WEIGHTS), &content).expect("written");
     fs::write(copy.path().join("tokenizer.json"), "{").expect("written");
-    assert!(of_copy().contains("tokenizer.json: "));
+    assert!(of_copy().contains("tokenizer.json cannot be read"));
     fs::write(copy.path().join("config.json"), r#"{"model_type": "eva"}"#).expect("written");
     assert!(of_copy().contains("EVA-CLIP"));
+}
+
+#[test]
+fn verify_looks_for_the_tokenizer_where_the_model_is() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/clip/sparse");
+    let dir = tempfile::tempdir().expect("a directory");
+    let inner = dir.path().join("0_CLIPModel");
+    fs::create_dir(&inner).expect("made");
+    for file in ["config.json", WEIGHTS, "preprocessor_config.json"] {
+        fs::copy(fixture.join(file), inner.join(file)).expect("copied");
+    }
+    let write = |file: &str, text: &str| fs::write(dir.path().join(file), text).expect("written");
+    write(
+        "modules.json",
+        r#"[{"idx": 0, "path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}]"#,
+    );
+    let server = HubServer::start(&[]);
+    let machine = Machine::new(server.url());
+    let verify = || machine.run(&["verify", &dir.path().display().to_string()]);
+    assert!(refusal(&verify()).contains("tokenizer.json"));
+    write("0_CLIPModel/vocab.json", r#"{"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2}"#);
+    assert!(refusal(&verify()).contains("merges.txt"));
+    write("0_CLIPModel/merges.txt", "#version: 0.2\nb c");
+    assert!(refusal(&verify()).contains("merges.txt cannot be read"));
+    write("0_CLIPModel/merges.txt", "#version: 0.2\n");
+    assert!(verify().status.success());
 }
 
 #[cfg(feature = "torch")]

@@ -41,6 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "runtime",
             "shutdown",
             "telemetry",
+            "text",
         ],
     ),
 ];
