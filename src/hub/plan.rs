@@ -14,9 +14,10 @@ pub(super) const SIDELENS: &str = "sidelens.toml";
 /// Describes every other model.
 const CONFIG: &str = "config.json";
 /// Small files, taken from every directory of the model where they are.
-const SMALL: [&str; 16] = [
+const SMALL: [&str; 17] = [
     CONFIG,
     "preprocessor_config.json",
+    "processor_config.json",
     TOKENIZER,
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -274,6 +275,13 @@ mod tests {
         );
         assert_eq!(whole.in_order().last().map(String::as_str), Some("0_CLIPModel/config.json"));
         assert_eq!(whole.in_order().next().map(String::as_str), Some("0_CLIPModel/pytorch_model.bin"));
+    }
+
+    #[test]
+    fn both_files_about_pictures_are_taken() {
+        let listed =
+            ["config.json", "model.safetensors", "preprocessor_config.json", "processor_config.json"];
+        assert_eq!(files(&plan(&listed, &[])), listed);
     }
 
     #[test]

@@ -181,12 +181,22 @@ impl ModelFiles {
     /// [`ModelError::NoFile`] when it is not there, [`ModelError::Io`] when it cannot be read,
     /// [`ModelError::Path`] when its name leads out of the directory.
     pub fn read(&self, file: &str) -> Result<Cow<'static, [u8]>, ModelError> {
-        let bytes = match &self.shared.place {
+        let bytes = self.bytes(file)?;
+        self.count(file);
+        Ok(bytes)
+    }
+
+    /// As [`Self::read`], but it does not count.
+    fn bytes(&self, file: &str) -> Result<Cow<'static, [u8]>, ModelError> {
+        Ok(match &self.shared.place {
             Place::Demo => Cow::Borrowed(self.demo(file)?),
             Place::Directory(_) => Cow::Owned(fs::read(self.path(file)?).map_err(|e| self.io(file, e))?),
-        };
+        })
+    }
+
+    /// From now on [`Self::digest`] covers the file.
+    fn count(&self, file: &str) {
         self.opened().entry(self.key(file)).or_default();
-        Ok(bytes)
     }
 
     /// A JSON file.
@@ -207,6 +217,26 @@ impl ModelFiles {
     /// As [`Self::json`], but a missing file is none.
     pub fn json_if_there<T: DeserializeOwned>(&self, file: &str) -> Result<Option<T>, ModelError> {
         if self.has(file) { self.json(file).map(Some) } else { Ok(None) }
+    }
+
+    /// What a JSON file that not every checkpoint has says under `key`. The file counts as read only where it
+    /// says something there: what it says elsewhere is nobody's concern.
+    ///
+    /// # Errors
+    /// As [`Self::json`].
+    pub fn json_key<T: DeserializeOwned>(&self, file: &str, key: &str) -> Result<Option<T>, ModelError> {
+        if !self.has(file) {
+            return Ok(None);
+        }
+        let malformed = |source| ModelError::Json { dir: self.place(), file: file.into(), source };
+        let mut content: serde_json::Value = serde_json::from_slice(&self.bytes(file)?).map_err(malformed)?;
+        match content.get_mut(key).map(serde_json::Value::take) {
+            None | Some(serde_json::Value::Null) => Ok(None),
+            Some(value) => {
+                self.count(file);
+                serde_json::from_value(value).map(Some).map_err(malformed)
+            }
+        }
     }
 
     /// A large file, mapped once.

@@ -1,4 +1,5 @@
-//! `preprocessor_config.json`: how pictures are prepared.
+//! `preprocessor_config.json`, or the part of `processor_config.json` that says the same: how pictures are
+//! prepared.
 
 use serde::Deserialize;
 
@@ -6,6 +7,8 @@ use super::{ModelError, ModelFiles};
 use crate::domain::{Filter, ImageSpec, Resize};
 
 const FILE: &str = "preprocessor_config.json";
+/// Where transformers 5 puts all but the tokenizer of a model for pictures and texts.
+const WHOLE: &str = "processor_config.json";
 
 /// The file, in both of its styles: OpenAI's old one has bare integers and leaves most keys out.
 #[derive(Debug, Deserialize)]
@@ -70,18 +73,23 @@ pub struct Defaults {
 }
 
 /// Reads the file for an image tower with square input of `image_size` pixels; `None` for a tower that takes
-/// any size.
+/// any size. Where both files speak of pictures, the one of the whole processor counts.
 ///
 /// # Errors
 /// When the file is missing, or prepares pictures in a way that does not give the tower its input size.
+///
+/// Source: transformers 5.23.0, `image_processing_base.py`, `get_image_processor_dict`.
 pub fn image_spec(
     files: &ModelFiles,
     image_size: Option<u32>,
     defaults: &Defaults,
 ) -> Result<ImageSpec, ModelError> {
-    let file: Preprocessor = files.json(FILE)?;
+    let (name, file): (_, Preprocessor) = match files.json_key(WHOLE, "image_processor")? {
+        Some(file) => (WHOLE, file),
+        None => (FILE, files.json(FILE)?),
+    };
     let unsupported =
-        |key, found: String, expected| ModelError::Unsupported { file: FILE.into(), key, found, expected };
+        |key, found: String, expected| ModelError::Unsupported { file: name.into(), key, found, expected };
     if !file.do_resize {
         return Err(unsupported("do_resize", "false".into(), "pictures of any size must be resized"));
     }
@@ -137,10 +145,17 @@ mod tests {
     const CLIP: Defaults =
         Defaults { shortest_edge: true, center_crop: true, mean: [0.5; 3], std: [0.25; 3] };
 
-    fn read(json: &str, image_size: u32) -> Result<ImageSpec, ModelError> {
+    fn directory(contents: &[(&str, &str)]) -> (tempfile::TempDir, ModelFiles) {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join(FILE), json).unwrap();
+        for (name, json) in contents {
+            std::fs::write(dir.path().join(name), json).unwrap();
+        }
         let files = ModelFiles::open(&crate::config::ModelSource::Directory(dir.path().into())).unwrap();
+        (dir, files)
+    }
+
+    fn read(json: &str, image_size: u32) -> Result<ImageSpec, ModelError> {
+        let (_dir, files) = directory(&[(FILE, json)]);
         image_spec(&files, Some(image_size), &CLIP)
     }
 
@@ -171,5 +186,36 @@ mod tests {
             let message = read(json, 224).unwrap_err().to_string();
             assert!(message.contains(word) && message.contains(FILE), "{message}");
         }
+    }
+
+    #[test]
+    fn what_the_file_of_the_whole_processor_says_comes_first() {
+        let old = (FILE, r#"{"size": 224, "image_mean": [0.1, 0.2, 0.3]}"#);
+        let nested = (
+            WHOLE,
+            r#"{"image_processor": {"size": {"shortest_edge": 224}, "image_mean": [0.4, 0.5, 0.6]},
+                "processor_class": "CLIPProcessor"}"#,
+        );
+        // As checkpoints of BLIP-2 have it: nothing of it is about pictures.
+        let flat = (WHOLE, r#"{"num_query_tokens": 32, "processor_class": "Blip2Processor"}"#);
+        let null = (WHOLE, r#"{"image_processor": null}"#);
+        let of = |contents: &[(&str, &str)]| {
+            let (_dir, files) = directory(contents);
+            let mean = image_spec(&files, Some(224), &CLIP).unwrap().mean;
+            (mean, files.digest().unwrap())
+        };
+        let (only_old, only_nested) = (of(&[old]), of(&[nested]));
+        assert_eq!((only_old.0, only_nested.0), ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6]));
+        assert_eq!(of(&[old, nested]), only_nested);
+        // A file that says nothing here leaves the fingerprint as it was.
+        assert_eq!((of(&[old, flat]), of(&[old, null])), (only_old, only_old));
+        assert!(only_old.1 != only_nested.1);
+
+        let (_dir, files) = directory(&[flat]);
+        let message = image_spec(&files, Some(224), &CLIP).unwrap_err().to_string();
+        assert!(message.contains(FILE), "{message}");
+        let (_dir, files) = directory(&[(WHOLE, r#"{"image_processor": {"size": 200, "crop_size": 200}}"#)]);
+        let message = image_spec(&files, Some(224), &CLIP).unwrap_err().to_string();
+        assert!(message.contains("200x200") && message.contains(WHOLE), "{message}");
     }
 }
