@@ -143,15 +143,18 @@ impl Tokenizer {
     /// The time is bounded however long the text is. Only a beginning of it is read (64 characters for each
     /// token of the context at first), and a longer one as long as the beginning does not overflow the
     /// context. Where it does, all ids that are kept come from before the cut: tokenisers work from left to
-    /// right in words, so that the cut can change only the tokens of the word it falls into, which is beyond
-    /// the context unless that one word alone overflows it.
+    /// right in words, and the cut is between two of them unless one alone is half of what is read.
     ///
     /// # Errors
     /// [`TextError::Encode`].
     pub fn encode(&self, text: &str) -> Result<Tokens, TextError> {
         let mut limit = self.max_length.saturating_mul(CHARS_PER_TOKEN).min(MAX_CHARS);
         loop {
-            let beginning = prefix(text, limit);
+            let beginning = match prefix(text, limit) {
+                // The last look takes all it can: none comes after it to see the rest of a word.
+                cut if cut.len() < text.len() && limit < MAX_CHARS => whole_words(cut),
+                beginning => beginning,
+            };
             let is_cut = beginning.len() < text.len();
             let encoding =
                 self.encoding_of(beginning).map_err(|error| TextError::Encode(error.to_string()))?;
@@ -214,6 +217,15 @@ fn prefix(text: &str, n_chars: usize) -> &str {
     }
 }
 
+/// Without the last word of `cut`, which may go on behind it; with it where that takes more than half of `cut`, as in
+/// texts that have no spaces.
+fn whole_words(cut: &str) -> &str {
+    match cut.rfind(char::is_whitespace) {
+        Some(end) if end >= cut.len() / 2 => &cut[..end],
+        _ => cut,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,6 +279,22 @@ mod tests {
         let expected = demo(16).encode("red house").unwrap();
         let found = demo(16).encode(&format!("red{}house", " ".repeat(5000))).unwrap();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_cut_makes_no_other_token_of_a_word() {
+        let json = br###"{"version": "1.0", "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+            "truncation": null, "padding": null,
+            "model": {"type": "WordPiece", "unk_token": "?", "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": 100, "vocab": {"?": 0, "x": 1, "abcd": 2, "ab": 3, "##c": 4}}}"###;
+        let tokenizer = read(json, &TextSpec::new(2)).unwrap();
+        // The first 128 characters end behind `abc`.
+        let found = tokenizer.encode(&format!("x{}abcd", " ".repeat(124))).unwrap();
+        assert_eq!(found, Tokens { ids: vec![1, 2], n_tokens: 2, truncated: false });
+        // A word without end is cut all the same.
+        let found = demo(16).encode(&format!("a {}", "é".repeat(3_000_000))).unwrap();
+        assert_eq!((found.n_tokens, found.truncated), (16, true));
     }
 
     #[test]
