@@ -93,11 +93,14 @@ impl Config {
             let origin = format!("config file {}", path.display());
             layers.push(Layer { dict: parse_toml(&origin, &text)?, origin });
         }
-        for (key, value) in Env::prefixed("SIDELENS_").split("__").iter() {
+        let variables: Vec<_> = Env::prefixed("SIDELENS_").split("__").iter().collect();
+        let services: Vec<_> =
+            variables.iter().filter_map(|(key, _)| key.as_str().strip_suffix(SERVICE_HOST)).collect();
+        for (key, value) in &variables {
             let key = key.as_str();
-            if !set_by_kubernetes(key) {
+            if !set_by_kubernetes(key, &services) {
                 let variable = key.to_uppercase().replace('.', "__");
-                layers.push(Layer::setting(format!("variable SIDELENS_{variable}"), key, &value, &defaults));
+                layers.push(Layer::setting(format!("variable SIDELENS_{variable}"), key, value, &defaults));
             }
         }
         for (key, value) in sets {
@@ -151,10 +154,17 @@ impl Provider for Layer {
     }
 }
 
-/// A service named `sidelens` makes Kubernetes set `SIDELENS_SERVICE_HOST`, `SIDELENS_PORT_7800_TCP`
-/// and more in every pod beside it; they are no settings.
-fn set_by_kubernetes(key: &str) -> bool {
-    key == "service_host" || key.starts_with("service_port") || key == "port" || key.starts_with("port_")
+/// What the first of the variables of a service ends in.
+const SERVICE_HOST: &str = "service_host";
+
+/// A service named `sidelens-gpu` makes Kubernetes set `SIDELENS_GPU_SERVICE_HOST`,
+/// `SIDELENS_GPU_PORT_7800_TCP` and more in every pod beside it; they are no settings. `services` are what
+/// stands before [`SERVICE_HOST`], so that without a service such a name is still a mistake.
+fn set_by_kubernetes(key: &str, services: &[&str]) -> bool {
+    let of_service = |end: &str| {
+        end == SERVICE_HOST || end.starts_with("service_port") || end == "port" || end.starts_with("port_")
+    };
+    services.iter().any(|service| key.strip_prefix(service).is_some_and(of_service))
 }
 
 fn parse_toml(origin: &str, text: &str) -> Result<Dict, ConfigError> {

@@ -122,6 +122,29 @@ fn variables_of_a_kubernetes_service_are_no_settings() {
         jail.set_env("SIDELENS_PORT", "tcp://10.0.0.1:7800");
         jail.set_env("SIDELENS_PORT_7800_TCP_ADDR", "10.0.0.1");
         load(None, &[]).unwrap();
+        // Of services named `sidelens-gpu`, `sidelens--old` and `sidelens-gpu--old`.
+        for name in ["GPU", "_OLD", "GPU__OLD"] {
+            for (end, value) in [
+                ("SERVICE_HOST", "10.0.0.2"),
+                ("SERVICE_PORT", "7800"),
+                ("SERVICE_PORT_HTTP", "7800"),
+                ("PORT", "tcp://10.0.0.2:7800"),
+                ("PORT_7800_TCP", "tcp://10.0.0.2:7800"),
+                ("PORT_7800_TCP_PROTO", "tcp"),
+                ("PORT_7800_TCP_PORT", "7800"),
+                ("PORT_7800_TCP_ADDR", "10.0.0.2"),
+            ] {
+                jail.set_env(format!("SIDELENS_{name}_{end}"), value);
+            }
+        }
+        load(None, &[]).unwrap();
+        // A mistake that looks like one of them is of no service.
+        for key in ["SIDELENS_SERVER_PORT", "SIDELENS_GPU_DEVICE", "SIDELENS_BATCH__MAX_BATCHSIZE"] {
+            jail.clear_env();
+            jail.set_env("SIDELENS_GPU_SERVICE_HOST", "10.0.0.2");
+            jail.set_env(key, "1");
+            assert!(refusal(None, &[]).starts_with(&format!("variable {key}: unknown key")), "{key}");
+        }
     });
 }
 
