@@ -22,7 +22,7 @@ dimensions are unknown here. */}}
 {{- $field = printf "{%% if doc.%s == blank %%}{{ doc.no_such_field }}{%% endif %%}{{doc.%s}}" $field $field -}}
 {{- end -}}
 {{- $parts = append $parts (dict "type" "image_url" "image_url" $field) -}}
-{{- $fragment := dict (ternary "text_and_image" "image" (ne $m.textTemplate "")) (dict "value" (dict "content" $parts)) -}}
+{{- $fragment := dict "document" (dict "value" (dict "content" $parts)) -}}
 {{- $text := dict "type" "text" "text" "{% if media %}{{ media.no_such_field }}{% endif %}{{q}}" -}}
 {{- $image := dict "type" "image_base64" "image_base64" "data:{{media.image.mime}};base64,{{media.image.data}}" -}}
 {{- $url := dict "type" "image_url" "image_url" "{% if media.image %}{{ media.no_such_field }}{% endif %}{{media.url}}" -}}

@@ -28,8 +28,21 @@
 //! "Fails on purpose" is an unknown field inside an `if`: Meilisearch knows no other way to switch a
 //! fragment off, and without it `q` beside `media` would match two fragments and be refused. With
 //! `media`, `q` still drives the keyword half of a hybrid search.
+//!
+//! **An embedder of this name that is there already** is merged with: Meilisearch keeps what a `PATCH` does
+//! not name, and fragments it merges by their names. So a document's fragment has one name, with a text and
+//! without; of two names both would live, and every document have two vectors. Fragments push
+//! `documentTemplate` out by themselves, and a null for it has Meilisearch go through all documents at each
+//! `PATCH`. The other way only null takes fragments out, and that computes every vector anew, even where there
+//! were none; but settings are sent again for less, such as another key. So these nulls stand there only when
+//! asked for. Without them the task fails, as `request` has no `{{fragment}}`, and the index stays as it was.
+//!
+//! Source: Meilisearch 1.50, `SettingsDiff::apply_and_diff` in `crates/milli/src/vector/settings.rs`.
 
 use serde_json::{Map, Value, json};
+
+/// The one fragment of a document, with or without a text.
+const INDEXING_FRAGMENT: &str = "document";
 
 /// What an embedder is to do.
 #[derive(Debug, Clone)]
@@ -48,6 +61,8 @@ pub(super) struct Embedder<'a> {
     pub picture: Option<&'a str>,
     /// A Liquid template of each document's text.
     pub text: Option<&'a str>,
+    /// Whether texts alone take the fragments out of an embedder that had pictures.
+    pub drop_fragments: bool,
 }
 
 /// The body of `PATCH /indexes/{uid}/settings`.
@@ -70,12 +85,15 @@ pub(super) fn index_settings(embedder: &Embedder) -> Value {
         None => {
             settings["documentTemplate"] = embedder.text.unwrap_or_default().into();
             settings["request"] = json!({"model": embedder.model, "input": ["{{text}}", "{{..}}"]});
+            if embedder.drop_fragments {
+                settings["indexingFragments"] = Value::Null;
+                settings["searchFragments"] = Value::Null;
+            }
         }
         Some(picture) => {
             let text = embedder.text.map(text_part);
-            let name = if text.is_some() { "text_and_image" } else { "image" };
-            let parts: Vec<_> = text.into_iter().chain([picture_part(picture)]).collect();
-            settings["indexingFragments"] = json!({name: {"value": fragment(parts)}});
+            let parts = text.into_iter().chain([picture_part(picture)]).collect();
+            settings["indexingFragments"] = json!({INDEXING_FRAGMENT: {"value": fragment(parts)}});
             settings["searchFragments"] = search_fragments();
             settings["request"] = fragments_request(embedder.model, "{{fragment}}".into());
         }
@@ -143,16 +161,19 @@ pub(super) fn picture_template(field: &str) -> Result<String, String> {
 mod tests {
     use super::*;
 
+    const DEMO: Embedder = Embedder {
+        name: "sidelens",
+        url: "http://127.0.0.1:7800/embed",
+        api_key: Some("secret"),
+        model: "sidelens-demo",
+        dimensions: 128,
+        picture: None,
+        text: None,
+        drop_fragments: false,
+    };
+
     fn settings(picture: Option<&str>, text: Option<&str>) -> Value {
-        index_settings(&Embedder {
-            name: "sidelens",
-            url: "http://127.0.0.1:7800/embed",
-            api_key: Some("secret"),
-            model: "sidelens-demo",
-            dimensions: 128,
-            picture,
-            text,
-        })
+        index_settings(&Embedder { picture, text, ..DEMO })
     }
 
     /// Every string in `value` that equals `placeholder`.
@@ -220,11 +241,39 @@ mod tests {
         let settings = settings(Some("{{doc.poster}}"), Some("{{doc.title}}"));
         assert_eq!(
             settings["embedders"]["sidelens"]["indexingFragments"],
-            json!({"text_and_image": {"value": {"content": [
+            json!({"document": {"value": {"content": [
                 {"type": "text", "text": "{{doc.title}}"},
                 {"type": "image_url", "image_url": "{{doc.poster}}"},
             ]}}})
         );
+    }
+
+    /// Meilisearch merges with the embedder that is there, fragments by their names.
+    #[test]
+    fn replaces_what_is_merged_with() {
+        let merged = |settings: &Value| settings["embedders"]["sidelens"].as_object().unwrap().clone();
+        let names = |settings: &Value, map: &str| {
+            Vec::from_iter(merged(settings)[map].as_object().unwrap().keys().cloned())
+        };
+        let picture = settings(Some("{{doc.poster}}"), None);
+        let fused = settings(Some("{{doc.poster}}"), Some("{{doc.title}}"));
+        for map in ["indexingFragments", "searchFragments"] {
+            assert_eq!(names(&picture, map), names(&fused, map), "{map}");
+        }
+        assert_eq!(names(&fused, "indexingFragments").len(), 1);
+        // Either null has Meilisearch go through every document at every PATCH; none stands there unasked.
+        let text = settings(None, Some("{{doc.title}}"));
+        for settings in [&picture, &fused, &text] {
+            assert!(merged(settings).values().all(|value| !value.is_null()), "{settings}");
+        }
+        let dropping =
+            index_settings(&Embedder { text: Some("{{doc.title}}"), drop_fragments: true, ..DEMO });
+        check_rules(&dropping);
+        let mut expected = text;
+        expected["embedders"]["sidelens"]["indexingFragments"] = Value::Null;
+        expected["embedders"]["sidelens"]["searchFragments"] = Value::Null;
+        // Whole maps, as a key that is missing would read as null.
+        assert_eq!(merged(&dropping), merged(&expected));
     }
 
     #[test]

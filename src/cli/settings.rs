@@ -55,6 +55,10 @@ pub struct SettingsArgs {
     /// A Liquid template of a document's text, such as "{{doc.title}}. {{doc.overview}}".
     #[arg(long, value_name = "TEMPLATE")]
     text_template: Option<String>,
+    /// Take the fragments out of an embedder that had pictures and is to have texts alone. Not for every day: each time,
+    /// Meilisearch computes all vectors anew.
+    #[arg(long, conflicts_with = "image_field")]
+    drop_fragments: bool,
     /// The embedder's name in the index.
     #[arg(long, value_name = "NAME", default_value = "sidelens")]
     embedder: String,
@@ -139,6 +143,7 @@ pub(super) fn run(args: &SettingsArgs) -> Result<(), CliError> {
         dimensions: facts.dimensions,
         picture: picture.as_deref(),
         text: args.text_template.as_deref(),
+        drop_fragments: args.drop_fragments,
     });
     println!("{settings:#}");
 
@@ -147,6 +152,11 @@ pub(super) fn run(args: &SettingsArgs) -> Result<(), CliError> {
             "# Pictures need a switch in Meilisearch, once:\n\
              #   curl -X PATCH \"$MEILI_URL/experimental-features\" -H 'Content-Type: application/json' \
              -d '{{\"multimodal\": true}}'"
+        );
+    } else if !args.drop_fragments {
+        eprintln!(
+            "# If the embedder `{}` had pictures until now, the task fails: add --drop-fragments, this once.",
+            args.embedder
         );
     }
     eprintln!("{}", describe_networks(&endpoint));

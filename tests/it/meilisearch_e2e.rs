@@ -106,6 +106,12 @@ impl Meilisearch {
     /// An empty index with what `sidelens settings` prints.
     async fn index(&self, name: &str, service: &Running, flags: &[&str]) {
         self.task(Method::DELETE, &format!("/indexes/{name}"), None).await;
+        let task = self.settings(name, service, flags).await;
+        assert_eq!(task["status"], "succeeded", "{task}");
+    }
+
+    /// Gives an index what `sidelens settings` prints; returns the finished task.
+    async fn settings(&self, index: &str, service: &Running, flags: &[&str]) -> Value {
         let mut command = sidelens(&["settings", "--url", &service.url, "--embedder", "demo"]);
         command.args(flags);
         let output =
@@ -114,7 +120,7 @@ impl Meilisearch {
         let mut settings: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         // The default of 1.5 s is for a machine that does nothing else; tests share theirs.
         settings["searchCutoffMs"] = 20_000.into();
-        self.succeed(Method::PATCH, &format!("/indexes/{name}/settings"), settings).await;
+        self.task(Method::PATCH, &format!("/indexes/{index}/settings"), Some(settings)).await
     }
 }
 
@@ -188,6 +194,7 @@ async fn meilisearch_finds_pictures_through_sidelens() {
     let service = started("fail").await;
     finds_pictures(&meilisearch, &service, &documents).await;
     finds_texts_and_fused(&meilisearch, &service, &documents).await;
+    one_embedder_changes(&meilisearch, &service, &documents).await;
     one_broken_picture_fails_the_task(&meilisearch, &service, &host).await;
     drop(service);
     let service = started("placeholder").await;
@@ -253,6 +260,41 @@ async fn finds_texts_and_fused(meilisearch: &Meilisearch, service: &Running, doc
             });
             let hits = meilisearch.search(index, query).await;
             assert!(hits.contains(&document["id"].as_u64().expect("an id")), "{index}: {document}: {hits:?}");
+        }
+    }
+}
+
+/// From pictures to texts and back, each time by what `sidelens settings` prints.
+async fn one_embedder_changes(meilisearch: &Meilisearch, service: &Running, documents: &[Value]) {
+    let index = "sidelens-e2e-changes";
+    let picture = ["--image-field", "image"];
+    let text = ["--text-template", "{{doc.title}}"];
+    let both = [picture, text].concat();
+    meilisearch.index(index, service, &picture).await;
+    let some = &documents[..20];
+    meilisearch.succeed(Method::POST, &format!("/indexes/{index}/documents"), json!(some)).await;
+    let task = meilisearch.settings(index, service, &text).await;
+    assert_eq!(task["status"], "failed", "fragments are there still: {task}");
+
+    let dropping = [text.as_slice(), &["--drop-fragments"]].concat();
+    for flags in [&both, picture.as_slice(), &dropping, &text, &both, &dropping, &picture] {
+        let task = meilisearch.settings(index, service, flags).await;
+        assert_eq!(task["status"], "succeeded", "{flags:?}: {task}");
+        let path = format!("/indexes/{index}/settings/embedders");
+        let (_, embedders) = meilisearch.call(Method::GET, &path, None).await;
+        let embedder = &embedders["demo"];
+        let has_pictures = flags.contains(&"--image-field");
+        let fragments = embedder["indexingFragments"].as_object();
+        assert_eq!(fragments.map_or(0, |map| map.len()), usize::from(has_pictures), "{flags:?}: {embedder}");
+        assert_eq!(embedder["documentTemplate"].is_string(), !has_pictures, "{flags:?}: {embedder}");
+
+        let path = format!("/indexes/{index}/documents?limit=100&retrieveVectors=true");
+        let (_, found) = meilisearch.call(Method::GET, &path, None).await;
+        let found = found["results"].as_array().expect("documents");
+        assert_eq!(found.len(), some.len());
+        for document in found {
+            let vectors = &document["_vectors"]["demo"]["embeddings"];
+            assert_eq!(vectors.as_array().map(Vec::len), Some(1), "{flags:?}: {document}");
         }
     }
 }

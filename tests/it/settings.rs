@@ -62,9 +62,21 @@ async fn texts_alone_need_no_switch() {
     assert_eq!(embedder["documentTemplate"], "{{doc.title}}");
     assert_eq!(embedder["apiKey"], "hunter2");
     assert!(!hints.contains("multimodal") && !hints.contains("hunter2"), "{hints}");
+    assert!(hints.contains("--drop-fragments") && embedder.get("indexingFragments").is_none(), "{hints}");
     let body = request(embedder, vec![json!("red house")]);
     let request = app.client.post(app.url("/embed")).bearer_auth("hunter2").body(body);
     assert_eq!(crate::support::answer(request).await.0, 200);
+}
+
+#[tokio::test]
+async fn takes_fragments_out_when_asked() {
+    let app = TestApp::spawn(|_| {}).await;
+    let args = ["--url", &app.url(""), "--text-template", "{{doc.title}}", "--drop-fragments"];
+    let (settings, hints) = settings(&args).await;
+    for map in ["indexingFragments", "searchFragments"] {
+        assert_eq!(settings["embedders"]["sidelens"].get(map), Some(&Value::Null), "{map}");
+    }
+    assert!(!hints.contains("--drop-fragments"), "{hints}");
 }
 
 #[tokio::test]
@@ -84,6 +96,7 @@ fn refuses_what_would_index_nothing() {
         &["--url", "http://localhost", "--text-template", "title"],
         &["--url", "http://localhost", "--image-field", "my field"],
         &["--url", "localhost:7800", "--image-field", "poster"],
+        &["--url", "http://localhost", "--image-field", "poster", "--drop-fragments"],
     ] {
         let output = sidelens(&["settings"]).args(args).output().expect("runs");
         assert!(!output.status.success() && output.stdout.is_empty(), "{args:?}: {output:?}");

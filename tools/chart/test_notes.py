@@ -29,9 +29,9 @@ def test_the_notes_have_settings_that_meilisearch_takes(name_, render):
     assert embedder["url"] == f"http://sidelens.{NAMESPACE}.svc:{80 if name_ == 'settings' else 7800}/embed"
     assert count(embedder["request"], "{{fragment}}") == count(embedder["request"], "{{..}}") == 1
     assert count(embedder["response"], "{{embedding}}") == count(embedder["response"], "{{..}}") == 1
-    assert embedder["indexingFragments"] and embedder["searchFragments"].keys() == {"text", "image", "url"}
+    assert embedder["indexingFragments"].keys() == {"document"} and embedder["searchFragments"].keys() == {"text", "image", "url"}
     assert ("apiKey" in embedder) == (name_ == "secrets")
-    assert '{"multimodal": true}' in notes
+    assert '{"multimodal": true}' in notes and "--drop-fragments" not in notes
 
 
 @pytest.mark.skipif(not BINARY, reason="CHART_SIDELENS names no sidelens")
@@ -47,6 +47,7 @@ def test_the_notes_say_what_sidelens_says(fields, render):
     printed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=without_settings()).stdout)
     printed["embedders"]["sidelens"]["url"] = settings["embedders"]["sidelens"]["url"]
     assert settings == printed
+    assert ("--drop-fragments" in notes) == (not wanted["imageField"])
 
 
 def asking(notes):
