@@ -14,6 +14,10 @@ use crate::config::FetchConfig;
 const FORMATS: &str =
     "image/jpeg, image/png, image/webp, image/gif, image/bmp, image/tiff, image/*;q=0.5, */*;q=0.1";
 
+/// For so long a connection waits for another picture of its host, and up to twice as long where nobody asks. Pictures of
+/// one host come one after another; of many hosts each would leave a connection, and so a descriptor, behind.
+const IDLE: Duration = Duration::from_secs(5);
+
 /// What every client of this room has in common.
 pub(super) fn builder(config: &FetchConfig) -> Result<ClientBuilder, FetchSetupError> {
     Ok(Client::builder()
@@ -24,6 +28,7 @@ pub(super) fn builder(config: &FetchConfig) -> Result<ClientBuilder, FetchSetupE
         // One of the environment would dial for us, past the guard.
         .no_proxy()
         .connect_timeout(Duration::from_millis(config.connect_timeout_ms))
+        .pool_idle_timeout(IDLE)
         .tls_backend_preconfigured(tls_config()?))
 }
 
@@ -35,6 +40,8 @@ pub(super) fn client(config: &FetchConfig, names: GuardedNames) -> Result<Client
             // Pictures are compressed already.
             (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
         ]))
+        // Redirects may lead more to a host than have their place there.
+        .pool_max_idle_per_host(config.max_concurrent_per_host)
         .dns_resolver(names);
     if let Some(url) = proxy_url(config)? {
         let limit = "is not a proxy that the client knows";

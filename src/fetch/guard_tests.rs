@@ -98,13 +98,13 @@ async fn a_name_is_judged_by_its_addresses() {
 }
 
 /// Names whose addresses change: each look-up takes the next answer, the last one stays.
-struct FakeNames {
+pub(super) struct FakeNames {
     answers: Mutex<VecDeque<Vec<IpAddr>>>,
     n_asked: AtomicUsize,
 }
 
 impl FakeNames {
-    fn new(answers: &[&[&str]]) -> Arc<Self> {
+    pub(super) fn new(answers: &[&[&str]]) -> Arc<Self> {
         let answers =
             answers.iter().map(|answer| answer.iter().map(|address| address.parse().unwrap()).collect());
         Arc::new(Self { answers: Mutex::new(answers.collect()), n_asked: AtomicUsize::new(0) })
@@ -122,7 +122,7 @@ impl Resolve for FakeNames {
     }
 }
 
-fn downloads(config: &FetchConfig, names: Arc<FakeNames>) -> Downloads {
+pub(super) fn downloads(config: &FetchConfig, names: Arc<FakeNames>) -> Downloads {
     Downloads::with_names(config, Places::new(8, 8), Metrics::new(), names).unwrap()
 }
 
@@ -132,7 +132,7 @@ fn port_of(head: &str) -> String {
     host.rsplit(':').next().unwrap().to_owned()
 }
 
-async fn ask(downloads: &Downloads, url: &str) -> Result<Bytes, FetchError> {
+pub(super) async fn ask(downloads: &Downloads, url: &str) -> Result<Bytes, FetchError> {
     match downloads.get(url, None).await? {
         Fetched::File { bytes, .. } => Ok(bytes),
         Fetched::Unchanged => panic!("nothing is held"),

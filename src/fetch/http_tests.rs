@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::super::test_server::{Reply, TestServer, get, get_with, kind, loopback};
 use super::super::{FetchError, Fetcher, HostFailure};
+use super::guard_tests::{FakeNames, ask, downloads};
 use crate::config::{FetchConfig, FetchHost};
 use crate::domain::ImageSource;
 use crate::domain::ItemErrorKind::*;
@@ -249,8 +250,26 @@ async fn dropping_the_future_closes_the_connection_and_frees_the_permit() {
     });
     server.asked.notified().await;
     task.abort();
-    tokio::time::timeout(Duration::from_secs(5), server.left.notified()).await.expect("the client left");
+    let left = tokio::time::timeout(Duration::from_secs(5), server.left.acquire()).await;
+    left.expect("the client left").unwrap().forget();
     assert!(fetcher.fetch(ImageSource::Url(server.url("/"))).await.is_ok());
+}
+
+#[tokio::test]
+async fn connections_that_nobody_needs_are_closed_soon() {
+    const HOSTS: u32 = 20;
+    let server = TestServer::start(|_| Reply::ok("picture").then_hold()).await;
+    let downloads = downloads(&loopback(), FakeNames::new(&[&["127.0.0.1"]]));
+    for i in 0..HOSTS {
+        let url = format!("http://h{i}.example:{}/", server.address.port());
+        assert_eq!(ask(&downloads, &url).await, Ok(Bytes::from_static(b"picture")));
+    }
+    // Nothing is under way that the leap could make late.
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    tokio::time::resume();
+    let left = tokio::time::timeout(Duration::from_secs(10), server.left.acquire_many(HOSTS)).await;
+    assert!(left.is_ok(), "{} of {HOSTS} are closed", server.left.available_permits());
 }
 
 #[tokio::test]

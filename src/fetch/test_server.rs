@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::{FetchError, Fetcher};
 use crate::config::{Config, DEFAULT_TOML, FetchConfig};
@@ -93,8 +93,8 @@ pub(super) struct TestServer {
     pub(super) heads: Arc<Mutex<Vec<String>>>,
     /// Tells of each request read.
     pub(super) asked: Arc<Notify>,
-    /// Tells of each connection closed by the client before the server did.
-    pub(super) left: Arc<Notify>,
+    /// A permit for each connection that the client closed before the server did.
+    pub(super) left: Arc<Semaphore>,
 }
 
 impl TestServer {
@@ -113,7 +113,7 @@ impl TestServer {
             address: listener.local_addr().unwrap(),
             heads: Arc::default(),
             asked: Arc::default(),
-            left: Arc::default(),
+            left: Arc::new(Semaphore::new(0)),
         };
         let (heads, asked, left) = (server.heads.clone(), server.asked.clone(), server.left.clone());
         let reply = Arc::new(reply);
@@ -150,7 +150,7 @@ impl TestServer {
                         }
                         Then::Hold => {
                             let _ = stream.read_u8().await;
-                            left.notify_one();
+                            left.add_permits(1);
                         }
                     }
                 });
