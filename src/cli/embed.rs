@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, path::PathBuf, pin::pin, time::Duration};
 use clap::Args;
 use serde_json::json;
 
-use super::{CliError, ConfigArgs, decode_worker};
+use super::{CliError, ConfigArgs, decode_worker, descriptors};
 use crate::{
     app::{self, AppError},
     bulk::{self, BulkError, End, Output, OutputError, Plan, Shard, Summary},
@@ -115,6 +115,7 @@ pub(super) fn run(args: &EmbedArgs) -> Result<(), CliError> {
     let mut config = args.config.load()?;
     args.choose_model(&mut config)?;
     logging::init(&config.log, None)?;
+    descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(embed(args, config));
     // A list that is a pipe, or a decoder still busy, must not hold up the exit.

@@ -6,6 +6,7 @@ mod cache;
 mod check;
 mod config;
 mod decode_worker;
+mod descriptors;
 mod download;
 mod embed;
 mod healthcheck;

@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 
-use super::{CliError, ConfigArgs, decode_worker};
+use super::{CliError, ConfigArgs, decode_worker, descriptors};
 use crate::{
     app::{self, App, AppError},
     config::Config,
@@ -15,6 +15,7 @@ pub(super) fn run(args: ConfigArgs) -> Result<(), CliError> {
     let config = args.load()?;
     let traces = Traces::start(&config.traces)?;
     logging::init(&config.log, traces.as_ref())?;
+    descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve(config));
     if let Some(traces) = traces {

@@ -1,6 +1,6 @@
 //! Connections that misbehave: each is ended or made to wait, and nobody else notices.
 
-use std::{io::ErrorKind, time::Duration};
+use std::{fs, io::ErrorKind, process::Command, time::Duration};
 
 use serde_json::json;
 use sidelens::runtime::stub::stub_model;
@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::support::{Running, STUB_DIMENSIONS, TestApp, slow_model};
+use crate::support::{Running, STUB_DIMENSIONS, TestApp, sidelens, slow_model};
 
 /// What the service may take to end a connection in these tests.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -354,4 +354,21 @@ async fn the_time_that_a_body_takes_counts() {
     let answer = rest(&mut connection).await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("batch.deadline_ms"), "{answer}");
     assert!(begin.elapsed() < Duration::from_millis(2400), "{:?}", begin.elapsed());
+}
+
+#[cfg_attr(not(all(feature = "torch", target_os = "linux")), ignore = "needs Linux and the feature `torch`")]
+#[tokio::test]
+async fn the_program_takes_all_the_descriptors_that_it_may_have() {
+    let start = || {
+        let program = sidelens(&["serve", "--model", "demo", "--device", "cpu"]);
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"ulimit -Sn 300 && ulimit -Hn 700 && exec "$0" "$@""#]);
+        command.arg(program.get_program()).args(program.get_args());
+        program.get_envs().for_each(|(removed, _)| _ = command.env_remove(removed));
+        Running::start_command(command)
+    };
+    let running = tokio::task::spawn_blocking(start).await.expect("started");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", running.pid())).expect("it lives");
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("Linux tells");
+    assert_eq!(files.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["700", "700"], "{files}");
 }
