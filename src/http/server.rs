@@ -23,6 +23,11 @@ const LINGER: Duration = Duration::from_secs(10);
 /// Connections of the second listener; a probe and a scraper need two.
 const ADMIN_CONNECTIONS: usize = 64;
 
+/// Threads that a worker may have for what blocks: names, files, searches that are decoded or tokenised, large bodies.
+/// actix's 512 for all workers together leave four to each on a large machine, and a dead name server or file system would
+/// hold those. Each is started only when it is needed.
+const BLOCKING_THREADS: usize = 512;
+
 /// Open sockets, the backlog of each the binder's matter.
 #[derive(Debug)]
 pub struct Listeners {
@@ -86,6 +91,7 @@ pub fn serve(listeners: Listeners, state: HttpState) -> Result<Servers, ServeErr
                 })
         })
         .workers(workers)
+        .worker_max_blocking_threads(BLOCKING_THREADS)
         .max_connections(per_worker)
         // actix would answer 408.
         .client_request_timeout(Duration::ZERO)
