@@ -8,7 +8,7 @@ use std::{
 use url::Url;
 
 use super::CacheKey;
-use crate::domain::{Embedding, ImageSource};
+use crate::domain::{Embedding, ImageSource, MAX_ADDRESS_BYTES};
 
 /// The longest address that is kept; of what comes from a longer one only the kind is known.
 const MAX_SOURCE_BYTES: usize = 1024;
@@ -34,6 +34,9 @@ impl Source {
     /// The source of a picture, without whatever in its address may be secret.
     pub fn of_picture(picture: &ImageSource) -> Self {
         let ImageSource::Url(address) = picture else { return Self::Image };
+        if address.len() > MAX_ADDRESS_BYTES {
+            return Self::Image;
+        }
         match Url::parse(address.trim()) {
             Ok(url) if url.scheme() == "data" => Self::Image,
             Ok(mut url) => {
@@ -215,5 +218,8 @@ mod tests {
         check("DATA:image/png;base64,AAAA", "image");
         check("", "image");
         check(&format!("https://host/{}", "a".repeat(MAX_SOURCE_BYTES)), "image");
+        check(&format!("https://host/a.jpg?{}", "a".repeat(MAX_SOURCE_BYTES)), "https://host/a.jpg");
+        // Not worth reading.
+        check(&format!("https://host/a.jpg?{}", "a".repeat(MAX_ADDRESS_BYTES)), "image");
     }
 }

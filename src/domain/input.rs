@@ -88,6 +88,9 @@ impl Content {
     }
 }
 
+/// The longest address of a picture in bytes. No host reads more, and what is no address may be as long as its request.
+pub const MAX_ADDRESS_BYTES: usize = 64 << 10;
+
 /// Where a picture comes from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ImageSource {

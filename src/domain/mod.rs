@@ -17,7 +17,9 @@ pub use digest::ContentDigest;
 pub use embedding::{Embedding, EmbeddingError};
 pub use error::{EmbedError, Fault, ItemError, ItemErrorKind, OnItemError};
 pub use fingerprint::{Fingerprint, NoFingerprint};
-pub use input::{Content, EmbedInput, EmbedRequest, EmbedResponse, ImageSource, InputType, Part, Usage};
+pub use input::{
+    Content, EmbedInput, EmbedRequest, EmbedResponse, ImageSource, InputType, MAX_ADDRESS_BYTES, Part, Usage,
+};
 pub use lane::{Lane, Lanes};
 pub use prepared::{Modality, Pixels, Prepared, Tokens};
 pub use spec::{

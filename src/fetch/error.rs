@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::domain::ItemErrorKind;
+use crate::domain::{ItemErrorKind, MAX_ADDRESS_BYTES};
 
 /// Why pictures cannot be fetched at all.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +64,15 @@ pub enum FetchError {
     /// Not an absolute URL.
     #[error("the picture's url cannot be read: {0}")]
     Url(#[from] url::ParseError),
+    /// Too long for an address.
+    #[error(
+        "the picture's address has {n_bytes} bytes, more than the {MAX_ADDRESS_BYTES} that are read as one; \
+         send a shorter one, or the picture itself as a data uri"
+    )]
+    AddressLength {
+        /// Its bytes.
+        n_bytes: usize,
+    },
     /// Longer than any server reads, or a host that no name server knows.
     #[error("the picture's url or its host name is too long")]
     UrlLength,
@@ -245,9 +254,12 @@ impl FetchError {
         match self {
             Self::Empty | Self::NoBytes { .. } => ItemErrorKind::EmptyImage,
             Self::DataUri | Self::Base64(_) => ItemErrorKind::InvalidBase64,
-            Self::Url(_) | Self::UrlLength | Self::Scheme | Self::Credentials { .. } | Self::ObjectUrl => {
-                ItemErrorKind::InvalidUrl
-            }
+            Self::Url(_)
+            | Self::AddressLength { .. }
+            | Self::UrlLength
+            | Self::Scheme
+            | Self::Credentials { .. }
+            | Self::ObjectUrl => ItemErrorKind::InvalidUrl,
             Self::Blocked { .. }
             | Self::ClosedHost { .. }
             | Self::Downgrade { .. }

@@ -73,7 +73,7 @@ async fn reads_what_is_below_the_root() {
         ("shop/1.png\0.jpg".to_owned(), Err(NotFound)),
         (format!("file://{root}"), Err(NotFound)),
         ("x".repeat(300), Err(NotFound)),
-        ("x".repeat(100_000), Err(NotFound)),
+        ("x".repeat(60_000), Err(NotFound)),
     ] {
         place.check(&address, expected).await;
     }

@@ -38,7 +38,7 @@ pub use guard::{Guard, is_global};
 
 use self::{buckets::Buckets, files::Files, http::Downloads, places::Places};
 use crate::config::FetchConfig;
-use crate::domain::{ContentDigest, ImageSource};
+use crate::domain::{ContentDigest, ImageSource, MAX_ADDRESS_BYTES};
 use crate::telemetry::{Metrics, traces::trace_span};
 
 /// Where pictures are fetched from. Each source bounds how long it takes, and they share how much they do at once.
@@ -185,15 +185,21 @@ impl Fetcher {
     /// Who reads `text` if it is an address: by its scheme, or as a path where an address is expected.
     fn place(&self, text: &[u8], is_url: bool) -> Result<Option<&dyn Source>, FetchError> {
         // Base64 has no colon, so a scheme is never mistaken.
-        if let Some((_, source)) = self.schemes.iter().find(|(scheme, _)| has_scheme(text, scheme)) {
+        let known = self.schemes.iter().find(|(scheme, _)| has_scheme(text, scheme));
+        if known.is_none() && !is_url {
+            return Ok(None);
+        }
+        // Before it is read as one: that takes a second for a hundred megabytes, of a thread that others wait for.
+        if text.len() > MAX_ADDRESS_BYTES {
+            return Err(FetchError::AddressLength { n_bytes: text.len() });
+        }
+        if let Some((_, source)) = known {
             return Ok(Some(&**source));
         }
-
-        match is_url.then(|| Url::parse(&String::from_utf8_lossy(text))) {
-            None => Ok(None),
-            Some(Err(ParseError::RelativeUrlWithoutBase)) => Ok(Some(&*self.relative)),
-            Some(Err(error)) => Err(error.into()),
-            Some(Ok(_)) => Err(FetchError::Scheme),
+        match Url::parse(&String::from_utf8_lossy(text)) {
+            Err(ParseError::RelativeUrlWithoutBase) => Ok(Some(&*self.relative)),
+            Err(error) => Err(error.into()),
+            Ok(_) => Err(FetchError::Scheme),
         }
     }
 }
@@ -275,6 +281,27 @@ mod tests {
             assert_eq!(fetched(ImageSource::Encoded(text.into())).await, as_encoded, "encoded {text:?}");
             assert_eq!(fetched(ImageSource::Url(text.to_owned())).await, as_url, "url {text:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_too_long_for_an_address_is_not_read_as_one() {
+        let long = "a".repeat(MAX_ADDRESS_BYTES);
+        let n_bytes = MAX_ADDRESS_BYTES + 8;
+        // Each of them would be refused for something else.
+        for address in [format!("http://:{long}"), format!("ftp://ab{long}"), format!("pictures{long}")] {
+            let result =
+                Fetcher::new(&config(), Metrics::new()).unwrap().fetch(ImageSource::Url(address)).await;
+            assert_eq!(result, Err(FetchError::AddressLength { n_bytes }));
+        }
+        assert_eq!(
+            fetched(ImageSource::Encoded(format!("http://{long}").as_str().into())).await,
+            Err(InvalidUrl)
+        );
+        // The picture itself may be longer.
+        let picture =
+            fetched(ImageSource::Url(format!("data:;base64,YWJj{}", " ".repeat(MAX_ADDRESS_BYTES))));
+        assert_eq!(picture.await, Ok(Bytes::from_static(b"abc")));
+        assert_eq!(fetched(ImageSource::Encoded(long.as_str().into())).await, Err(TooLarge));
     }
 
     #[tokio::test]
