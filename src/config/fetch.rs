@@ -65,9 +65,10 @@ pub struct FetchConfig {
     pub base_url: String,
     /// The proxy that dials; empty for none. May hold a password.
     pub proxy: ApiKey,
-    /// Pictures fetched at once, over all requests: downloads, objects of buckets, and files, up to half of it.
+    /// Pictures fetched at once, over all requests, beside some for searches: downloads, objects of buckets, and files, up
+    /// to half of it.
     pub max_concurrent: usize,
-    /// Downloads at once from one host.
+    /// Downloads at once from one host, beside some for searches.
     pub max_concurrent_per_host: usize,
     /// Addresses remembered with what they led to; 0 remembers none.
     pub remembered_urls: usize,

@@ -119,11 +119,11 @@ impl Pipeline {
             }
             ImageSource::Encoded(text) if text.len() > INLINE_ENCODED_BYTES => {
                 let (fetcher, handle) = (self.fetcher.clone(), Handle::current());
-                let work = move || handle.block_on(fetcher.fetch_unless_held(source, held));
+                let work = move || handle.block_on(fetcher.fetch_unless_held(source, held, lane));
                 self.pool.run(lane, work).await?
             }
             ImageSource::Encoded(_) | ImageSource::Bytes(_) => {
-                self.fetcher.fetch_unless_held(source, held).await
+                self.fetcher.fetch_unless_held(source, held, lane).await
             }
         };
         fetched.map_err(|error: FetchError| PartError::Item(error.kind(), error.to_string()))
@@ -144,7 +144,7 @@ impl Pipeline {
             OnItemError::Fail => [].iter(),
         };
         loop {
-            let failed = match self.fetcher.fetch_unless_held(source.clone(), held).await {
+            let failed = match self.fetcher.fetch_unless_held(source.clone(), held, turn.lane).await {
                 Err(error) if error.kind().is_transient() => error,
                 outcome => return outcome,
             };

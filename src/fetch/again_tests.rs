@@ -26,12 +26,12 @@ impl Client {
     async fn ask(&self, url: &str) -> Result<Fetched, FetchError> {
         let source = ImageSource::Url(url.to_owned());
         let held = self.fetcher.recall(&source);
-        self.fetcher.fetch_unless_held(source, held).await
+        self.fetcher.fetch_unless_held(source, held, Lane::Bulk).await
     }
 
     /// As the pipeline asks when the vector is not stored.
     async fn ask_holding_nothing(&self, url: &str) -> Result<Fetched, FetchError> {
-        self.fetcher.fetch_unless_held(ImageSource::Url(url.to_owned()), None).await
+        self.fetcher.fetch_unless_held(ImageSource::Url(url.to_owned()), None, Lane::Bulk).await
     }
 
     fn count(&self, outcome: &str) -> u64 {
@@ -88,7 +88,7 @@ async fn what_is_not_held_is_downloaded_although_it_is_fresh() {
         assert_eq!(client.ask_holding_nothing(&url).await, file("picture"));
     }
     let other = Some(ContentDigest::of(b"another"));
-    let fetched = client.fetcher.fetch_unless_held(ImageSource::Url(url), other).await;
+    let fetched = client.fetcher.fetch_unless_held(ImageSource::Url(url), other, Lane::Bulk).await;
     assert_eq!(fetched, file("picture"));
     assert!(server.heads.lock().unwrap().iter().all(|head| !head.to_lowercase().contains("if-")));
 }

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::{FetchError, FetchSetupError, Fetched, HostFailure, Source, client, places::Places};
 use crate::config::{BucketConfig, FetchConfig, ObjectService, ObjectUrl};
-use crate::domain::ContentDigest;
+use crate::domain::{ContentDigest, Lane};
 
 /// The longest key: Azure's 1024 characters, of four bytes at most.
 const MAX_KEY_BYTES: usize = 4096;
@@ -67,7 +67,7 @@ impl Buckets {
         })
     }
 
-    async fn get(&self, address: &str) -> Result<Bytes, FetchError> {
+    async fn get(&self, address: &str, lane: Lane) -> Result<Bytes, FetchError> {
         let url: ObjectUrl = address.parse().map_err(|_| FetchError::ObjectUrl)?;
         let host = url.bucket_url();
         let key = Path::parse(&url.key).map_err(|_| FetchError::ObjectUrl)?;
@@ -82,7 +82,7 @@ impl Buckets {
         };
         let bucket =
             self.buckets.iter().find(allows).ok_or_else(|| FetchError::Bucket { bucket: host.clone() })?;
-        let _place = self.places.take().await;
+        let _place = self.places.take(lane).await;
         let limit_ms = self.timeout_ms;
         timeout(Duration::from_millis(limit_ms), self.object(&*bucket.store, &key, &host))
             .await
@@ -141,8 +141,9 @@ impl Source for Buckets {
         &'a self,
         address: &'a str,
         _held: Option<ContentDigest>,
+        lane: Lane,
     ) -> BoxFuture<'a, Result<Fetched, FetchError>> {
-        Box::pin(async { Ok(self.get(address).await?.into()) })
+        Box::pin(async move { Ok(self.get(address, lane).await?.into()) })
     }
 }
 

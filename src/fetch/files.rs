@@ -7,20 +7,19 @@ use std::{
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use rustix::io::Errno;
-use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+use tokio::{task::spawn_blocking, time::timeout};
 use url::Url;
 
-use super::places::{NEVER_CLOSED, Places};
+use super::places::{Bound, Places, SEARCHES};
 use super::{FetchError, FetchSetupError, Fetched, HostFailure, Source, has_scheme};
 use crate::config::FetchConfig;
-use crate::domain::ContentDigest;
+use crate::domain::{ContentDigest, Lane};
 
 /// The most characters of a file's name in a message.
 const MAX_NAME_CHARS: usize = 40;
@@ -32,7 +31,7 @@ pub(super) struct Files {
     max_bytes: usize,
     timeout_ms: u64,
     /// Files read at once: half of the places, so that files which hang leave room for what does not.
-    readers: Arc<Semaphore>,
+    readers: Bound,
     places: Places,
 }
 
@@ -49,7 +48,7 @@ impl Files {
             }
         };
         let &FetchConfig { max_bytes, timeout_ms, max_concurrent, .. } = config;
-        let readers = Arc::new(Semaphore::new((max_concurrent / 2).clamp(1, Semaphore::MAX_PERMITS)));
+        let readers = Bound::new(max_concurrent / 2, SEARCHES / 2);
         Ok(Self { root, max_bytes, timeout_ms, readers, places })
     }
 
@@ -58,12 +57,12 @@ impl Files {
         self.root.is_some()
     }
 
-    async fn get(&self, address: &str) -> Result<Bytes, FetchError> {
+    async fn get(&self, address: &str, lane: Lane) -> Result<Bytes, FetchError> {
         let root = self.root.clone().ok_or(FetchError::FilesOff)?;
         let path = below(&root, address)?;
         let name = shown(&path);
-        let reader = self.readers.clone().acquire_owned().await.expect(NEVER_CLOSED);
-        let _place = self.places.take().await;
+        let reader = self.readers.take(lane).await;
+        let _place = self.places.take(lane).await;
         let max_bytes = self.max_bytes;
         let reading = spawn_blocking(move || {
             // Kept by a thread that hangs in a dead network file system; the place is free once nobody waits for it.
@@ -82,8 +81,9 @@ impl Source for Files {
         &'a self,
         address: &'a str,
         _held: Option<ContentDigest>,
+        lane: Lane,
     ) -> BoxFuture<'a, Result<Fetched, FetchError>> {
-        Box::pin(async { Ok(self.get(address).await?.into()) })
+        Box::pin(async move { Ok(self.get(address, lane).await?.into()) })
     }
 }
 

@@ -208,10 +208,11 @@ async fn files_that_hang_leave_room_for_downloads() {
     let places = Places::new(2, 2);
     let files =
         Files::new(&FetchConfig { files_root, max_concurrent: 2, ..config() }, places.clone()).unwrap();
-    let hung = files.readers.clone().try_acquire_owned().unwrap();
-    let mut waiting = pin!(files.get("a b.png"));
+    let hung = files.readers.take(Lane::Bulk).await;
+    let mut waiting = pin!(files.get("a b.png", Lane::Bulk));
     assert!((&mut waiting).now_or_never().is_none(), "one file at once");
-    let downloads = [places.take_at("a").now_or_never(), places.take_at("a").now_or_never()];
+    let downloads =
+        [places.take_at("a", Lane::Bulk).now_or_never(), places.take_at("a", Lane::Bulk).now_or_never()];
     assert!(downloads.iter().all(Option::is_some), "none of the places is taken");
     drop((hung, downloads));
     assert_eq!(waiting.await, Ok(Bytes::from_static(b"picture")));

@@ -133,7 +133,7 @@ fn port_of(head: &str) -> String {
 }
 
 pub(super) async fn ask(downloads: &Downloads, url: &str) -> Result<Bytes, FetchError> {
-    match downloads.get(url, None).await? {
+    match downloads.get(url, None, Lane::Bulk).await? {
         Fetched::File { bytes, .. } => Ok(bytes),
         Fetched::Unchanged => panic!("nothing is held"),
     }

@@ -24,7 +24,7 @@ use super::places::Places;
 use super::resolve::{GuardedNames, SystemNames};
 use super::{FetchError, FetchSetupError, Fetched, Source};
 use crate::config::FetchConfig;
-use crate::domain::{ContentDigest, Fault};
+use crate::domain::{ContentDigest, Fault, Lane};
 use crate::telemetry::Metrics;
 
 /// The pause before a second attempt, in milliseconds: long enough for a host that drops connections to have room
@@ -35,8 +35,9 @@ const PAUSE_MS: std::ops::Range<u64> = 100..300;
 #[derive(Clone)]
 pub(super) struct Downloads {
     inner: Arc<Inner>,
-    /// By address, and by the file that the host is asked to confirm: those who do not hold it need more than that.
-    flights: Flights<(UrlKey, Option<ContentDigest>), Result<Fetched, FetchError>>,
+    /// By address, and by the file that the host is asked to confirm: those who do not hold it need more than that. By
+    /// lane, as what bulk began may still wait for its place.
+    flights: Flights<(UrlKey, Option<ContentDigest>, Lane), Result<Fetched, FetchError>>,
 }
 
 struct Inner {
@@ -100,7 +101,7 @@ impl Downloads {
     ///
     /// # Cancel safety
     /// Others who ask for the same at that moment still get it.
-    async fn get(&self, text: &str, held: Option<ContentDigest>) -> Result<Fetched, FetchError> {
+    async fn get(&self, text: &str, held: Option<ContentDigest>, lane: Lane) -> Result<Fetched, FetchError> {
         let url = self.inner.parse(text)?;
         Span::current().record("server.address", host_of(&url));
         let (key, now) = (UrlKey::of(&url), Moment::now());
@@ -119,8 +120,8 @@ impl Downloads {
         let to_confirm = known.as_ref().map(|known| known.digest);
         let inner = self.inner.clone();
         // Whoever's turn it is to drive it, it belongs to the trace that began it.
-        let download = async move { inner.download(url, key, known).await }.in_current_span();
-        let (result, was_joined) = self.flights.join((key, to_confirm), download).await;
+        let download = async move { inner.download(url, key, known, lane).await }.in_current_span();
+        let (result, was_joined) = self.flights.join((key, to_confirm, lane), download).await;
         if was_joined {
             self.inner.count("joined");
         }
@@ -133,8 +134,9 @@ impl Source for Downloads {
         &'a self,
         address: &'a str,
         held: Option<ContentDigest>,
+        lane: Lane,
     ) -> BoxFuture<'a, Result<Fetched, FetchError>> {
-        Box::pin(self.get(address, held))
+        Box::pin(self.get(address, held, lane))
     }
 
     fn recall(&self, address: &str) -> Option<ContentDigest> {
@@ -154,10 +156,16 @@ impl Inner {
         self.metrics.fetches.with_label_values(&[outcome]).inc();
     }
 
-    async fn download(&self, url: Url, key: UrlKey, known: Option<Known>) -> Result<Fetched, FetchError> {
+    async fn download(
+        &self,
+        url: Url,
+        key: UrlKey,
+        known: Option<Known>,
+        lane: Lane,
+    ) -> Result<Fetched, FetchError> {
         // The clock starts with the place: a picture is not to blame for those before it, and the
         // request as a whole has its own deadline.
-        let place = self.places.take_at(&host_of(&url)).await;
+        let place = self.places.take_at(&host_of(&url), lane).await;
         let result = self.attempts(&url, known.as_ref()).await;
         drop(place);
         let now = Moment::now();

@@ -10,8 +10,8 @@ use super::super::test_server::{Reply, TestServer, get, get_with, kind, loopback
 use super::super::{FetchError, Fetcher, HostFailure};
 use super::guard_tests::{FakeNames, ask, downloads};
 use crate::config::{FetchConfig, FetchHost};
-use crate::domain::ImageSource;
 use crate::domain::ItemErrorKind::*;
+use crate::domain::{ImageSource, Lane};
 use crate::telemetry::Metrics;
 
 #[tokio::test]
@@ -130,6 +130,37 @@ async fn a_wait_for_a_permit_does_not_run_the_clock() {
     let (a, b, c) = tokio::join!(fetch("/a"), fetch("/b"), fetch("/c"));
     assert!(a.is_ok() && b.is_ok() && c.is_ok(), "{a:?} {b:?} {c:?}");
     assert!(started.elapsed() >= Duration::from_millis(600), "only one at a time");
+}
+
+#[tokio::test]
+async fn a_search_does_not_wait_behind_bulk() {
+    let server = TestServer::start(|path| match path {
+        "/search" | "/both" => Reply::ok("picture"),
+        _ => Reply::raw("").then_hold(),
+    })
+    .await;
+    let config = FetchConfig {
+        max_concurrent: 2,
+        max_concurrent_per_host: 2,
+        timeout_ms: 60_000,
+        first_byte_timeout_ms: 60_000,
+        ..loopback()
+    };
+    let fetcher = Fetcher::new(&config, Metrics::new()).unwrap();
+    let ask = |path: &str, lane| {
+        let (fetcher, source) = (fetcher.clone(), ImageSource::Url(server.url(path)));
+        async move { fetcher.fetch_unless_held(source, None, lane).await }
+    };
+    let bulk = ["/1", "/2", "/3", "/both"].map(|path| tokio::spawn(ask(path, Lane::Bulk)));
+    while server.n_requests() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Nor for a download that bulk has asked for, too.
+    for path in ["/search", "/both"] {
+        let fetched = tokio::time::timeout(Duration::from_secs(20), ask(path, Lane::Search)).await;
+        assert!(fetched.expect("a place of its own").is_ok(), "{path}");
+    }
+    assert!(bulk.iter().all(|task| !task.is_finished()));
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ pub use guard::{Guard, is_global};
 
 use self::{buckets::Buckets, files::Files, http::Downloads, places::Places};
 use crate::config::FetchConfig;
-use crate::domain::{ContentDigest, ImageSource, MAX_ADDRESS_BYTES};
+use crate::domain::{ContentDigest, ImageSource, Lane, MAX_ADDRESS_BYTES};
 use crate::telemetry::{Metrics, traces::trace_span};
 
 /// Where pictures are fetched from. Each source bounds how long it takes, and they share how much they do at once.
@@ -49,6 +49,7 @@ trait Source: Send + Sync {
         &'a self,
         address: &'a str,
         held: Option<ContentDigest>,
+        lane: Lane,
     ) -> BoxFuture<'a, Result<Fetched, FetchError>>;
 
     /// The digest of the file that `address` last led to, if this source remembers.
@@ -132,7 +133,7 @@ impl Fetcher {
         place.recall(&String::from_utf8_lossy(text))
     }
 
-    /// The encoded bytes behind `source`: at least one, at most `fetch.max_bytes`.
+    /// The encoded bytes behind `source`, fetched as bulk: at least one, at most `fetch.max_bytes`.
     ///
     /// Goes by what the text is rather than by what its variant promises, since callers put
     /// addresses and data URIs into the same field. A wait for one of the `fetch.max_concurrent`
@@ -144,14 +145,15 @@ impl Fetcher {
     /// # Cancel safety
     /// Dropping the future closes the connection and frees its place; a file is read to its end.
     pub async fn fetch(&self, source: ImageSource) -> Result<Bytes, FetchError> {
-        match self.fetch_unless_held(source, None).await? {
+        match self.fetch_unless_held(source, None, Lane::Bulk).await? {
             Fetched::File { bytes, .. } => Ok(bytes),
             Fetched::Unchanged => unreachable!("nothing is held"),
         }
     }
 
     /// As [`fetch`](Self::fetch), but nothing is brought that the caller says to hold something for: with the digest that
-    /// [`recall`](Self::recall) gave, an address costs nothing while it is fresh and a conditional request afterwards.
+    /// [`recall`](Self::recall) gave, an address costs nothing while it is fresh and a conditional request afterwards. A
+    /// search does not wait behind bulk.
     ///
     /// # Errors
     /// As [`fetch`](Self::fetch).
@@ -162,6 +164,7 @@ impl Fetcher {
         &self,
         source: ImageSource,
         held: Option<ContentDigest>,
+        lane: Lane,
     ) -> Result<Fetched, FetchError> {
         let (mut text, is_url) = match source {
             ImageSource::Bytes(bytes) => return data_url::checked(bytes, self.max_bytes).map(Fetched::from),
@@ -176,7 +179,7 @@ impl Fetcher {
         } else if text.is_empty() {
             Err(FetchError::Empty)
         } else if let Some(place) = self.place(&text, is_url)? {
-            fetch_traced(place, &String::from_utf8_lossy(&text), held).await
+            fetch_traced(place, &String::from_utf8_lossy(&text), held, lane).await
         } else {
             data_url::decode_base64(text, self.max_bytes).map(Fetched::from)
         }
@@ -209,6 +212,7 @@ async fn fetch_traced(
     place: &dyn Source,
     address: &str,
     held: Option<ContentDigest>,
+    lane: Lane,
 ) -> Result<Fetched, FetchError> {
     let span = trace_span!(
         "fetch",
@@ -220,7 +224,7 @@ async fn fetch_traced(
         sidelens.bytes = Empty,
         error.r#type = Empty,
     );
-    let result = place.fetch(address, held).instrument(span.clone()).await;
+    let result = place.fetch(address, held, lane).instrument(span.clone()).await;
     match &result {
         Ok(Fetched::File { bytes, .. }) => _ = span.record("sidelens.bytes", bytes.len()),
         Ok(Fetched::Unchanged) => {}

@@ -5,7 +5,7 @@ use sidelens::config::{Config, ModelEntry, ModelSource};
 use sidelens::domain::Fingerprint;
 use sidelens::runtime::stub::stub_model;
 
-use crate::support::{PictureServer, STUB_DIMENSIONS, TestApp};
+use crate::support::{PictureServer, STUB_DIMENSIONS, TestApp, answer};
 
 fn allow_loopback(config: &mut Config) {
     config.fetch.allow_networks = vec!["127.0.0.0/8".parse().expect("a network")];
@@ -107,4 +107,21 @@ async fn relative_paths_of_documents_are_below_the_base() {
     .await;
     let relative = vector(&app, "stub", "photo_exif6.jpg").await;
     assert_eq!(vector(&app, "stub", &host.url("photo_exif6.jpg")).await, relative);
+}
+
+#[tokio::test]
+async fn a_search_by_address_does_not_wait_behind_bulk() {
+    let host = PictureServer::start("tests/fixtures/images");
+    let app = TestApp::spawn(|config| {
+        allow_loopback(config);
+        config.fetch.max_concurrent_per_host = 1;
+    })
+    .await;
+    let slow: Vec<_> = (0..20).map(|i| json!({ "image_url": host.url(&format!("slow?{i}")) })).collect();
+    let bulk = app.client.post(app.url("/embed")).body(json!({ "input": slow }).to_string());
+    let bulk = tokio::spawn(answer(bulk));
+    app.wait_until("bulk is in", async || app.metric("sidelens_items_in_flight").await == 20.0).await;
+    vector(&app, "stub", &host.url("photo_exif6.jpg")).await;
+    assert!(!bulk.is_finished());
+    bulk.abort();
 }
