@@ -70,6 +70,8 @@ pub struct FetchConfig {
     pub max_concurrent: usize,
     /// Downloads at once from one host, beside some for searches.
     pub max_concurrent_per_host: usize,
+    /// Bytes of pictures that were fetched and wait to be decoded, over all requests, beside what is being downloaded.
+    pub max_inflight_bytes: usize,
     /// Addresses remembered with what they led to; 0 remembers none.
     pub remembered_urls: usize,
     /// Seconds for which a picture is not asked for again where its host does not say.
@@ -167,6 +169,7 @@ impl FetchConfig {
         at_most("fetch.max_redirects", self.max_redirects, 20)?;
         at_least("fetch.max_concurrent", self.max_concurrent, 1)?;
         at_least("fetch.max_concurrent_per_host", self.max_concurrent_per_host, 1)?;
+        at_least("fetch.max_inflight_bytes", self.max_inflight_bytes, 1)?;
         at_most("fetch.remembered_urls", self.remembered_urls, MAX_REMEMBERED_URLS)?;
         no_more_than("fetch.fresh_s", self.fresh_s, "fetch.max_fresh_s", self.max_fresh_s)?;
         at_most("fetch.max_fresh_s", self.max_fresh_s, MAX_FRESH_S)?;

@@ -18,7 +18,9 @@ use object_store::{
 use reqwest::Client;
 use tokio::time::timeout;
 
-use super::{FetchError, FetchSetupError, Fetched, HostFailure, Source, client, places::Places};
+use super::{
+    FetchError, FetchSetupError, Fetched, HostFailure, Source, backlog::Backlog, client, places::Places,
+};
 use crate::config::{BucketConfig, FetchConfig, ObjectService, ObjectUrl};
 use crate::domain::{ContentDigest, Lane};
 
@@ -32,6 +34,7 @@ pub(super) struct Buckets {
     timeout_ms: u64,
     connect_timeout_ms: u64,
     places: Places,
+    backlog: Backlog,
 }
 
 struct Bucket {
@@ -42,7 +45,11 @@ struct Bucket {
 }
 
 impl Buckets {
-    pub(super) fn new(config: &FetchConfig, places: Places) -> Result<Self, FetchSetupError> {
+    pub(super) fn new(
+        config: &FetchConfig,
+        places: Places,
+        backlog: Backlog,
+    ) -> Result<Self, FetchSetupError> {
         let client = client::builder(config)?.build()?;
         let retry = RetryConfig {
             max_retries: 1,
@@ -64,6 +71,7 @@ impl Buckets {
             timeout_ms: config.timeout_ms,
             connect_timeout_ms: config.connect_timeout_ms,
             places,
+            backlog,
         })
     }
 
@@ -83,10 +91,12 @@ impl Buckets {
         let bucket =
             self.buckets.iter().find(allows).ok_or_else(|| FetchError::Bucket { bucket: host.clone() })?;
         let _place = self.places.take(lane).await;
+        let share = self.backlog.share(lane).await;
         let limit_ms = self.timeout_ms;
         timeout(Duration::from_millis(limit_ms), self.object(&*bucket.store, &key, &host))
             .await
             .unwrap_or(Err(FetchError::Timeout { host, limit_ms }))
+            .map(|bytes| share.hold(bytes))
     }
 
     /// Reads the body only if its size is within the limit, and no further than that.

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use tokio::{task::spawn_blocking, time::timeout};
 use url::Url;
 
+use super::backlog::Backlog;
 use super::places::{Bound, Places, SEARCHES};
 use super::{FetchError, FetchSetupError, Fetched, HostFailure, Source, has_scheme};
 use crate::config::FetchConfig;
@@ -33,11 +34,16 @@ pub(super) struct Files {
     /// Files read at once: half of the places, so that files which hang leave room for what does not.
     readers: Bound,
     places: Places,
+    backlog: Backlog,
 }
 
 impl Files {
     /// Tries the directory, so that a mistake in its name is found at the start.
-    pub(super) fn new(config: &FetchConfig, places: Places) -> Result<Self, FetchSetupError> {
+    pub(super) fn new(
+        config: &FetchConfig,
+        places: Places,
+        backlog: Backlog,
+    ) -> Result<Self, FetchSetupError> {
         let root = match config.files_root.as_str() {
             "" => None,
             root => {
@@ -49,7 +55,7 @@ impl Files {
         };
         let &FetchConfig { max_bytes, timeout_ms, max_concurrent, .. } = config;
         let readers = Bound::new(max_concurrent / 2, SEARCHES / 2);
-        Ok(Self { root, max_bytes, timeout_ms, readers, places })
+        Ok(Self { root, max_bytes, timeout_ms, readers, places, backlog })
     }
 
     /// Whether any file may be read.
@@ -63,6 +69,7 @@ impl Files {
         let name = shown(&path);
         let reader = self.readers.take(lane).await;
         let _place = self.places.take(lane).await;
+        let share = self.backlog.share(lane).await;
         let max_bytes = self.max_bytes;
         let reading = spawn_blocking(move || {
             // Kept by a thread that hangs in a dead network file system; the place is free once nobody waits for it.
@@ -70,7 +77,10 @@ impl Files {
             read(&root, &path, max_bytes)
         });
         match timeout(Duration::from_millis(self.timeout_ms), reading).await {
-            Ok(read) => read.unwrap_or_else(|panic| Err(unreadable(&name, &io::Error::other(panic)))),
+            Ok(read) => {
+                let read = read.unwrap_or_else(|panic| Err(unreadable(&name, &io::Error::other(panic))));
+                read.map(|bytes| share.hold(bytes))
+            }
             Err(_) => Err(FetchError::Timeout { host: name, limit_ms: self.timeout_ms }),
         }
     }

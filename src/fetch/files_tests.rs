@@ -206,8 +206,12 @@ async fn files_that_hang_leave_room_for_downloads() {
     let place = Place::new();
     let files_root = place.path("").to_str().unwrap().to_owned();
     let places = Places::new(2, 2);
-    let files =
-        Files::new(&FetchConfig { files_root, max_concurrent: 2, ..config() }, places.clone()).unwrap();
+    let files = Files::new(
+        &FetchConfig { files_root, max_concurrent: 2, ..config() },
+        places.clone(),
+        Backlog::new(10),
+    )
+    .unwrap();
     let hung = files.readers.take(Lane::Bulk).await;
     let mut waiting = pin!(files.get("a b.png", Lane::Bulk));
     assert!((&mut waiting).now_or_never().is_none(), "one file at once");

@@ -123,7 +123,7 @@ impl Resolve for FakeNames {
 }
 
 pub(super) fn downloads(config: &FetchConfig, names: Arc<FakeNames>) -> Downloads {
-    Downloads::with_names(config, Places::new(8, 8), Metrics::new(), names).unwrap()
+    Downloads::with_names(config, Places::new(8, 8), Backlog::new(8 << 20), Metrics::new(), names).unwrap()
 }
 
 /// The port that a request was sent to, for a redirect to another name of the same server.

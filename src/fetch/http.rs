@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{Instrument, Span};
 use url::Url;
 
+use super::backlog::Backlog;
 use super::body::BodyLimits;
 use super::client::{client, proxy_url};
 use super::flights::Flights;
@@ -43,6 +44,7 @@ pub(super) struct Downloads {
 struct Inner {
     hops: Hops,
     places: Places,
+    backlog: Backlog,
     memory: Memory,
     base: Option<Url>,
     timeout_ms: u64,
@@ -53,14 +55,16 @@ impl Downloads {
     pub(super) fn new(
         config: &FetchConfig,
         places: Places,
+        backlog: Backlog,
         metrics: Arc<Metrics>,
     ) -> Result<Self, FetchSetupError> {
-        Self::with_names(config, places, metrics, Arc::new(SystemNames))
+        Self::with_names(config, places, backlog, metrics, Arc::new(SystemNames))
     }
 
     fn with_names(
         config: &FetchConfig,
         places: Places,
+        backlog: Backlog,
         metrics: Arc<Metrics>,
         names: Arc<dyn Resolve>,
     ) -> Result<Self, FetchSetupError> {
@@ -88,6 +92,7 @@ impl Downloads {
         let inner = Inner {
             hops,
             places,
+            backlog,
             memory: Memory::new(config.remembered_urls, Duration::from_secs(config.dead_url_ttl_s)),
             base,
             timeout_ms: config.timeout_ms,
@@ -163,9 +168,10 @@ impl Inner {
         known: Option<Known>,
         lane: Lane,
     ) -> Result<Fetched, FetchError> {
-        // The clock starts with the place: a picture is not to blame for those before it, and the
+        // The clock starts with place and share: a picture is not to blame for those before it, and the
         // request as a whole has its own deadline.
         let place = self.places.take_at(&host_of(&url), lane).await;
+        let share = self.backlog.share(lane).await;
         let result = self.attempts(&url, known.as_ref()).await;
         drop(place);
         let now = Moment::now();
@@ -180,7 +186,7 @@ impl Inner {
             Ok(Answer::File { bytes, digest, validator, lifetime }) => {
                 self.count("ok");
                 remember(digest, validator, lifetime);
-                Ok(Fetched::File { bytes, digest: Some(digest) })
+                Ok(Fetched::File { bytes: share.hold(bytes), digest: Some(digest) })
             }
             Ok(Answer::NotModified { lifetime }) => {
                 self.count("not_modified");

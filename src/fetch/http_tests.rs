@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 
 use super::super::test_server::{Reply, TestServer, get, get_with, kind, loopback};
 use super::super::{FetchError, Fetcher, HostFailure};
@@ -161,6 +162,30 @@ async fn a_search_does_not_wait_behind_bulk() {
         assert!(fetched.expect("a place of its own").is_ok(), "{path}");
     }
     assert!(bulk.iter().all(|task| !task.is_finished()));
+}
+
+#[tokio::test]
+async fn no_more_is_fetched_than_may_wait_to_be_decoded() {
+    const PICTURES: usize = 12;
+    let picture = "x".repeat(1 << 20);
+    let server = TestServer::start(move |_| Reply::ok(&picture)).await;
+    let config = FetchConfig { max_inflight_bytes: 4 << 20, ..loopback() };
+    let fetcher = Fetcher::new(&config, Metrics::new()).unwrap();
+    let ask = |i: usize, lane| {
+        let (fetcher, source) = (fetcher.clone(), ImageSource::Url(server.url(&format!("/{i}"))));
+        async move { fetcher.fetch_unless_held(source, None, lane).await.unwrap() }
+    };
+    let mut bulk: FuturesUnordered<_> = (0..PICTURES).map(|i| tokio::spawn(ask(i, Lane::Bulk))).collect();
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        waiting.push(bulk.next().await.unwrap().unwrap());
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(300), bulk.next()).await.is_err());
+    assert_eq!(server.n_requests(), 4, "the others are not even begun");
+    drop(tokio::time::timeout(Duration::from_secs(20), ask(PICTURES, Lane::Search)).await.expect("a search"));
+    // Once they are decoded.
+    waiting.clear();
+    assert_eq!(bulk.count().await, PICTURES - 4);
 }
 
 #[tokio::test]

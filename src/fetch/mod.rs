@@ -5,6 +5,7 @@
 //! hosts a download may ask, and `guard` which addresses it may reach. Whether the bytes are a picture is for `imaging`
 //! to find out.
 
+mod backlog;
 mod body;
 mod bucket_folder;
 mod buckets;
@@ -36,7 +37,7 @@ pub use bucket_folder::BucketFolder;
 pub use error::{FetchError, FetchSetupError, HostFailure};
 pub use guard::{Guard, is_global};
 
-use self::{buckets::Buckets, files::Files, http::Downloads, places::Places};
+use self::{backlog::Backlog, buckets::Buckets, files::Files, http::Downloads, places::Places};
 use crate::config::FetchConfig;
 use crate::domain::{ContentDigest, ImageSource, Lane, MAX_ADDRESS_BYTES};
 use crate::telemetry::{Metrics, traces::trace_span};
@@ -97,9 +98,10 @@ impl Fetcher {
     /// [`FetchSetupError`] when the settings of a source cannot be used.
     pub fn new(config: &FetchConfig, metrics: Arc<Metrics>) -> Result<Self, FetchSetupError> {
         let places = Places::new(config.max_concurrent, config.max_concurrent_per_host);
-        let downloads = Arc::new(Downloads::new(config, places.clone(), metrics)?);
-        let buckets = Arc::new(Buckets::new(config, places.clone())?);
-        let files = Arc::new(Files::new(config, places)?);
+        let backlog = Backlog::new(config.max_inflight_bytes);
+        let downloads = Arc::new(Downloads::new(config, places.clone(), backlog.clone(), metrics)?);
+        let buckets = Arc::new(Buckets::new(config, places.clone(), backlog.clone())?);
+        let files = Arc::new(Files::new(config, places, backlog)?);
         let relative: Arc<dyn Source> = if files.are_on() { files.clone() } else { downloads.clone() };
         Ok(Self {
             max_bytes: config.max_bytes,

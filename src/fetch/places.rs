@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::domain::Lane;
 
-const NEVER_CLOSED: &str = "the semaphore is never closed";
+pub(super) const NEVER_CLOSED: &str = "the semaphore is never closed";
 /// Places of all, beyond those that anybody may take, for searches: hundreds of pictures may wait before one, of which
 /// somebody waits for the result.
 pub(super) const SEARCHES: usize = 16;
