@@ -85,19 +85,24 @@ fn configure_dialects(app: &mut ServiceConfig) {
     // A model's name may have slashes, so that `/models/{name}/embed` also fits `/models/a/tei/embed`:
     // the longer route is asked first.
     routes.sort_by_key(|(_, route)| Reverse(route.len()));
-    for (dialect, route) in routes {
-        let mut paths = with_slash(route);
-        if route != "/" {
-            paths.extend(with_slash(&format!("/models/{{model:.+}}{route}")));
+    let resource = |dialect, path| {
+        web::resource::<String>(path)
+            .route(
+                web::post().to(move |state, request, payload| embed::embed(dialect, state, request, payload)),
+            )
+            .default_service(web::to(|| async { HttpError::WrongMethod("POST").response() }))
+    };
+    // One path each, and none with a name first: these are compared, while lists and names are regular expressions, asked
+    // one after another.
+    for (dialect, route) in &routes {
+        for path in with_slash(route) {
+            app.service(resource(*dialect, path));
         }
-        app.service(
-            web::resource(paths)
-                .route(
-                    web::post()
-                        .to(move |state, request, payload| embed::embed(dialect, state, request, payload)),
-                )
-                .default_service(web::to(|| async { HttpError::WrongMethod("POST").response() })),
-        );
+    }
+    for (dialect, route) in routes.into_iter().filter(|(_, route)| *route != "/") {
+        for path in with_slash(&format!("/models/{{model:.+}}{route}")) {
+            app.service(resource(dialect, path));
+        }
     }
 }
 
