@@ -16,7 +16,9 @@ pub(super) fn run(args: ConfigArgs) -> Result<(), CliError> {
     let traces = Traces::start(&config.traces)?;
     logging::init(&config.log, traces.as_ref())?;
     descriptors::raise_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // Batches are formed here, and little else: requests are read and answered on actix's own threads. With more of these
+    // one that wakes has another woken to look for work, on a core where a search is computed.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let outcome = runtime.block_on(serve(config));
     if let Some(traces) = traces {
         traces.shut_down();
