@@ -10,6 +10,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 
@@ -62,6 +63,12 @@ extern "C" at::Tensor *sidelens_onednn_multiply(const at::Tensor *x, const at::T
   };
   return attempt(operation, message, room);
 }
+
+// What the calling thread computes until the end is prepared for no gradient: neither recorded nor looked at on the way to
+// each kernel. An end for each begin, the last one first.
+extern "C" void *sidelens_inference_begin() noexcept { return new c10::InferenceMode(); }
+
+extern "C" void sidelens_inference_end(void *mode) noexcept { delete static_cast<c10::InferenceMode *>(mode); }
 
 // CUDA by what libtorch has for any device: CUDA's own functions are in libraries that this is not linked with.
 

@@ -17,6 +17,8 @@ unsafe extern "C" {
         message: *mut c_char,
         room: usize,
     ) -> *mut c_void;
+    fn sidelens_inference_begin() -> *mut c_void;
+    fn sidelens_inference_end(mode: *mut c_void);
     fn sidelens_cuda_choose_kernels(message: *mut c_char, room: usize) -> bool;
     fn sidelens_cuda_enter(index: i8, message: *mut c_char, room: usize) -> bool;
     fn sidelens_cuda_synchronize(index: i8, message: *mut c_char, room: usize) -> bool;
@@ -42,6 +44,29 @@ pub fn onednn_multiply(x: &Tensor, packed: &Tensor, bias: Option<&Tensor>) -> Re
     let (x, packed) = (x.as_ptr().cast(), packed.as_ptr().cast());
     // SAFETY: Living tensors, which are only read; null stands for no bias.
     give(|message, room| unsafe { sidelens_onednn_multiply(x, packed, bias, message, room) })
+}
+
+/// Until dropped, what this thread computes is prepared for no gradient, which costs less than
+/// [`tch::no_grad_guard`], and can only be used in the same way.
+#[must_use]
+pub struct Inference {
+    /// libtorch's own guard, which is this thread's.
+    mode: *mut c_void,
+}
+
+impl Inference {
+    /// Begins.
+    pub fn begin() -> Self {
+        // SAFETY: It asks nothing of its caller.
+        Self { mode: unsafe { sidelens_inference_begin() } }
+    }
+}
+
+impl Drop for Inference {
+    fn drop(&mut self) {
+        // SAFETY: It was begun on this thread, which a pointer never leaves, and ends once.
+        unsafe { sidelens_inference_end(self.mode) }
+    }
 }
 
 /// Has CUDA compute attention without cuDNN, and convolutions of fp32 in fp32, in the whole process and from now on.
@@ -118,6 +143,17 @@ mod tests {
 
     use super::*;
     use crate::runtime::cuda_devices;
+
+    #[test]
+    fn what_is_computed_meanwhile_is_for_no_gradient() {
+        let weight = Tensor::ones([2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let product = || (&weight * 2.0).requires_grad();
+        assert!(product());
+        let inference = Inference::begin();
+        assert!(!product());
+        drop(inference);
+        assert!(product());
+    }
 
     #[test]
     fn what_cannot_be_done_is_an_error_that_says_why() {

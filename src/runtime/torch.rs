@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::{CoreList, ModelConfig, ModelParts, ModelSource},
     domain::{Embedding, Lane, Lanes, ModelSpec, Prepared},
-    libtorch::{cuda_choose_kernels, cuda_empty_cache, cuda_enter, cuda_synchronize},
+    libtorch::{Inference, cuda_choose_kernels, cuda_empty_cache, cuda_enter, cuda_synchronize},
     model::{Checkpoint, ModelError, Normalize, Placement, Towers},
 };
 
@@ -250,7 +250,7 @@ impl Model {
 
     /// The vectors of the batch, one after another, and behind them what fills it up to `size`.
     fn forward(&self, batch: &[Prepared], size: usize, staging: &mut Staging) -> Result<Vec<f32>, TchError> {
-        let _no_grad = tch::no_grad_guard();
+        let _inference = Inference::begin();
         let mut pictures = Vec::new();
         let mut texts = Vec::new();
         let filling = batch.last().into_iter().cycle().take(size.saturating_sub(batch.len()));
