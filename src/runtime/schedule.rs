@@ -9,9 +9,10 @@ pub(super) const BULK_NICENESS: i32 = 19;
 /// How many passes of bulk run side by side on the CPU where nothing is set. One per core measures best on two
 /// cores: nobody waits at a barrier for a thread that is decoding a picture, and passes of one thread have no helpers,
 /// beside which searches would wait asleep (`search.rs`). Each pass streams all weights through the caches, so there is
-/// an end to it: with AMX, where one of a ViT-B/32 takes a tenth of a second, so many read some 60 GB a second (reckoned).
+/// an end to it: with AMX, where one of a ViT-B/32 takes a tenth of a second, so many read some 240 GB a second (reckoned),
+/// which is about what hosts of that many cores can.
 #[cfg(any(feature = "torch", test))]
-const MAX_REPLICAS: usize = 32;
+const MAX_REPLICAS: usize = 128;
 
 /// The threads of the CPU, dealt out.
 #[cfg(any(feature = "torch", test))]
@@ -27,8 +28,11 @@ pub(super) struct Layout {
 impl Layout {
     /// Deals out `threads` (1 or more) to `replicas` passes of bulk, 0 for as many as do well.
     pub fn new(threads: usize, replicas: usize) -> Self {
-        let replicas = if replicas == 0 { MAX_REPLICAS } else { replicas }.clamp(1, threads);
-        let bulk = (0..replicas).map(|i| threads / replicas + usize::from(i < threads % replicas)).collect();
+        let bulk = match replicas.min(threads) {
+            // Without helpers, whatever that leaves over.
+            0 => vec![1; threads.min(MAX_REPLICAS)],
+            n => (0..n).map(|i| threads / n + usize::from(i < threads % n)).collect(),
+        };
         Self { search: threads, bulk }
     }
 }
@@ -104,7 +108,9 @@ mod tests {
         assert_eq!(layout(2, 1), [2]);
         assert_eq!(layout(16, 0), [1; 16]);
         assert_eq!(layout(11, 8), [2, 2, 2, 1, 1, 1, 1, 1]);
-        assert_eq!(layout(64, 0), [2; 32]);
+        assert_eq!(layout(64, 0), [1; 64]);
+        assert_eq!(layout(192, 0), [1; 128], "two to a pass would be helpers");
+        assert_eq!(layout(192, 96), [2; 96]);
         assert_eq!(layout(2, 5), [1, 1], "no pass is without a thread");
         assert_eq!(Layout::new(6, 3).search, 6);
     }
