@@ -34,7 +34,7 @@ const STEP: usize = 1024 * 1024;
 /// picture must not wait behind bulky ones either.
 const RESERVE: u32 = 8;
 const RESERVE_PARTS: u32 = 32;
-/// Requests that may wait for room. Each holds a quarter of a megabyte of its body in actix's buffers, so that
+/// Requests that may wait for room. Each holds up to half a megabyte of its body in actix's buffers, so that
 /// thousands would take what the room is there to save.
 const MAX_WAITING: usize = 256;
 /// For so long the room that a body will take is kept for it. At a lower pace than the one after that, even the largest
