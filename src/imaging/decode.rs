@@ -89,8 +89,9 @@ fn other(
     limits.check_size(name, width.into(), height.into())?;
     let pixels = u64::from(width) * u64::from(height);
     let frame = decoder.total_bytes();
-    let profile = decoder.icc_profile().ok().flatten();
-    // The decoder keeps one, too.
+    // A PNG's is inflated already, whether anybody wants it or not; the decoder keeps it beside ours.
+    let counts = icc == Icc::Srgb || format == ImageFormat::Png;
+    let profile = if counts { decoder.icc_profile().ok().flatten() } else { None };
     let profiles = 2 * profile.as_ref().map_or(0, |profile| profile.len() as u64);
     let beside = pixels.saturating_mul(beside_frame(format, encoded, frame / pixels));
     limits.check_memory(name, frame.saturating_add(beside).saturating_add(profiles))?;
