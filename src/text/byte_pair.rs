@@ -34,10 +34,10 @@ const WORD: &str =
 /// two pieces of it a line.
 pub fn build(vocab: &[u8], merges: &[u8]) -> Result<Tokenizer, TextError> {
     let ids: BTreeMap<String, u32> =
-        serde_json::from_slice(vocab).map_err(|error| invalid("vocab.json", &error))?;
+        serde_json::from_slice(vocab).map_err(|error| TextError::invalid("vocab.json", error))?;
     for token in [START, END] {
         if !ids.contains_key(token) {
-            return Err(invalid("vocab.json", &format!("it lacks `{token}`")));
+            return Err(TextError::invalid("vocab.json", format!("it lacks `{token}`")));
         }
     }
     let processing = RobertaProcessing::new((END.into(), ids[END]), (START.into(), ids[START]))
@@ -48,8 +48,8 @@ pub fn build(vocab: &[u8], merges: &[u8]) -> Result<Tokenizer, TextError> {
         .unk_token(END.into())
         .end_of_word_suffix("</w>".into())
         .build()
-        .map_err(|error| invalid("merges.txt", &error))?;
-    with_rules(model, processing).map_err(|error| invalid("vocab.json", &error))
+        .map_err(|error| TextError::invalid("merges.txt", error))?;
+    with_rules(model, processing).map_err(|error| TextError::invalid("vocab.json", error))
 }
 
 /// What is the same for every vocabulary.
@@ -73,19 +73,17 @@ fn with_rules(model: BPE, processing: RobertaProcessing) -> tokenizers::Result<T
 
 /// The two pieces of each line, most frequent first.
 fn pairs(merges: &[u8]) -> Result<Merges, TextError> {
-    let text = str::from_utf8(merges).map_err(|error| invalid("merges.txt", &error))?;
+    let text = str::from_utf8(merges).map_err(|error| TextError::invalid("merges.txt", error))?;
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with("#version"));
     lines
         .map(|line| match line.split_once(' ') {
             Some((left, right)) => Ok((left.to_owned(), right.to_owned())),
-            None => Err(invalid("merges.txt", &format!("`{line}` is not two pieces with a space between"))),
+            None => Err(TextError::invalid(
+                "merges.txt",
+                format!("`{line}` is not two pieces with a space between"),
+            )),
         })
         .collect()
-}
-
-/// `vocab.json` or `merges.txt` is of no use.
-pub fn invalid(file: &'static str, reason: &dyn std::fmt::Display) -> TextError {
-    TextError::Invalid { file, reason: reason.to_string() }
 }
 
 #[cfg(test)]

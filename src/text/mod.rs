@@ -37,6 +37,9 @@ enum Inner {
     Siglip(Box<SiglipTokenizer>),
 }
 
+/// What is wrong with another tokenizer for SigLIP.
+const NO_SENTENCE_PIECE: &str = "SigLIP has a SentencePiece model";
+
 /// Why a tokenizer cannot be built, or a text not be tokenised.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
@@ -70,6 +73,18 @@ pub enum TextError {
     Encode(String),
 }
 
+impl TextError {
+    /// [`Invalid`](Self::Invalid), in the words of who reads it.
+    fn invalid(file: &'static str, words: impl ToString) -> Self {
+        Self::Invalid { file, reason: words.to_string() }
+    }
+
+    /// The same of `tokenizer.json`.
+    fn invalid_json(words: impl ToString) -> Self {
+        Self::invalid("tokenizer.json", words)
+    }
+}
+
 impl Tokenizer {
     /// Builds the tokenizer of a checkpoint. Truncation and padding are those of `spec`, whatever the file
     /// says: texts are cut to `spec.max_length` tokens, special ones included.
@@ -83,10 +98,10 @@ impl Tokenizer {
                     TokenizerFile::Json(json) => Pieces::from_json(json)?,
                     TokenizerFile::SentencePiece(bytes) => Pieces::from_sentence_piece(bytes)?,
                     TokenizerFile::WordPiece { .. } => {
-                        return Err(word_piece::invalid("SigLIP has a SentencePiece model".into()));
+                        return Err(TextError::invalid("vocab.txt", NO_SENTENCE_PIECE));
                     }
                     TokenizerFile::BytePair { .. } => {
-                        return Err(byte_pair::invalid("vocab.json", &"SigLIP has a SentencePiece model"));
+                        return Err(TextError::invalid("vocab.json", NO_SENTENCE_PIECE));
                     }
                 };
                 Inner::Siglip(Box::new(siglip::tokenizer(pieces, lowercase, spec.padding.as_deref())?))
@@ -94,7 +109,7 @@ impl Tokenizer {
             CleanUp::None | CleanUp::Lowercase => {
                 let mut inner = match file {
                     TokenizerFile::Json(json) => {
-                        tokenizers::Tokenizer::from_bytes(json).map_err(|error| invalid_json(&error))?
+                        tokenizers::Tokenizer::from_bytes(json).map_err(TextError::invalid_json)?
                     }
                     TokenizerFile::WordPiece { vocab, lowercase, strip_accents, split_chinese } => {
                         word_piece::build(vocab, *lowercase, *strip_accents, *split_chinese)?
@@ -125,7 +140,7 @@ impl Tokenizer {
             Inner::Json(inner) => inner.with_padding(None).with_truncation(truncation).map(|_| ()),
             Inner::Siglip(inner) => inner.with_truncation(truncation).map(|_| ()),
         }
-        .map_err(|error| invalid_json(&error))?;
+        .map_err(TextError::invalid_json)?;
         let id_of = |token: &String| {
             let id = match &inner {
                 Inner::Json(inner) => inner.token_to_id(token),
@@ -184,10 +199,6 @@ impl Tokenizer {
     }
 }
 
-fn invalid_json(error: &tokenizers::Error) -> TextError {
-    TextError::Invalid { file: "tokenizer.json", reason: error.to_string() }
-}
-
 /// Lower case before all other normalisation, unless a step of it is just that: as sentence-transformers
 /// does where `do_lower_case` is set.
 fn lowercase_first(inner: &mut tokenizers::Tokenizer) -> Result<(), TextError> {
@@ -201,7 +212,7 @@ fn lowercase_first(inner: &mut tokenizers::Tokenizer) -> Result<(), TextError> {
     }
     let first = NormalizerWrapper::Lowercase(Lowercase);
     let all = Sequence::new(std::iter::once(first).chain(steps).collect());
-    inner.with_normalizer(Some(all)).map_err(|error| invalid_json(&error))?;
+    inner.with_normalizer(Some(all)).map_err(TextError::invalid_json)?;
     Ok(())
 }
 

@@ -34,7 +34,7 @@ impl Pieces {
     /// # Errors
     /// [`TextError::Invalid`] when it is none, or not a unigram model.
     pub fn from_sentence_piece(bytes: &[u8]) -> Result<Self, TextError> {
-        let invalid = |reason: String| TextError::Invalid { file: "the SentencePiece model", reason };
+        let invalid = |reason: String| TextError::invalid("the SentencePiece model", reason);
         let model = ModelProto::decode(bytes).map_err(|error| invalid(error.to_string()))?;
         let (trainer, normalizer) =
             (model.trainer_spec.unwrap_or_default(), model.normalizer_spec.unwrap_or_default());
@@ -68,7 +68,7 @@ impl Pieces {
     /// # Errors
     /// [`TextError::Invalid`] when it is none, or has no unigram model.
     pub fn from_json(json: &[u8]) -> Result<Self, TextError> {
-        let invalid = |reason: String| TextError::Invalid { file: "tokenizer.json", reason };
+        let invalid = |reason: String| TextError::invalid("tokenizer.json", reason);
         let file: TokenizerJson = serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
         let charsmap = match precompiled_charsmap(&file.normalizer) {
             None => Some(Charsmap::default()),

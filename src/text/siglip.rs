@@ -28,7 +28,7 @@ pub fn tokenizer(
     lowercase: bool,
     padding: Option<&str>,
 ) -> Result<SiglipTokenizer, TextError> {
-    let invalid = |reason: String| TextError::Invalid { file: "the vocabulary", reason };
+    let invalid = |reason: String| TextError::invalid("the vocabulary", reason);
     let end = pieces.id_of(END).ok_or_else(|| invalid(format!("it has no piece `{END}`")))?;
     let unknown = pieces.vocabulary[pieces.unk_id].0.clone();
     let normalizer = SiglipNormalizer {

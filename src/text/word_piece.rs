@@ -24,7 +24,7 @@ pub fn build(
 ) -> Result<Tokenizer, TextError> {
     let model = WordPiece::read_bytes(vocab)
         .and_then(|ids| WordPiece::builder().vocab(ids).build())
-        .map_err(|error| invalid(error.to_string()))?;
+        .map_err(invalid)?;
     let mut tokenizer = Tokenizer::new(model);
     let id = |token: &str| {
         let id = tokenizer.token_to_id(token).ok_or_else(|| invalid(format!("it lacks `{token}`")))?;
@@ -34,18 +34,17 @@ pub fn build(
     let special: Vec<_> = SPECIAL.iter().map(|token| id(token)).collect::<Result<_, TextError>>()?;
     tokenizer
         .with_normalizer(Some(BertNormalizer::new(true, split_chinese, strip_accents, lowercase)))
-        .map_err(|error| invalid(error.to_string()))?
+        .map_err(invalid)?
         .with_pre_tokenizer(Some(BertPreTokenizer))
         .with_post_processor(Some(processing));
     tokenizer
         .add_special_tokens(special.into_iter().map(|(token, _)| AddedToken::from(token, true)))
-        .map_err(|error| invalid(error.to_string()))?;
+        .map_err(invalid)?;
     Ok(tokenizer)
 }
 
-/// `vocab.txt` is of no use.
-pub fn invalid(reason: String) -> TextError {
-    TextError::Invalid { file: "vocab.txt", reason }
+fn invalid(words: impl ToString) -> TextError {
+    TextError::invalid("vocab.txt", words)
 }
 
 #[cfg(test)]
