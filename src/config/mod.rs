@@ -40,7 +40,7 @@ pub use load::ConfigError;
 pub use log::{LogConfig, LogFormat};
 pub use model::{DeviceChoice, DtypeChoice, ModelConfig, ModelParts, ModelSource};
 pub use models::{BatchEntry, ModelEntry, ServedModel};
-pub use server::ServerConfig;
+pub use server::{MAX_WORKERS, ServerConfig};
 pub use traces::TracesConfig;
 
 use crate::domain::OnItemError;

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::empty_is_none;
 
+/// Most of [`ServerConfig::workers`]: actix takes no more.
+pub const MAX_WORKERS: usize = 512;
+
 /// Where and how requests come in.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +28,8 @@ pub struct ServerConfig {
     pub max_body_bytes: usize,
     /// Bodies held in memory at once, in bytes, over all connections.
     pub max_inflight_body_bytes: usize,
+    /// The same in bodies.
+    pub max_inflight_bodies: usize,
     /// Threads of the HTTP edge; 0 means one per core.
     pub workers: usize,
     /// Open connections, over all workers.

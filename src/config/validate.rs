@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt::Display};
 
 use super::{
-    BatchConfig, CacheConfig, Config, ConfigError, ModelSource, RedisConfig, ServedModel,
+    BatchConfig, CacheConfig, Config, ConfigError, MAX_WORKERS, ModelSource, RedisConfig, ServedModel,
     keys::{KeyFault, check_keys},
 };
 
@@ -23,7 +23,8 @@ impl Config {
         let Self { server, hub, image, fetch, .. } = self;
         at_least("server.max_body_bytes", server.max_body_bytes, 1024)?;
         at_least("server.max_inflight_body_bytes", server.max_inflight_body_bytes, server.max_body_bytes)?;
-        at_most("server.workers", server.workers, MAX_THREADS)?;
+        at_least("server.max_inflight_bodies", server.max_inflight_bodies, 1)?;
+        at_most("server.workers", server.workers, MAX_WORKERS)?;
         at_least("server.backlog", server.backlog, 1)?;
         at_most("server.shutdown_timeout_s", server.shutdown_timeout_s, 3600)?;
 
@@ -224,6 +225,11 @@ mod tests {
             "`fetch.connect_timeout_ms` is 9000, but must not be above `fetch.timeout_ms`, which is 8000",
         );
         check(|c| c.hub.endpoint = "hub".into(), "`hub.endpoint` is hub, but must be an http(s) address");
+        check(|c| c.server.workers = 600, "`server.workers` is 600, but must be 512 or less");
+        check(
+            |c| c.server.max_inflight_bodies = 0,
+            "`server.max_inflight_bodies` is 0, but must be 1 or more",
+        );
         check(
             |c| c.server.max_inflight_body_bytes = 5000,
             "`server.max_inflight_body_bytes` is 5000, but must be 104857600 or more",

@@ -17,6 +17,7 @@ use tokio::{
 use super::{
     HttpError,
     room::{Claim, Place, Room},
+    socket::Intake,
 };
 use crate::{
     config::{BatchConfig, ServerConfig},
@@ -34,8 +35,7 @@ const STEP: usize = 1024 * 1024;
 /// picture must not wait behind bulky ones either.
 const RESERVE: u32 = 8;
 const RESERVE_PARTS: u32 = 32;
-/// Requests that may wait for room. Each holds up to half a megabyte of its body in actix's buffers, so that
-/// thousands would take what the room is there to save.
+/// Requests that may wait for room: with those that have it, more than are answered in time by most machines.
 const MAX_WAITING: usize = 256;
 /// For so long the room that a body will take is kept for it. At a lower pace than the one after that, even the largest
 /// would be late, so others come first.
@@ -87,8 +87,8 @@ impl Bodies {
     pub(super) fn new(server: &ServerConfig, batch: &BatchConfig) -> Self {
         let units = u32::try_from(server.max_inflight_body_bytes / UNIT).unwrap_or(u32::MAX).max(1);
         Self {
-            room: Room::new(units),
-            reserve: Room::new(units / RESERVE),
+            room: Room::new(units, server.max_inflight_bodies),
+            reserve: Room::new(units / RESERVE, usize::MAX),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
             max_bytes: server.max_body_bytes,
             deadline_ms: batch.deadline_ms,
@@ -112,7 +112,7 @@ impl Bodies {
             return Err(HttpError::BodyTooLarge { limit: self.max_bytes });
         }
         let late = || Err(EmbedError::Deadline { deadline_ms: self.deadline_ms }.into());
-        let read = self.collect(length, payload);
+        let read = self.collect(length, payload, Intake::of(request));
         timeout(Duration::from_millis(self.deadline_ms), read).await.unwrap_or_else(|_| late())
     }
 
@@ -133,10 +133,20 @@ impl Bodies {
         })
     }
 
-    async fn collect(&self, length: Option<usize>, mut payload: Payload) -> Result<Body, HttpError> {
-        // Before the first byte where it is known to take room, so that what waits holds nothing here.
+    async fn collect(
+        &self,
+        length: Option<usize>,
+        mut payload: Payload,
+        intake: Option<&Intake>,
+    ) -> Result<Body, HttpError> {
+        // What waits for room stays with its sender.
+        let pause = || intake.map(Intake::pause);
+        // Before the first byte where it is known to take room, so that what waits holds next to nothing here.
         let mut room = match length {
-            Some(bytes) if bytes > SMALL => Some(self.enter(length).await?),
+            Some(bytes) if bytes > SMALL => {
+                let _paused = pause();
+                Some(self.enter(length).await?)
+            }
             _ => None,
         };
         let mut covered = if room.is_some() { STEP } else { SMALL };
@@ -151,7 +161,7 @@ impl Bodies {
             let chunk = match timeout_at(PROMISE.due(started, bytes.len()).min(due), payload.next()).await {
                 Ok(chunk) => chunk,
                 Err(_) => {
-                    room.iter().for_each(Place::yield_promise);
+                    room.iter().for_each(Place::step_aside);
                     timeout_at(due, payload.next()).await.map_err(|_| HttpError::SlowBody {
                         received: bytes.len(),
                         client_timeout_ms: self.client_timeout_ms,
@@ -168,6 +178,7 @@ impl Bodies {
                 return Err(HttpError::BodyTooLarge { limit: self.max_bytes });
             }
             let asked = Instant::now();
+            let _paused = (received > covered).then(pause);
             while received > covered {
                 match &room {
                     Some(place) => {

@@ -65,7 +65,7 @@ pub enum HttpError {
     /// Too many bodies at once.
     #[error(
         "{waiting} requests wait for room to read their bodies; try again, or raise \
-         `server.max_inflight_body_bytes`"
+         `server.max_inflight_body_bytes` and `server.max_inflight_bodies`"
     )]
     NoBodyRoom {
         /// Requests that wait already.

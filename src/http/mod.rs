@@ -7,13 +7,13 @@ mod auth;
 mod body;
 mod embed;
 mod error;
-mod head;
 mod limit;
 mod live;
 mod observe;
 mod ops;
 mod room;
 mod server;
+mod socket;
 mod tls;
 
 use std::{cmp::Reverse, sync::Arc};

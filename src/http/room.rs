@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// So many units. Clones share them.
+/// So many units, for so many guests. Clones share them.
 #[derive(Clone)]
 pub(super) struct Room {
     units: u32,
@@ -20,6 +20,7 @@ pub(super) struct Room {
 struct Ledger {
     units: u32,
     free: u32,
+    seats: usize,
     next_id: u64,
     /// In the order of their coming.
     guests: BTreeMap<u64, Guest>,
@@ -32,6 +33,8 @@ struct Guest {
     /// What is kept from others who come for more than their first units: else the room would be full of halves, which is
     /// safe, but lets few end at a time.
     promised: u32,
+    /// Whether it counts among those who may be here at once.
+    has_seat: bool,
     asks: Option<Ask>,
 }
 
@@ -58,8 +61,8 @@ pub(super) struct Place {
 }
 
 impl Room {
-    pub(super) fn new(units: u32) -> Self {
-        let ledger = Ledger { units, free: units, next_id: 0, guests: BTreeMap::new() };
+    pub(super) fn new(units: u32, seats: usize) -> Self {
+        let ledger = Ledger { units, free: units, seats, next_id: 0, guests: BTreeMap::new() };
         Self { units, ledger: Arc::new(Mutex::new(ledger)) }
     }
 
@@ -90,7 +93,7 @@ impl Room {
         let mut ledger = self.lock();
         let id = ledger.next_id;
         ledger.next_id += 1;
-        ledger.guests.insert(id, Guest { held: 0, rest, promised, asks: None });
+        ledger.guests.insert(id, Guest { held: 0, rest, promised, has_seat: true, asks: None });
         Place { room: self.clone(), id }
     }
 
@@ -110,10 +113,11 @@ impl Place {
         }
     }
 
-    /// Lets others have what is claimed and not yet held before: for one that takes its time.
-    pub(super) fn yield_promise(&self) {
+    /// Gives up the seat, and lets others have what is claimed and not yet held before: for one that takes its time.
+    pub(super) fn step_aside(&self) {
         let mut ledger = self.room.lock();
-        ledger.guests.get_mut(&self.id).expect("it is there as long as the place").promised = 0;
+        let guest = ledger.guests.get_mut(&self.id).expect("it is there as long as the place");
+        (guest.promised, guest.has_seat) = (0, false);
         ledger.serve();
     }
 
@@ -165,17 +169,18 @@ impl Ledger {
             is_short |= units > self.free;
             self.grant_if_safe(id, units);
         }
-        let promised = |guest: &Guest| u64::from(guest.promised);
-        let mut all_promised: u64 = self.guests.values().filter(|guest| guest.held > 0).map(promised).sum();
+        let inside = || self.guests.values().filter(|guest| guest.held > 0);
+        let mut all_promised: u64 = inside().map(|guest| u64::from(guest.promised)).sum();
+        let mut n_seated = inside().filter(|guest| guest.has_seat).count();
         let mut is_full = false;
         for (id, units) in entering {
             // What is free is saved up for whoever comes first. Those who wait for others' claims are passed over, or a
             // few who claim much would keep everybody out.
-            is_short |= units > self.free;
+            is_short |= units > self.free || n_seated >= self.seats;
             if is_short {
                 break;
             }
-            let more = promised(&self.guests[&id]);
+            let more = u64::from(self.guests[&id].promised);
             // So is what can be promised, or smaller ones behind it would keep a large one out for ever.
             is_full |= all_promised + more > u64::from(self.units);
             if more > 0 && is_full {
@@ -183,6 +188,7 @@ impl Ledger {
             }
             if self.grant_if_safe(id, units) {
                 all_promised += more;
+                n_seated += 1;
             }
         }
     }
@@ -247,7 +253,7 @@ mod tests {
 
     #[test]
     fn what_is_dropped_or_settled_is_free_again() {
-        let room = Room::new(10);
+        let room = Room::new(10, usize::MAX);
         let place = room.try_enter(upto(8, 3)).unwrap();
         assert_eq!(free(&room), 7);
         place.grow(2).now_or_never().unwrap();
@@ -264,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_claim_above_all_there_is_takes_all() {
-        let room = Room::new(10);
+        let room = Room::new(10, usize::MAX);
         let place = room.try_enter(upto(1000, 1)).unwrap();
         place.grow(1000).now_or_never().unwrap();
         assert_eq!(free(&room), 0);
@@ -272,7 +278,7 @@ mod tests {
 
     #[test]
     fn nobody_enters_who_could_block_another() {
-        let room = Room::new(10);
+        let room = Room::new(10, usize::MAX);
         let first = room.try_enter(upto(8, 6)).unwrap();
         // Then 2 and 4 would be missing, and none free.
         assert!(room.try_enter(upto(8, 4)).is_none());
@@ -286,7 +292,7 @@ mod tests {
 
     #[test]
     fn who_claims_much_and_stalls_keeps_nobody_out() {
-        let room = Room::new(128);
+        let room = Room::new(128, usize::MAX);
         let stalled: Vec<_> = (0..100).map_while(|_| room.try_enter(upto(100, 1))).collect();
         assert_eq!(stalled.len(), 29);
         let mut waits = Box::pin(room.enter(upto(100, 1)));
@@ -297,7 +303,7 @@ mod tests {
 
     #[test]
     fn large_ones_come_one_after_another_and_small_ones_between() {
-        let room = Room::new(128);
+        let room = Room::new(128, usize::MAX);
         let one = room.try_enter(exact(60, 1)).unwrap();
         let _two = room.try_enter(exact(60, 1)).unwrap();
         assert!(room.try_enter(exact(60, 1)).is_none());
@@ -315,7 +321,7 @@ mod tests {
 
     #[test]
     fn a_large_one_is_not_passed_over_for_ever() {
-        let room = Room::new(128);
+        let room = Room::new(128, usize::MAX);
         let mut inside: VecDeque<_> = (0..42).map(|_| room.try_enter(exact(3, 1)).unwrap()).collect();
         let mut large = Box::pin(room.enter(exact(16, 1)));
         assert!(large.as_mut().now_or_never().is_none());
@@ -337,10 +343,10 @@ mod tests {
 
     #[test]
     fn who_claims_all_and_takes_its_time_lets_others_pass() {
-        let room = Room::new(128);
+        let room = Room::new(128, usize::MAX);
         let slow = [100, 28].map(|units| room.try_enter(exact(units, 1)).unwrap());
         assert!(room.try_enter(exact(3, 1)).is_none());
-        slow.iter().for_each(Place::yield_promise);
+        slow.iter().for_each(Place::step_aside);
         let normal: Vec<_> = (0..9).map(|_| room.try_enter(exact(3, 1)).unwrap()).collect();
         normal.iter().for_each(|place| place.grow(2).now_or_never().unwrap());
         // They have all of their claims nevertheless.
@@ -351,7 +357,7 @@ mod tests {
 
     #[test]
     fn room_is_saved_up_for_whoever_came_first() {
-        let room = Room::new(10);
+        let room = Room::new(10, usize::MAX);
         let [one, two] = [5, 5].map(|n| room.try_enter(upto(n, n)).unwrap());
         let mut large = Box::pin(room.enter(upto(8, 8)));
         assert!(large.as_mut().now_or_never().is_none());
@@ -363,8 +369,26 @@ mod tests {
     }
 
     #[test]
+    fn there_are_no_more_than_seats_but_for_those_who_take_their_time() {
+        let room = Room::new(100, 2);
+        let [slow, steady] = [10, 10].map(|units| room.try_enter(exact(units, 1)).unwrap());
+        let mut waits = Box::pin(room.enter(exact(10, 1)));
+        assert!(waits.as_mut().now_or_never().is_none());
+        // Those inside have their claims all the same.
+        steady.grow(9).now_or_never().unwrap();
+        slow.step_aside();
+        let third = waits.now_or_never().unwrap();
+        assert!(room.try_enter(exact(10, 1)).is_none());
+        slow.grow(9).now_or_never().unwrap();
+        drop(slow);
+        assert!(room.try_enter(exact(10, 1)).is_none());
+        drop(third);
+        assert!(room.try_enter(exact(10, 1)).is_some());
+    }
+
+    #[test]
     fn who_stops_waiting_leaves_nothing() {
-        let room = Room::new(10);
+        let room = Room::new(10, usize::MAX);
         let all = room.try_enter(upto(10, 10)).unwrap();
         let mut waits = Box::pin(room.enter(upto(5, 5)));
         assert!(waits.as_mut().now_or_never().is_none());
@@ -382,7 +406,7 @@ mod tests {
     async fn all_have_their_claims_in_the_end() {
         let mut random = fastrand::Rng::with_seed(7);
         for _ in 0..20 {
-            let room = Room::new(20);
+            let room = Room::new(20, 5);
             let guests = (0..200).map(|_| {
                 let (room, mut random) = (room.clone(), random.fork());
                 async move {

@@ -1,0 +1,286 @@
+//! A connection's socket: read at the pace of whoever handles its requests, and with a clock for its first head.
+//!
+//! actix reads ahead what it can, a quarter of a megabyte of each connection, also while a request waits for room: with
+//! hundreds of connections that is more than all bodies that room is there for. Here it gets a little at a time, and nothing
+//! while [`Intake::pause`] holds: the rest waits with its sender.
+//!
+//! actix's own clock for heads answers 408, which is final for Meilisearch, and is asked before the socket is: a request
+//! that came whole while the process stood still would be given up for good. Here a connection that is late ends without
+//! an answer, and Meilisearch tries again.
+
+use std::{
+    cell::{Cell, RefCell},
+    io::{self, IoSlice},
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use actix_tls::accept::rustls_0_23::TlsStream;
+use actix_web::{
+    HttpRequest,
+    dev::{Extensions, ServiceRequest},
+    rt::net::{ActixStream, Ready, TcpStream},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
+
+/// So many bytes are handed on before the request's handler has its turn. Most heads with a small body are below that, and
+/// a body of ten pictures comes no slower for it.
+const READ_AT_ONCE: usize = 32 * 1024;
+
+/// A TCP connection that reads as its [`Intake`] says.
+pub(super) struct Socket {
+    tcp: TcpStream,
+    intake: Rc<Intake>,
+    /// Bytes handed on since others had their turn.
+    given: usize,
+}
+
+/// How a connection is read. Lies beside its requests.
+#[derive(Default)]
+pub(super) struct Intake {
+    n_pauses: Cell<usize>,
+    /// Who reads, while that pauses.
+    reader: Cell<Option<Waker>>,
+    /// Runs until the first head is there.
+    first_head: RefCell<Option<Pin<Box<Sleep>>>>,
+}
+
+/// Nothing is read until this is dropped.
+pub(super) struct Paused<'a>(&'a Intake);
+
+/// What HTTP is spoken over.
+pub(super) trait Carrier: AsyncRead + AsyncWrite + Unpin + 'static {
+    /// The socket below.
+    fn socket(&self) -> &Socket;
+}
+
+impl Carrier for Socket {
+    fn socket(&self) -> &Socket {
+        self
+    }
+}
+
+impl Carrier for TlsStream<Socket> {
+    fn socket(&self) -> &Socket {
+        self.get_ref().0
+    }
+}
+
+impl Socket {
+    pub(super) fn new(tcp: TcpStream) -> Self {
+        // An error means that the caller has gone, as reading will tell.
+        let _gone = tcp.set_nodelay(true);
+        Self { tcp, intake: Rc::default(), given: 0 }
+    }
+
+    /// The caller's address, as long as it is connected.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.tcp.peer_addr().ok()
+    }
+
+    /// Puts the [`Intake`] beside the requests, whose first head has to come within `first_head`.
+    pub(super) fn serve(&self, first_head: Duration, beside: &mut Extensions) {
+        *self.intake.first_head.borrow_mut() = Some(Box::pin(sleep(first_head)));
+        beside.insert(self.intake.clone());
+    }
+}
+
+impl Intake {
+    /// That of the connection that a request came over; none in tests without one.
+    pub(super) fn of(request: &HttpRequest) -> Option<&Self> {
+        request.conn_data::<Rc<Self>>().map(|intake| &**intake)
+    }
+
+    /// Reads nothing while the guard lives, not even that the caller has gone.
+    pub(super) fn pause(&self) -> Paused<'_> {
+        self.n_pauses.set(self.n_pauses.get() + 1);
+        Paused(self)
+    }
+
+    /// To be called as soon as a request is there: it stops the clock of the first head.
+    pub(super) fn head_has_come(request: &ServiceRequest) {
+        if let Some(intake) = request.conn_data::<Rc<Self>>() {
+            intake.first_head.borrow_mut().take();
+        }
+    }
+
+    fn is_late(&self, context: &mut Context<'_>) -> bool {
+        self.first_head.borrow_mut().as_mut().is_some_and(|clock| clock.as_mut().poll(context).is_ready())
+    }
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        self.0.n_pauses.set(self.0.n_pauses.get() - 1);
+        if let Some(reader) = self.0.reader.take() {
+            reader.wake();
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self { tcp, intake, given } = self.get_mut();
+        if intake.n_pauses.get() > 0 {
+            intake.reader.set(Some(context.waker().clone()));
+            return Poll::Pending;
+        }
+        if *given >= READ_AT_ONCE {
+            *given = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let n_before = buffer.filled().len();
+        let Poll::Ready(read) = Pin::new(tcp).poll_read(context, buffer) else {
+            *given = 0;
+            // Asked after the socket: what came during a pause of the process counts.
+            if intake.is_late(context) {
+                tracing::debug!("no whole head in `server.client_timeout_ms`: the connection ends");
+                return Poll::Ready(Ok(()));
+            }
+            return Poll::Pending;
+        };
+        *given += buffer.filled().len() - n_before;
+        Poll::Ready(read)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().tcp).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().tcp).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_shutdown(context)
+    }
+}
+
+/// What TLS asks of what lies below it.
+impl ActixStream for Socket {
+    fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+        ActixStream::poll_read_ready(&self.tcp, context)
+    }
+
+    fn poll_write_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+        ActixStream::poll_write_ready(&self.tcp, context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use futures_util::{FutureExt, future::join};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+        time::timeout,
+    };
+
+    use super::*;
+
+    /// Two ends of a connection.
+    async fn pair() -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connect = TcpStream::connect(listener.local_addr().unwrap());
+        let (accepted, connected) = join(listener.accept(), connect).await;
+        (Socket::new(accepted.unwrap().0), connected.unwrap())
+    }
+
+    /// What is read until whoever reads has to wait.
+    async fn read_available(socket: &mut Socket) -> usize {
+        let mut bytes = [0; 4096];
+        let mut n = 0;
+        poll_fn(|context| {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            while Pin::new(&mut *socket).poll_read(context, &mut buffer).is_ready() {
+                n += buffer.filled().len();
+                assert!(!buffer.filled().is_empty(), "the connection ended");
+                buffer.clear();
+            }
+            Poll::Ready(())
+        })
+        .await;
+        n
+    }
+
+    #[tokio::test]
+    async fn reads_a_little_at_a_time() {
+        let (mut socket, mut peer) = pair().await;
+        peer.write_all(&[7; 100_000]).await.unwrap();
+        let mut parts = Vec::new();
+        while parts.iter().sum::<usize>() < 100_000 {
+            socket.tcp.readable().await.unwrap();
+            parts.push(read_available(&mut socket).await);
+        }
+        assert!(parts.len() >= 4 && parts.iter().all(|n| *n <= READ_AT_ONCE), "{parts:?}");
+    }
+
+    #[tokio::test]
+    async fn whoever_was_stopped_half_way_is_woken() {
+        let (mut socket, mut peer) = pair().await;
+        let mut bytes = vec![0; 1_000_000];
+        let send = async { peer.write_all(&[7; 1_000_000]).await.unwrap() };
+        let both = join(socket.read_exact(&mut bytes), send);
+        timeout(Duration::from_secs(20), both).await.expect("it comes").0.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_during_a_pause() {
+        let (mut socket, mut peer) = pair().await;
+        peer.write_all(b"hello").await.unwrap();
+        socket.tcp.readable().await.unwrap();
+        let intake = socket.intake.clone();
+        let (one, two) = (intake.pause(), intake.pause());
+        let mut bytes = [0; 5];
+        let mut read = Box::pin(socket.read_exact(&mut bytes));
+        assert!(read.as_mut().now_or_never().is_none());
+        drop(one);
+        assert!(read.as_mut().now_or_never().is_none());
+        let wait = async {
+            tokio::task::yield_now().await;
+            drop(two);
+        };
+        let both = join(read, wait);
+        timeout(Duration::from_secs(20), both).await.expect("it is woken").0.unwrap();
+        assert_eq!(&bytes, b"hello");
+    }
+
+    #[tokio::test]
+    async fn a_late_head_ends_it_unless_it_has_come_meanwhile() {
+        let mut bytes = [0; 5];
+        let (mut socket, mut peer) = pair().await;
+        socket.serve(Duration::from_millis(10), &mut Extensions::new());
+        assert_eq!(timeout(Duration::from_secs(20), socket.read(&mut bytes)).await.unwrap().unwrap(), 0);
+
+        peer.write_all(b"hello").await.unwrap();
+        socket.tcp.readable().await.unwrap();
+        assert_eq!(socket.read(&mut bytes).await.unwrap(), 5);
+    }
+}
