@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include <ATen/Context.h>
+#include <ATen/Version.h>
 #include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -82,6 +83,15 @@ extern "C" bool sidelens_cuda_choose_kernels(char *message, size_t room) noexcep
     return true;
   };
   return attempt(operation, message, room);
+}
+
+// Writes what libtorch was built with, its CUDA half included where that is open, to `text`, cut off behind `room` bytes.
+extern "C" bool sidelens_show_config(char *text, size_t room, char *message, size_t message_room) noexcept {
+  const auto operation = [=] {
+    std::snprintf(text, room, "%s", at::show_config().c_str());
+    return true;
+  };
+  return attempt(operation, message, message_room);
 }
 
 // Makes `index` the calling thread's CUDA device, and gives it a stream of its own there, behind all that is under way.

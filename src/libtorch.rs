@@ -6,6 +6,8 @@ use tch::{TchError, Tensor};
 
 /// What went wrong, cut off behind so many bytes.
 const MESSAGE_BYTES: usize = 512;
+/// The same of what libtorch was built with, which is some two thousand.
+const CONFIG_BYTES: usize = 16 << 10;
 
 // Tensors are libtorch's own `at::Tensor`, as in `tch`.
 unsafe extern "C" {
@@ -20,6 +22,12 @@ unsafe extern "C" {
     fn sidelens_inference_begin() -> *mut c_void;
     fn sidelens_inference_end(mode: *mut c_void);
     fn sidelens_cuda_choose_kernels(message: *mut c_char, room: usize) -> bool;
+    fn sidelens_show_config(
+        text: *mut c_char,
+        room: usize,
+        message: *mut c_char,
+        message_room: usize,
+    ) -> bool;
     fn sidelens_cuda_enter(index: i8, message: *mut c_char, room: usize) -> bool;
     fn sidelens_cuda_synchronize(index: i8, message: *mut c_char, room: usize) -> bool;
     fn sidelens_cuda_empty_cache(message: *mut c_char, room: usize) -> bool;
@@ -76,6 +84,19 @@ impl Drop for Inference {
 pub fn cuda_choose_kernels() -> Result<(), TchError> {
     // SAFETY: It asks nothing of its caller.
     done(|message, room| unsafe { sidelens_cuda_choose_kernels(message, room) })
+}
+
+/// What libtorch was built with, in its own words; its CUDA half included where that is open.
+///
+/// # Errors
+/// When libtorch fails.
+pub fn show_config() -> Result<String, TchError> {
+    let mut text = vec![0_u8; CONFIG_BYTES];
+    let (start, n) = (text.as_mut_ptr().cast(), text.len());
+    // SAFETY: It writes to these bytes, and an end after what it writes.
+    done(|message, room| unsafe { sidelens_show_config(start, n, message, room) })?;
+    let text = CStr::from_bytes_until_nul(&text).unwrap_or_default();
+    Ok(text.to_string_lossy().into_owned())
 }
 
 /// Makes the CUDA device `index` the calling thread's, and lets what the thread does there run beside what others do, once
@@ -171,5 +192,11 @@ mod tests {
             }
         }
         cuda_choose_kernels().unwrap();
+    }
+
+    #[test]
+    fn libtorch_says_what_it_was_built_with() {
+        let config = show_config().unwrap();
+        assert!(config.starts_with("PyTorch built with:") && config.contains("C++ Version"), "{config}");
     }
 }

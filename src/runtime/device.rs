@@ -88,7 +88,10 @@ mod resolve {
     use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW, Symbol};
     use tch::{Cuda, Device, Kind};
 
-    use crate::config::{DeviceChoice, DtypeChoice};
+    use crate::{
+        config::{DeviceChoice, DtypeChoice},
+        libtorch,
+    };
 
     /// Why the device asked for cannot be had.
     #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -151,31 +154,80 @@ mod resolve {
         }
     }
 
-    /// Turns the choice into devices of this machine, at least one, all of one type.
+    /// Turns the choice into devices of this machine, at least one, all of one type. A GPU that this libtorch has no kernels
+    /// for is left out where it is not asked for by number: an old one for the screen beside one that computes.
     ///
     /// # Errors
     /// When a CUDA device is asked for and cannot be had: one sentence says what is missing.
     pub fn resolve_devices(choice: DeviceChoice) -> Result<Vec<Device>, DeviceError> {
-        let every = |found| (0..found).map(Device::Cuda).collect();
+        let no_cuda = |missing| DeviceError::NoCuda { wanted: choice, missing };
         match choice {
             DeviceChoice::Cpu => Ok(vec![Device::Cpu]),
-            DeviceChoice::Auto => Ok(cuda_devices().map_or_else(
-                |missing| {
-                    tracing::info!("no CUDA, so the CPU computes: {missing}");
-                    vec![Device::Cpu]
-                },
-                every,
-            )),
-            DeviceChoice::EveryCuda => match cuda_devices() {
-                Ok(found) => Ok(every(found)),
-                Err(missing) => Err(DeviceError::NoCuda { wanted: choice, missing }),
-            },
+            DeviceChoice::Auto => Ok(usable(cuda_devices()).unwrap_or_else(|missing| {
+                tracing::info!("no CUDA, so the CPU computes: {missing}");
+                vec![Device::Cpu]
+            })),
+            DeviceChoice::EveryCuda => usable(cuda_devices()).map_err(no_cuda),
             DeviceChoice::Cuda(wanted) => match cuda_devices() {
-                Ok(found) if wanted < found => Ok(vec![Device::Cuda(wanted)]),
+                Ok(found) if wanted < found => {
+                    kernels_for(wanted).map_err(no_cuda)?;
+                    Ok(vec![Device::Cuda(wanted)])
+                }
                 Ok(found) => Err(DeviceError::NoSuchDevice { wanted, found }),
-                Err(missing) => Err(DeviceError::NoCuda { wanted: choice, missing }),
+                Err(missing) => Err(no_cuda(missing)),
             },
         }
+    }
+
+    /// Those of so many devices that have kernels, or what is missing.
+    fn usable(found: Result<usize, String>) -> Result<Vec<Device>, String> {
+        let (mut devices, mut reasons) = (Vec::new(), Vec::new());
+        for index in 0..found? {
+            match kernels_for(index) {
+                Ok(()) => devices.push(Device::Cuda(index)),
+                Err(missing) => reasons.push(missing),
+            }
+        }
+        if devices.is_empty() {
+            return Err(reasons.join("; "));
+        }
+        reasons.iter().for_each(|missing| tracing::warn!("a GPU is left out: {missing}"));
+        Ok(devices)
+    }
+
+    /// `Err` with what is missing where this libtorch was built for other GPUs than the CUDA device `index`.
+    fn kernels_for(index: usize) -> Result<(), String> {
+        // Where either does not tell, using the device will.
+        let (Some(gpu), Ok(built)) = (compute_capability(index), libtorch::show_config()) else {
+            return Ok(());
+        };
+        if has_kernels(&built, gpu) {
+            return Ok(());
+        }
+        let (major, minor) = gpu;
+        Err(format!(
+            "this libtorch has no kernels for `cuda:{index}`, whose compute capability is {major}.{minor}; \
+             use a newer GPU, a libtorch built for this one, or `--device cpu`"
+        ))
+    }
+
+    /// Whether a libtorch with such flags of its compiler runs on a GPU of this compute capability: machine code
+    /// (`code=sm_75`) runs on its generation from its minor number on, the portable kind (`code=compute_90`) on all from its
+    /// number on.
+    fn has_kernels(built: &str, gpu: (c_int, c_int)) -> bool {
+        let mut codes = built.split("code=").skip(1).filter_map(|code| {
+            let (is_portable, code) = match code.strip_prefix("sm_") {
+                Some(code) => (false, code),
+                None => (true, code.strip_prefix("compute_")?),
+            };
+            let digits = code.find(|c: char| !c.is_ascii_digit()).map_or(code, |end| &code[..end]);
+            let number: c_int = digits.parse().ok()?;
+            Some((is_portable, (number / 10, number % 10)))
+        });
+        let runs =
+            |(is_portable, code): (bool, (c_int, c_int))| code <= gpu && (is_portable || code.0 == gpu.0);
+        let first = codes.next();
+        first.is_none_or(runs) || codes.any(runs)
     }
 
     /// Turns the choice into a dtype for all of `devices`, which are of one type: bf16 where the hardware multiplies it;
@@ -188,7 +240,8 @@ mod resolve {
             DtypeChoice::Auto => {
                 let of_device = |device: &Device| match device {
                     // One that does not tell is newer than this, rather than older.
-                    Device::Cuda(index) => compute_capability(*index).map_or(Kind::BFloat16, fastest_of),
+                    Device::Cuda(index) => compute_capability(*index)
+                        .map_or(Kind::BFloat16, |(generation, _)| fastest_of(generation)),
                     _ if super::cpu_features().iter().any(|f| ["amx_bf16", "avx512_bf16"].contains(f)) => {
                         Kind::BFloat16
                     }
@@ -211,19 +264,24 @@ mod resolve {
         }
     }
 
-    /// The major number of a CUDA device's compute capability: 7 for Volta and Turing, 8 for Ampere, ...
-    fn compute_capability(index: usize) -> Option<i32> {
+    /// A CUDA device's compute capability: (7, 0) for Volta, (7, 5) for Turing, (8, 0) for Ampere, ...
+    fn compute_capability(index: usize) -> Option<(c_int, c_int)> {
         type GetAttribute = unsafe extern "C" fn(value: *mut c_int, attribute: c_int, device: c_int) -> c_int;
-        const COMPUTE_CAPABILITY_MAJOR: c_int = 75;
+        const MAJOR: c_int = 75;
+        const MINOR: c_int = 76;
         load_cuda().ok()?;
-        let (device, mut major) = (c_int::try_from(index).ok()?, 0);
-        // SAFETY: The CUDA runtime, which libtorch's CUDA half has brought with it, has had this function with this
-        // signature since its first version; it writes one number.
-        let status = unsafe {
-            let get: Symbol<GetAttribute> = Library::this().get(b"cudaDeviceGetAttribute").ok()?;
-            get(&raw mut major, COMPUTE_CAPABILITY_MAJOR, device)
+        let device = c_int::try_from(index).ok()?;
+        let attribute = |which: c_int| {
+            let mut value = 0;
+            // SAFETY: The CUDA runtime, which libtorch's CUDA half has brought with it, has had this function with this
+            // signature since its first version; it writes one number.
+            let status = unsafe {
+                let get: Symbol<GetAttribute> = Library::this().get(b"cudaDeviceGetAttribute").ok()?;
+                get(&raw mut value, which, device)
+            };
+            (status == 0).then_some(value)
         };
-        (status == 0).then_some(major)
+        Some((attribute(MAJOR)?, attribute(MINOR)?))
     }
 
     #[cfg(test)]
@@ -242,6 +300,30 @@ mod resolve {
                 assert!(!message.contains('\n'), "{message}");
             }
             assert_eq!(resolve_devices(DeviceChoice::Auto), Ok(vec![Device::Cpu]));
+        }
+
+        #[test]
+        fn a_gpu_older_than_libtorch_was_built_for_is_told() {
+            let built = "- NVCC architecture flags: -gencode;arch=compute_75,code=sm_75;-gencode;\
+                         arch=compute_80,code=sm_80;-gencode;arch=compute_90a,code=sm_90a;-gencode;\
+                         arch=compute_120,code=sm_120\n  - CuDNN 91.0.2";
+            for (gpu, expected) in [
+                ((6, 1), false),
+                ((7, 0), false),
+                ((7, 5), true),
+                ((8, 0), true),
+                ((8, 9), true),
+                ((9, 0), true),
+                ((10, 0), false),
+                ((12, 1), true),
+            ] {
+                assert_eq!(has_kernels(built, gpu), expected, "{gpu:?}");
+            }
+            let portable = format!("{built} code=sm_75;code=compute_90");
+            assert!(has_kernels(&portable, (10, 0)) && !has_kernels(&portable, (7, 0)));
+            // As libtorch without CUDA has it.
+            assert!(has_kernels("PyTorch built with: GCC 13.3", (5, 0)));
+            assert_eq!(kernels_for(1000), Ok(()));
         }
 
         #[test]
