@@ -70,8 +70,12 @@ impl<D: Device> Engine<D> {
     }
 }
 
-/// A pass, or a warm-up, that takes longer will never end: the device hangs, or what was loaded computes in circles.
-const MAX_PASS: Duration = Duration::from_secs(600);
+/// A warm-up that takes longer will never end: the device hangs, or what was loaded computes in circles. So does a pass of the
+/// CPU, which may have to wait for it.
+const MAX_WARM_UP: Duration = Duration::from_secs(600);
+/// The same of a pass of another device, which takes a second at most. Meilisearch repeats a request for five minutes: the
+/// process has to be there again by then.
+const MAX_PASS: Duration = Duration::from_secs(60);
 
 pub(super) struct Worker<D> {
     idle: Vec<Engine<D>>,
@@ -165,8 +169,8 @@ impl<D: Device> Worker<D> {
             for mut engine in self.idle.drain(..) {
                 let (inputs, reply) = (inputs.clone(), reply.clone());
                 self.passes.push(Box::pin(async move {
-                    let result = timeout(MAX_PASS, engine.device.warm_up(inputs)).await;
-                    let result = result.unwrap_or_else(|_| Err(hangs()));
+                    let result = timeout(MAX_WARM_UP, engine.device.warm_up(inputs)).await;
+                    let result = result.unwrap_or_else(|_| Err(hangs(MAX_WARM_UP)));
                     Ended { engine, work: Work::WarmUp { result, reply } }
                 }));
             }
@@ -217,8 +221,9 @@ impl<D: Device> Worker<D> {
             replies.push(job.reply);
         }
         self.passes.push(Box::pin(async move {
-            let results = timeout(MAX_PASS, engine.device.embed(batch)).await;
-            let results = results.unwrap_or_else(|_| vec![Err(hangs()); n_inputs]);
+            let time = if engine.device.name() == "cpu" { MAX_WARM_UP } else { MAX_PASS };
+            let results = timeout(time, engine.device.embed(batch)).await;
+            let results = results.unwrap_or_else(|_| vec![Err(hangs(time)); n_inputs]);
             Ended { engine, work: Work::Batch(Pass { kind, lane, started, spans, replies, results }) }
         }));
     }
@@ -319,8 +324,8 @@ impl<D: Device> Worker<D> {
     }
 }
 
-fn hangs() -> BackendError {
-    BackendError::DeviceLost(format!("a pass has not ended after {} s", MAX_PASS.as_secs()))
+fn hangs(time: Duration) -> BackendError {
+    BackendError::DeviceLost(format!("a pass has not ended after {} s", time.as_secs()))
 }
 
 impl Inbox {

@@ -327,30 +327,35 @@ async fn batches_that_do_not_fit_are_counted_and_their_cap_is_shown() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pass_that_never_ends_loses_the_device() {
-    let start = std::time::Instant::now();
-    let (thread, its_end) = mpsc::channel();
-    let engines = vec![(Hanging(its_end), Lanes::All)];
-    let batcher = Batcher::spawn(engines, policy(Duration::ZERO), Arc::default(), Metrics::new());
-    let hanging = submit(&batcher, 1, Lane::Bulk, SECOND * 100_000_000).await;
-    let reason = batcher.device_lost().await;
-    assert!(reason.contains("600 s"), "{reason}");
-    assert_eq!(hanging.await.unwrap(), Err(BatchError::Unavailable(reason)));
-    // The clock of the machine, which is not paused: nobody has waited for its thread.
-    assert!(start.elapsed() < SECOND * 3, "{:?}", start.elapsed());
-    drop(thread);
+    for (device, time) in [("cpu", "600 s"), ("cuda:0", " 60 s")] {
+        let start = std::time::Instant::now();
+        let (thread, its_end) = mpsc::channel();
+        let engines = vec![(Hanging { device, its_end }, Lanes::All)];
+        let batcher = Batcher::spawn(engines, policy(Duration::ZERO), Arc::default(), Metrics::new());
+        let hanging = submit(&batcher, 1, Lane::Bulk, SECOND * 100_000_000).await;
+        let reason = batcher.device_lost().await;
+        assert!(reason.contains(time), "{reason}");
+        assert_eq!(hanging.await.unwrap(), Err(BatchError::Unavailable(reason)));
+        // The clock of the machine, which is not paused: nobody has waited for its thread.
+        assert!(start.elapsed() < SECOND * 3, "{:?}", start.elapsed());
+        drop(thread);
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_warm_up_that_never_ends_loses_the_device() {
     let (_thread, its_end) = mpsc::channel();
-    let engines = vec![(Hanging(its_end), Lanes::All)];
+    let engines = vec![(Hanging { device: "cuda:0", its_end }, Lanes::All)];
     let batcher = Batcher::spawn(engines, policy(Duration::ZERO), Arc::default(), Metrics::new());
     let warm = tokio::time::timeout(SECOND * 1000, batcher.warm_up(vec![text(1)])).await;
     assert_eq!(warm, Ok(Err(BatchError::Unavailable(batcher.device_lost().await))));
 }
 
 /// Its passes never end, nor does its thread, for five seconds.
-struct Hanging(mpsc::Receiver<()>);
+struct Hanging {
+    device: &'static str,
+    its_end: mpsc::Receiver<()>,
+}
 
 impl Device for Hanging {
     async fn embed(&mut self, _: Vec<Prepared>) -> Results {
@@ -360,11 +365,15 @@ impl Device for Hanging {
     async fn warm_up(&mut self, _: Arc<[Prepared]>) -> Result<(), BackendError> {
         std::future::pending().await
     }
+
+    fn name(&self) -> &str {
+        self.device
+    }
 }
 
 impl Drop for Hanging {
     fn drop(&mut self) {
-        let _ = self.0.recv_timeout(SECOND * 5);
+        let _ = self.its_end.recv_timeout(SECOND * 5);
     }
 }
 
