@@ -61,6 +61,8 @@ impl Device for DeviceThread {
 /// A device, and whom it works for.
 struct Engine<D> {
     device: D,
+    /// Those of one device have one number.
+    device_id: usize,
     lanes: Lanes,
 }
 
@@ -79,6 +81,7 @@ const MAX_PASS: Duration = Duration::from_secs(60);
 
 pub(super) struct Worker<D> {
     idle: Vec<Engine<D>>,
+    n_devices: usize,
     passes: FuturesUnordered<Pin<Box<dyn Future<Output = Ended<D>> + Send>>>,
     inbox: Inbox,
     lost: watch::Sender<Option<String>>,
@@ -130,7 +133,16 @@ impl<D: Device> Worker<D> {
         share: Arc<CpuShare>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let idle = devices.into_iter().map(|(device, lanes)| Engine { device, lanes }).collect();
+        let mut names = Vec::new();
+        let engine = |(device, lanes): (D, Lanes)| {
+            let known = names.iter().position(|name| name == device.name());
+            let device_id = known.unwrap_or_else(|| {
+                names.push(device.name().to_owned());
+                names.len() - 1
+            });
+            Engine { device, device_id, lanes }
+        };
+        let idle = devices.into_iter().map(engine).collect();
         let queue = Queue::new(policy);
         let inbox = Inbox {
             messages,
@@ -140,7 +152,8 @@ impl<D: Device> Worker<D> {
             shown_depth: 0,
             metrics: metrics.clone(),
         };
-        Self { idle, passes: FuturesUnordered::new(), inbox, lost, n_batches: 0, share, metrics }
+        let n_devices = names.len();
+        Self { idle, n_devices, passes: FuturesUnordered::new(), inbox, lost, n_batches: 0, share, metrics }
     }
 
     /// Runs until told to close (and all is answered), or until a device is lost.
@@ -181,6 +194,15 @@ impl<D: Device> Worker<D> {
     fn feed(&mut self) -> Option<Instant> {
         let mut due: Option<Instant> = None;
         let mut idle = std::mem::take(&mut self.idle);
+        if self.n_devices > 1 {
+            // The last goes first, one of the device that has most of them idle: two batches would share a GPU else, beside
+            // one that does nothing.
+            let mut n_idle = vec![0; self.n_devices];
+            idle.sort_by_cached_key(|engine| {
+                n_idle[engine.device_id] += 1;
+                n_idle[engine.device_id]
+            });
+        }
         while let Some(engine) = idle.pop() {
             // Engines for both lanes take what they can: who comes second waits for work, not for a person.
             let sharers = idle.iter().filter(|other| other.lanes == Lanes::Only(Lane::Bulk)).count() + 1;

@@ -1,5 +1,6 @@
 //! The worker on tokio's paused clock, with the stub engine and no thread.
 
+use std::collections::HashMap;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::runtime::{Backend, run_guarded};
 
 /// The stub engine, taking `pace` per batch.
 struct PacedDevice {
+    name: &'static str,
     backend: StubBackend,
     pace: Duration,
 }
@@ -29,6 +31,10 @@ impl Device for PacedDevice {
     async fn warm_up(&mut self, inputs: Arc<[Prepared]>) -> Result<(), BackendError> {
         self.embed(inputs.to_vec()).await.into_iter().collect::<Result<Vec<_>, _>>().map(drop)
     }
+
+    fn name(&self) -> &str {
+        self.name
+    }
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -42,7 +48,7 @@ fn spawn(max_queue_delay: Duration) -> (Batcher, StubRecord) {
         _ => None,
     });
     let record = backend.record();
-    let device = PacedDevice { backend, pace: SECOND };
+    let device = PacedDevice { name: "stub", backend, pace: SECOND };
     (
         Batcher::spawn(vec![(device, Lanes::All)], policy(max_queue_delay), Arc::default(), Metrics::new()),
         record,
@@ -61,7 +67,7 @@ fn spawn_three() -> (Batcher, [StubRecord; 3]) {
         let backend =
             StubBackend::new(4).with_faults(|prepared| (id(prepared) == 92).then_some(StubFault::Lose));
         records.push(backend.record());
-        (PacedDevice { backend, pace: SECOND }, lanes)
+        (PacedDevice { name: "stub", backend, pace: SECOND }, lanes)
     };
     let engines = lanes.map(&mut engine).into_iter().collect();
     let batcher = Batcher::spawn(engines, policy(Duration::ZERO), Arc::default(), Metrics::new());
@@ -343,6 +349,25 @@ async fn a_pass_that_never_ends_loses_the_device() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn batches_go_to_devices_that_do_nothing() {
+    let mut records = HashMap::new();
+    let mut engine = |name: &'static str| {
+        let backend = StubBackend::new(4);
+        records.entry(name).or_insert_with(Vec::new).push(backend.record());
+        (PacedDevice { name, backend, pace: SECOND }, Lanes::All)
+    };
+    let engines = ["cuda:0", "cuda:0", "cuda:1", "cuda:1"].map(&mut engine).into();
+    let batcher = Batcher::spawn(engines, policy(Duration::ZERO), Arc::default(), Metrics::new());
+    for round in 1..=3 {
+        let (one, two) = (bulk(&batcher, 1).await, bulk(&batcher, 2).await);
+        join_all([one, two]).await.into_iter().for_each(|answer| assert!(answer.unwrap().is_ok()));
+        for records in records.values() {
+            assert_eq!(records.iter().map(|record| record.batches().len()).sum::<usize>(), round);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_warm_up_that_never_ends_loses_the_device() {
     let (_thread, its_end) = mpsc::channel();
     let engines = vec![(Hanging { device: "cuda:0", its_end }, Lanes::All)];
@@ -391,7 +416,9 @@ async fn every_engine_warms_up() {
 #[tokio::test(start_paused = true)]
 async fn searches_that_never_end_leave_a_quarter_of_the_time_to_bulk() {
     let share = Arc::new(CpuShare::default());
-    let engine = |lane| (PacedDevice { backend: StubBackend::new(4), pace: SECOND / 10 }, Lanes::Only(lane));
+    let engine = |lane| {
+        (PacedDevice { name: "stub", backend: StubBackend::new(4), pace: SECOND / 10 }, Lanes::Only(lane))
+    };
     let engines = vec![engine(Lane::Search), engine(Lane::Bulk)];
     let batcher = Batcher::spawn(engines, policy(Duration::ZERO), share.clone(), Metrics::new());
     let seconds_of_a_hundred = async || {
