@@ -121,13 +121,13 @@ impl Place {
         ledger.serve();
     }
 
-    /// Gives back all but `units`, and claims no more.
+    /// Gives back all but `units`, and claims no more; whoever stepped aside has a seat again, if need be one too many.
     pub(super) fn settle(&self, units: u32) {
         let mut ledger = self.room.lock();
         let guest = ledger.guests.get_mut(&self.id).expect("it is there as long as the place");
         let spare = guest.held.saturating_sub(units);
         guest.held -= spare;
-        (guest.rest, guest.asks) = (0, None);
+        (guest.rest, guest.asks, guest.has_seat) = (0, None, true);
         guest.promised = guest.promised.min(units);
         ledger.free += spare;
         ledger.serve();
@@ -379,10 +379,12 @@ mod tests {
         slow.step_aside();
         let third = waits.now_or_never().unwrap();
         assert!(room.try_enter(exact(10, 1)).is_none());
+        // Once they have it, they count again.
         slow.grow(9).now_or_never().unwrap();
-        drop(slow);
-        assert!(room.try_enter(exact(10, 1)).is_none());
+        slow.settle(10);
         drop(third);
+        assert!(room.try_enter(exact(10, 1)).is_none());
+        drop(slow);
         assert!(room.try_enter(exact(10, 1)).is_some());
     }
 

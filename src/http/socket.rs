@@ -25,20 +25,19 @@ use actix_web::{
     rt::net::{ActixStream, Ready, TcpStream},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take},
     time::{Sleep, sleep},
 };
 
-/// So many bytes are handed on before the request's handler has its turn. Most heads with a small body are below that, and
-/// a body of ten pictures comes no slower for it.
-const READ_AT_ONCE: usize = 32 * 1024;
+/// So many bytes are handed on before the request's handler has its turn. actix's buffer is twice as large then, also of
+/// requests that were refused, the rest of which is read and dropped.
+const READ_AT_ONCE: u64 = 16 * 1024;
 
 /// A TCP connection that reads as its [`Intake`] says.
 pub(super) struct Socket {
-    tcp: TcpStream,
+    /// Limited to what may be handed on before others have their turn.
+    tcp: Take<TcpStream>,
     intake: Rc<Intake>,
-    /// Bytes handed on since others had their turn.
-    given: usize,
 }
 
 /// How a connection is read. Lies beside its requests.
@@ -76,12 +75,12 @@ impl Socket {
     pub(super) fn new(tcp: TcpStream) -> Self {
         // An error means that the caller has gone, as reading will tell.
         let _gone = tcp.set_nodelay(true);
-        Self { tcp, intake: Rc::default(), given: 0 }
+        Self { tcp: tcp.take(READ_AT_ONCE), intake: Rc::default() }
     }
 
     /// The caller's address, as long as it is connected.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
-        self.tcp.peer_addr().ok()
+        self.tcp.get_ref().peer_addr().ok()
     }
 
     /// Puts the [`Intake`] beside the requests, whose first head has to come within `first_head`.
@@ -130,34 +129,32 @@ impl AsyncRead for Socket {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { tcp, intake, given } = self.get_mut();
+        let Self { tcp, intake } = self.get_mut();
         if intake.n_pauses.get() > 0 {
             intake.reader.set(Some(context.waker().clone()));
             return Poll::Pending;
         }
-        if *given >= READ_AT_ONCE {
-            *given = 0;
+        if tcp.limit() == 0 {
+            tcp.set_limit(READ_AT_ONCE);
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let n_before = buffer.filled().len();
-        let Poll::Ready(read) = Pin::new(tcp).poll_read(context, buffer) else {
-            *given = 0;
+        let read = Pin::new(&mut *tcp).poll_read(context, buffer);
+        if read.is_pending() {
+            tcp.set_limit(READ_AT_ONCE);
             // Asked after the socket: what came during a pause of the process counts.
             if intake.is_late(context) {
                 tracing::debug!("no whole head in `server.client_timeout_ms`: the connection ends");
                 return Poll::Ready(Ok(()));
             }
-            return Poll::Pending;
-        };
-        *given += buffer.filled().len() - n_before;
-        Poll::Ready(read)
+        }
+        read
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().tcp).poll_write(context, bytes)
+        Pin::new(self.get_mut().tcp.get_mut()).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -165,30 +162,30 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().tcp).poll_write_vectored(context, slices)
+        Pin::new(self.get_mut().tcp.get_mut()).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        self.tcp.get_ref().is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_flush(context)
+        Pin::new(self.get_mut().tcp.get_mut()).poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_shutdown(context)
+        Pin::new(self.get_mut().tcp.get_mut()).poll_shutdown(context)
     }
 }
 
 /// What TLS asks of what lies below it.
 impl ActixStream for Socket {
     fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<Ready>> {
-        ActixStream::poll_read_ready(&self.tcp, context)
+        ActixStream::poll_read_ready(self.tcp.get_ref(), context)
     }
 
     fn poll_write_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<Ready>> {
-        ActixStream::poll_write_ready(&self.tcp, context)
+        ActixStream::poll_write_ready(self.tcp.get_ref(), context)
     }
 }
 
@@ -197,11 +194,7 @@ mod tests {
     use std::future::poll_fn;
 
     use futures_util::{FutureExt, future::join};
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
-        time::timeout,
-    };
+    use tokio::{io::AsyncWriteExt, net::TcpListener, time::timeout};
 
     use super::*;
 
@@ -214,13 +207,13 @@ mod tests {
     }
 
     /// What is read until whoever reads has to wait.
-    async fn read_available(socket: &mut Socket) -> usize {
-        let mut bytes = [0; 4096];
+    async fn read_available(socket: &mut Socket) -> u64 {
+        let mut bytes = vec![0; 50_000];
         let mut n = 0;
         poll_fn(|context| {
             let mut buffer = ReadBuf::new(&mut bytes);
             while Pin::new(&mut *socket).poll_read(context, &mut buffer).is_ready() {
-                n += buffer.filled().len();
+                n += buffer.filled().len() as u64;
                 assert!(!buffer.filled().is_empty(), "the connection ended");
                 buffer.clear();
             }
@@ -235,8 +228,8 @@ mod tests {
         let (mut socket, mut peer) = pair().await;
         peer.write_all(&[7; 100_000]).await.unwrap();
         let mut parts = Vec::new();
-        while parts.iter().sum::<usize>() < 100_000 {
-            socket.tcp.readable().await.unwrap();
+        while parts.iter().sum::<u64>() < 100_000 {
+            socket.tcp.get_ref().readable().await.unwrap();
             parts.push(read_available(&mut socket).await);
         }
         assert!(parts.len() >= 4 && parts.iter().all(|n| *n <= READ_AT_ONCE), "{parts:?}");
@@ -255,7 +248,7 @@ mod tests {
     async fn nothing_is_read_during_a_pause() {
         let (mut socket, mut peer) = pair().await;
         peer.write_all(b"hello").await.unwrap();
-        socket.tcp.readable().await.unwrap();
+        socket.tcp.get_ref().readable().await.unwrap();
         let intake = socket.intake.clone();
         let (one, two) = (intake.pause(), intake.pause());
         let mut bytes = [0; 5];
@@ -280,7 +273,7 @@ mod tests {
         assert_eq!(timeout(Duration::from_secs(20), socket.read(&mut bytes)).await.unwrap().unwrap(), 0);
 
         peer.write_all(b"hello").await.unwrap();
-        socket.tcp.readable().await.unwrap();
+        socket.tcp.get_ref().readable().await.unwrap();
         assert_eq!(socket.read(&mut bytes).await.unwrap(), 5);
     }
 }
