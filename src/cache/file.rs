@@ -10,6 +10,7 @@ use std::{
     path::Path,
 };
 
+use tempfile::NamedTempFile;
 use tokio::runtime::Handle;
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
     table::{Row, Rows, TableWriter, models},
     tier::{Dropped, Tier},
 };
-use crate::domain::Fingerprint;
+use crate::{config::CacheConfig, domain::Fingerprint};
 
 /// How a file is called that is not whole yet: what stands before and behind a few letters.
 const PART: [&str; 2] = [".sidelens-", ".part"];
@@ -41,6 +42,35 @@ pub struct Taken {
     pub of_others: u64,
     /// Rows that a tier behind memory was given and did not keep, such as Redis while it is not there.
     pub dropped: u64,
+}
+
+/// `cache.file` could never be written.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "`cache.file` {file} cannot be kept: {source}; it is a file of its own in a directory that Sidelens may write to, as \
+     each stop replaces it"
+)]
+pub struct CacheFileError {
+    /// Its path.
+    file: String,
+    /// What is wrong with it.
+    source: io::Error,
+}
+
+/// Whether [`VectorCache::save`] will find a place for `cache.file`, if there is to be one: at the stop it would be too
+/// late for the vectors of the whole run.
+///
+/// # Errors
+/// [`CacheFileError`].
+pub fn check_file(config: &CacheConfig) -> Result<(), CacheFileError> {
+    let path = Path::new(&config.file);
+    match config.file.is_empty() {
+        true => Ok(()),
+        false => open(path)
+            .and_then(|_| part_of(path))
+            .map(drop)
+            .map_err(|source| CacheFileError { file: config.file.clone(), source }),
+    }
 }
 
 impl VectorCache {
@@ -103,10 +133,7 @@ impl VectorCache {
     /// [`TableError`] when it is there and cannot be read to its end.
     pub fn warm(&self, path: &Path, served: &[Served]) -> Result<Taken, TableError> {
         let (mut taken, runtime) = (Taken::default(), Handle::current());
-        let file = match File::open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(taken),
-            file => file?,
-        };
+        let Some(file) = open(path)? else { return Ok(taken) };
         let mut room = self.memory.max_bytes();
         for row in Rows::open(file)? {
             let (key, value) = row?;
@@ -132,17 +159,15 @@ impl VectorCache {
     /// `.unreadable` behind it.
     ///
     /// # Errors
-    /// [`TableError`] when it cannot be written.
+    /// [`TableError`] when it cannot be written, or there is something else than a file.
     pub fn save(&self, path: &Path, max_bytes: u64) -> Result<u64, TableError> {
         let new: Vec<Row> = self.memory.rows().collect();
         if new.is_empty() {
             return Ok(0);
         }
         let unreadable = Cell::new(None);
-        let old = match File::open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            file => Rows::open(file?).map_err(|error| unreadable.set(Some(error))).ok(),
-        };
+        let old =
+            open(path)?.and_then(|file| Rows::open(file).map_err(|error| unreadable.set(Some(error))).ok());
         let widths = new.iter().map(|(_, value)| value.embedding.dimensions());
         let width = widths.chain(old.as_ref().map(Rows::width)).max().unwrap_or(0);
         let keys: HashSet<CacheKey> = new.iter().map(|(key, _)| *key).collect();
@@ -174,6 +199,36 @@ impl VectorCache {
     }
 }
 
+/// Opens the file at `path`; none if nothing is there.
+///
+/// # Errors
+/// When it cannot be opened, or is something that is not to be replaced by a file, such as a directory or a device.
+fn open(path: &Path) -> io::Result<Option<File>> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Ok(found) if !found.is_file() => Err(io::Error::other("there is something that is no regular file")),
+        found => found.and_then(|_| File::open(path)).map(Some),
+    }
+}
+
+/// A new file in the directory of the file at `path`; removed when dropped.
+fn part_of(path: &Path) -> io::Result<NamedTempFile> {
+    let [prefix, suffix] = PART;
+    tempfile::Builder::new()
+        .prefix(prefix)
+        .suffix(suffix)
+        // Like any new file, where temporary ones are for their owner alone.
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(dir_of(path))
+}
+
+fn dir_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}
+
 /// Replaces the file at `path` by what `write` writes, whole or not at all: it is written beside it, brought to the
 /// disk, and renamed.
 ///
@@ -183,22 +238,12 @@ pub fn replace_file<T, E: From<io::Error>>(
     path: &Path,
     write: impl FnOnce(&mut File) -> Result<T, E>,
 ) -> Result<T, E> {
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    let [prefix, suffix] = PART;
-    let mut part = tempfile::Builder::new()
-        .prefix(prefix)
-        .suffix(suffix)
-        // Like any new file, where temporary ones are for their owner alone.
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(dir)?;
+    let mut part = part_of(path)?;
     let written = write(part.as_file_mut())?;
     part.as_file().sync_all()?;
     part.persist(path).map_err(|error| error.error)?;
     // The new name, too.
-    File::open(dir)?.sync_all()?;
+    File::open(dir_of(path))?.sync_all()?;
     Ok(written)
 }
 

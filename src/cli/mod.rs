@@ -30,6 +30,7 @@ pub use verify::{VerifyArgs, VerifyError};
 
 use crate::{
     app::AppError,
+    cache::CacheFileError,
     config::ConfigError,
     hub::HubError,
     imaging::ServeError,
@@ -91,6 +92,9 @@ pub enum CliError {
     /// The collector of traces cannot be reached as the settings say.
     #[error(transparent)]
     Traces(#[from] TracesError),
+    /// Its vectors could not be kept.
+    #[error(transparent)]
+    CacheFile(#[from] CacheFileError),
     /// The service could not run.
     #[error(transparent)]
     App(#[from] AppError),

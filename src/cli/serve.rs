@@ -5,6 +5,7 @@ use std::pin::pin;
 use super::{CliError, ConfigArgs, decode_worker, descriptors};
 use crate::{
     app::{self, App, AppError},
+    cache,
     config::Config,
     shutdown,
     telemetry::{Traces, logging},
@@ -15,6 +16,7 @@ pub(super) fn run(args: ConfigArgs) -> Result<(), CliError> {
     let config = args.load()?;
     let traces = Traces::start(&config.traces)?;
     logging::init(&config.log, traces.as_ref())?;
+    cache::check_file(&config.cache)?;
     descriptors::raise_limit();
     // Batches are formed here, and little else: requests are read and answered on actix's own threads. With more of these
     // one that wakes has another woken to look for work, on a core where a search is computed.

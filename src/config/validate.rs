@@ -53,7 +53,11 @@ impl Config {
     }
 
     fn validate_cache(&self) -> Result<(), ConfigError> {
-        let CacheConfig { ttl_s, idle_s, redis, .. } = &self.cache;
+        let CacheConfig { max_bytes, ttl_s, idle_s, file, redis, .. } = &self.cache;
+        if *max_bytes == 0 && !file.is_empty() {
+            let limit = "keeps what memory holds: leave it out, or give memory some bytes".into();
+            return Err(out_of_range("cache.file", "set beside `cache.max_bytes` 0", limit));
+        }
         at_least("cache.ttl_s", *ttl_s, 1)?;
         at_most("cache.ttl_s", *ttl_s, MAX_TTL_S)?;
         at_most("cache.idle_s", *idle_s, MAX_TTL_S)?;

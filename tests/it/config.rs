@@ -69,6 +69,25 @@ fn a_busy_port_fails_before_a_model_is_read() {
 }
 
 #[test]
+fn a_file_that_could_not_be_written_at_the_stop_fails_before_a_model_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |file: &str| {
+        let set = format!("cache.file={file}");
+        refusal(&["--listen", "127.0.0.1:0", "--model", "/nowhere", "--set", "log.level=off", "--set", &set])
+    };
+    let (there, missing) = (dir.path().to_str().unwrap(), dir.path().join("no/such.parquet"));
+    for (file, reason) in [(there, "no regular file"), (missing.to_str().unwrap(), "No such file")] {
+        let message = refused(file);
+        assert!(["`cache.file`", file, reason].iter().all(|word| message.contains(word)), "{message}");
+    }
+    // A good one is not there before there is something to keep.
+    let good = dir.path().join("vectors.parquet");
+    assert!(refused(good.to_str().unwrap()).contains("/nowhere"));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    assert!(refusal(&["--set", "cache.max_bytes=0", "--set", "cache.file=/tmp/x"]).contains("`cache.file`"));
+}
+
+#[test]
 fn says_what_it_is_built_from() {
     let text = stdout(&sidelens(&["--version"]).output().unwrap());
     assert!(text.starts_with(concat!("sidelens ", env!("CARGO_PKG_VERSION"), "\n")), "{text}");

@@ -159,6 +159,17 @@ async fn a_file_that_cannot_be_read_is_told_and_set_aside() {
 }
 
 #[tokio::test]
+async fn what_is_no_file_is_left_alone() {
+    let (dir, path) = file();
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("photo.jpg"), "mine").unwrap();
+    let message = cache(&[row("a", 8, "red")]).await.save(&path, MAX).unwrap_err().to_string();
+    assert!(message.contains("no regular file"), "{message}");
+    assert_eq!(names(&dir), ["vectors.parquet"]);
+    assert_eq!(fs::read(path.join("photo.jpg")).unwrap(), b"mine");
+}
+
+#[tokio::test]
 async fn an_export_is_imported_where_its_models_are_served() {
     let rows = [row("a", 8, "red"), row("b", 12, "red"), row("a", 8, "https://host/a.jpg")];
     let mut table = Vec::new();
