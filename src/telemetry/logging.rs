@@ -2,7 +2,9 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::{EnvFilter, Layer, filter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Layer, filter::LevelFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt,
+};
 
 use super::traces::{self, Traces};
 use crate::config::{LogConfig, LogFormat};
@@ -12,14 +14,14 @@ use crate::config::{LogConfig, LogFormat};
 pub enum LoggingError {
     /// Neither a level nor a filter.
     #[error(
-        "`log.level` is `{level}`: {source}; use error, warn, info, debug, trace, or a filter such as \
+        "`log.level` is `{level}`: {reason}; use off, error, warn, info, debug, trace, or a filter such as \
              `info,sidelens::fetch=debug`"
     )]
     Filter {
         /// What the setting says.
         level: String,
         /// What is wrong with it.
-        source: filter::ParseError,
+        reason: String,
     },
 }
 
@@ -32,9 +34,17 @@ pub enum LoggingError {
 /// # Errors
 /// [`LoggingError::Filter`] when `log.level` cannot be read.
 pub fn init(config: &LogConfig, traces: Option<&Traces>) -> Result<(), LoggingError> {
+    let wrong = |reason| LoggingError::Filter { level: config.level.clone(), reason };
+    let directives: Vec<_> = config.level.split(',').map(str::trim).collect();
+    // To the filter any other word is a target, and the only one: what is misspelt would turn every other line off.
+    let is_read =
+        |word: &&&str| word.contains('=') || !word.is_empty() && word.parse::<LevelFilter>().is_ok();
+    if let Some(word) = directives.iter().find(|word| !is_read(word)) {
+        return Err(wrong(format!("`{word}` is no level")));
+    }
     let filter = EnvFilter::builder()
-        .parse(&config.level)
-        .map_err(|source| LoggingError::Filter { level: config.level.clone(), source })?
+        .parse(directives.join(","))
+        .map_err(|source| wrong(source.to_string()))?
         // However much is logged, what is traced is not.
         .add_directive(format!("{}=off", traces::TARGET).parse().expect("a target and a level"));
     let lines = fmt::layer().with_writer(io::stderr);
@@ -61,7 +71,13 @@ mod tests {
         let config = |level: &str| LogConfig { format: LogFormat::Pretty, level: level.into() };
         let message = init(&config("sidelens=loud"), None).unwrap_err().to_string();
         assert!(message.starts_with("`log.level` is `sidelens=loud`: "), "{message}");
-        init(&config("warn,sidelens::fetch=debug"), None).unwrap();
-        init(&config("warn"), None).unwrap();
+        // Each is the name of a target to the filter, which would log nothing else.
+        for word in ["warning", "verbose", "infos", "warn,infos", "", "warn,"] {
+            let message = init(&config(word), None).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("`log.level` is `{word}`: ")), "{message}");
+        }
+        for level in ["warn, sidelens::fetch=debug", "INFO,[embed{id=a}]=trace", "off"] {
+            init(&config(level), None).unwrap();
+        }
     }
 }
