@@ -93,7 +93,7 @@ impl VectorCache {
     ///
     /// # Errors
     /// [`TableError`] when `source` is no table. One with a vector of a model that is not in `served`, or not of its
-    /// length, is refused before a row is taken.
+    /// length, is refused before a row is taken, and so is every table where no tier keeps any.
     pub fn import(&self, mut source: impl Read, served: &[Served]) -> Result<Taken, TableError> {
         // A table's end says where its beginning is.
         let mut file = tempfile::tempfile()?;
@@ -103,6 +103,9 @@ impl VectorCache {
             file.rewind()?;
             Ok(file)
         };
+        if self.memory.max_bytes() == 0 && self.further.is_empty() {
+            return Err(TableError::NotKept);
+        }
         for (model, found) in models(again()?)? {
             let Some(known) = served.iter().find(|known| known.fingerprint.to_string() == model) else {
                 let served = served.iter().map(|known| known.fingerprint.to_string());

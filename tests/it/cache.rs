@@ -101,6 +101,18 @@ async fn an_export_is_imported_by_the_same_model_alone() {
 }
 
 #[tokio::test]
+async fn nothing_is_imported_where_nothing_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("vectors.parquet");
+    let app = TestApp::spawn(|_| {}).await;
+    embed(&app, TWO).await;
+    assert!(cache(&app, &["export"], &file).await.status.success());
+    let forgetful = TestApp::spawn(|config| config.cache.max_bytes = 0).await;
+    let message = refusal(&cache(&forgetful, &["import"], &file).await);
+    assert!(message.contains("400") && message.contains("`cache.max_bytes`"), "{message}");
+}
+
+#[tokio::test]
 async fn keys_guard_the_vectors_too() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("vectors.parquet");

@@ -63,6 +63,9 @@ pub enum TableError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A cache without a tier.
+    #[error("nothing would keep its vectors: `cache.max_bytes` is 0, and there is no Redis")]
+    NotKept,
     /// Vectors of another model.
     #[error(
         "it has vectors of the model {found}, and this service has {served}: vectors of another model, dtype or preprocessing are of no use"
