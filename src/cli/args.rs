@@ -1,4 +1,4 @@
-//! Flags that are settings, addresses, and files.
+//! Flags that are settings, addresses, authorities, and files.
 
 use std::{
     fs, io,
@@ -6,9 +6,21 @@ use std::{
 };
 
 use clap::Args;
+use reqwest::ClientBuilder;
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use url::Url;
 
-use crate::config::{Config, ConfigError, holds_credentials};
+use crate::{
+    config::{Config, ConfigError, holds_credentials},
+    load::{http_client, http_client_trusting},
+};
+
+/// The next step where a certificate is what keeps a connection from being made.
+pub(super) const FOR_A_CERTIFICATE: &str =
+    "a private authority's certificate is given with `--ca`, the name that it was issued for with the URL";
 
 /// The config file, and settings that win over it.
 #[derive(Debug, Clone, Args)]
@@ -92,6 +104,43 @@ pub(super) fn endpoint(url: &Url, route: &str) -> Result<Url, AddressError> {
         endpoint.set_path(route);
     }
     Ok(endpoint)
+}
+
+/// Whose word on the service's certificate is taken.
+#[derive(Debug, Clone, Args)]
+pub struct TrustArgs {
+    /// A PEM file with the authority of the service's certificate, instead of Mozilla's list, which is Meilisearch's.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+}
+
+/// Why nobody is trusted.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// No authority.
+    #[error("{} holds no whole certificate in PEM: `--ca` takes that of the authority, often called ca.crt", .0.display())]
+    Ca(PathBuf),
+}
+
+impl TrustArgs {
+    /// A client that reaches what Meilisearch reaches, and trusts as these flags say.
+    ///
+    /// # Errors
+    /// [`TrustError`].
+    pub(super) fn client(&self) -> Result<ClientBuilder, TrustError> {
+        let Some(file) = &self.ca else { return Ok(http_client()) };
+        let content = read(file)?;
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content).collect();
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(certificates.unwrap_or_default());
+        match roots.is_empty() {
+            true => Err(TrustError::Ca(file.clone())),
+            false => Ok(http_client_trusting(roots)),
+        }
+    }
 }
 
 /// A file that is named cannot be read.

@@ -15,9 +15,9 @@ use url::Url;
 
 use super::{
     CliError,
-    args::{AddressError, endpoint},
+    args::{AddressError, FOR_A_CERTIFICATE, TrustArgs, TrustError, endpoint},
 };
-use crate::{cache::replace_file, load::http_client};
+use crate::cache::replace_file;
 
 /// Bytes that are read at once.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -63,6 +63,8 @@ pub struct ServiceArgs {
     /// A key of `[auth]` with `admin = true`.
     #[arg(long, value_name = "KEY")]
     api_key: Option<String>,
+    #[command(flatten)]
+    trust: TrustArgs,
 }
 
 /// Why no vectors were moved.
@@ -71,6 +73,9 @@ pub enum CacheError {
     /// The address is none.
     #[error(transparent)]
     Address(#[from] AddressError),
+    /// The authority is none.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// The disk.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -205,7 +210,7 @@ impl ServiceArgs {
         request: impl FnOnce(&Client, Url) -> RequestBuilder,
     ) -> Result<Response, CacheError> {
         let url = endpoint(&self.url, "/admin/cache")?;
-        let client = http_client().build().map_err(|error| self.connection(&error))?;
+        let client = self.trust.client()?.build().map_err(|error| self.connection(&error))?;
         let mut request = request(&client, url);
         if let Some(key) = &self.api_key {
             request = request.bearer_auth(key);
@@ -226,6 +231,10 @@ impl ServiceArgs {
         while let Some(inner) = cause.source() {
             cause = inner;
         }
-        CacheError::Connection { url: self.url.clone(), cause: cause.to_string() }
+        let mut cause = cause.to_string();
+        if cause.contains("certificate") {
+            cause = format!("{cause}; {FOR_A_CERTIFICATE}");
+        }
+        CacheError::Connection { url: self.url.clone(), cause }
     }
 }

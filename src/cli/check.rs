@@ -12,23 +12,19 @@ use reqwest::{
     Client,
     header::{AUTHORIZATION, HeaderMap, HeaderValue},
 };
-use rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
-};
 use serde::Deserialize;
 use url::Url;
 
 use self::judge::{Judge, vector, wrong_dimensions};
 use super::{
     CliError,
-    args::{AddressError, FileError, endpoint, read},
+    args::{AddressError, FOR_A_CERTIFICATE, FileError, TrustArgs, TrustError, endpoint, read},
     meilisearch::{fragment, fragments_request, picture_part, text_part},
     settings::{ROUTE, info_path},
 };
 use crate::{
     domain::Modality,
-    load::{self, Failure, Inputs, Picture, Template, http_client, http_client_trusting},
+    load::{self, Failure, Inputs, Picture, Template},
 };
 
 /// Which service, and what to expect of it.
@@ -42,9 +38,8 @@ pub struct CheckArgs {
     /// A file with one key of `[auth]`.
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
-    /// A PEM file with the authority of the service's certificate, instead of Mozilla's list, which is Meilisearch's.
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// One of several models; without it, the default one.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -68,9 +63,9 @@ pub enum CheckError {
     /// Not a key. It is not shown.
     #[error("{} holds no key: it must be one line of visible ASCII, as the key stands in `[auth]`", .0.display())]
     Key(PathBuf),
-    /// No authority.
-    #[error("{} holds no whole certificate in PEM: `--ca` takes that of the authority, often called ca.crt", .0.display())]
-    Ca(PathBuf),
+    /// The authority is none.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// The name has no address.
     #[error("`--connect` names `{host}`, which has no address here: {source}")]
     Resolve {
@@ -143,19 +138,7 @@ impl CheckArgs {
             bearer.set_sensitive(true);
             headers.insert(AUTHORIZATION, bearer);
         }
-        let mut client = match &self.ca {
-            None => http_client(),
-            Some(file) => {
-                let content = read(file)?;
-                let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content).collect();
-                let mut roots = RootCertStore::empty();
-                roots.add_parsable_certificates(certificates.unwrap_or_default());
-                if roots.is_empty() {
-                    return Err(CheckError::Ca(file.clone()));
-                }
-                http_client_trusting(roots)
-            }
-        };
+        let mut client = self.trust.client()?;
         if let Some(host) = &self.connect {
             let found = tokio::net::lookup_host((host.as_str(), 0)).await;
             let found = found.map_err(|source| CheckError::Resolve { host: host.clone(), source })?;
@@ -269,9 +252,7 @@ impl CheckArgs {
             }
             Failure::Status { .. } => "what answers is perhaps a proxy in front of Sidelens",
             Failure::Timeout => "look at the load of the service, or give it more time with `--timeout-s`",
-            Failure::Connect(cause) if cause.contains("certificate") => {
-                "a private authority's certificate is given with `--ca`, the name that it was issued for with the URL"
-            }
+            Failure::Connect(cause) if cause.contains("certificate") => FOR_A_CERTIFICATE,
             Failure::Connect(_) => {
                 "is the service running, and is the way open, through a NetworkPolicy too?"
             }
@@ -288,7 +269,7 @@ impl CheckArgs {
 }
 
 /// The message in the body of a refusal, which may be cut off, or the body itself.
-fn message(body: &str) -> &str {
+pub(super) fn message(body: &str) -> &str {
     let said = body.split_once(r#""message":""#).map_or(body, |(_, rest)| rest);
     let end = said.find(r#"","type""#).unwrap_or(said.len());
     said[..end].trim()

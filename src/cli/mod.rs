@@ -18,7 +18,7 @@ mod version;
 
 use clap::{Parser, Subcommand};
 
-pub use args::{AddressError, ConfigArgs, FileError};
+pub use args::{AddressError, ConfigArgs, FileError, TrustArgs, TrustError};
 pub use bench::{BenchArgs, BenchError};
 pub use cache::{CacheCommand, CacheError, ExportArgs, ImportArgs, ServiceArgs};
 pub use check::{CheckArgs, CheckError};
