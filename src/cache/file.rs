@@ -250,6 +250,14 @@ pub fn replace_file<T, E: From<io::Error>>(
     Ok(written)
 }
 
+/// Whether `file` is a table: its end says what is in it, and its first rows are there.
+///
+/// # Errors
+/// [`TableError`] when it is none.
+pub fn check_table(file: &File) -> Result<(), TableError> {
+    Rows::open(file.try_clone()?).map(drop)
+}
+
 /// Removes what a process that was killed within [`replace_file`] has left in `dir`, where no other may be within it.
 ///
 /// # Errors

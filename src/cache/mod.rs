@@ -20,7 +20,7 @@ use prometheus::IntCounter;
 use tokio::time::timeout;
 use tracing::{Instrument, Span};
 
-pub use file::{CacheFileError, Served, Taken, check_file, remove_parts, replace_file};
+pub use file::{CacheFileError, Served, Taken, check_file, check_table, remove_parts, replace_file};
 pub use flights::GoOn;
 pub use key::CacheKey;
 pub use table::{FailedItem, TableError, TableItem, write_items};

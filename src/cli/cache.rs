@@ -17,7 +17,7 @@ use super::{
     CliError,
     args::{AddressError, FOR_A_CERTIFICATE, TrustArgs, TrustError, endpoint},
 };
-use crate::cache::replace_file;
+use crate::cache::{TableError, check_table, replace_file};
 
 /// Bytes that are read at once.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -98,6 +98,14 @@ pub enum CacheError {
         /// What went wrong.
         cause: String,
     },
+    /// What was sent would not do in place of a table.
+    #[error("{url} answers 200, but with no table of vectors ({source}); is it Sidelens that answers there?")]
+    NoTable {
+        /// Where it was asked.
+        url: Url,
+        /// What is wrong with it.
+        source: Box<TableError>,
+    },
     /// The service refused.
     #[error("{url} answers {status}: {message}")]
     Refused {
@@ -175,6 +183,8 @@ async fn export(args: &ServiceArgs, out: &mut File) -> Result<u64, CacheError> {
         out.write_all(&chunk)?;
         n_bytes += chunk.len() as u64;
     }
+    check_table(out)
+        .map_err(|source| CacheError::NoTable { url: args.url.clone(), source: source.into() })?;
     Ok(n_bytes)
 }
 

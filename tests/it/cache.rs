@@ -8,7 +8,7 @@ use sidelens::{
     runtime::stub::stub_model,
 };
 
-use crate::support::{STUB_DIMENSIONS, TestApp, sidelens};
+use crate::support::{STUB_DIMENSIONS, TestApp, respond, server, sidelens};
 
 const TWO: &str = r#"{"input": ["red house", "blue fish"]}"#;
 const ONE: &str = r#"{"input": "red house"}"#;
@@ -32,8 +32,13 @@ async fn stopped(mut app: TestApp) {
 
 /// Runs `sidelens cache` beside the service.
 async fn cache(app: &TestApp, args: &[&str], file: &Path) -> Output {
+    cache_at(&app.url(""), args, file).await
+}
+
+/// The same beside whatever answers at an address.
+async fn cache_at(url: &str, args: &[&str], file: &Path) -> Output {
     let mut command = sidelens(&["cache"]);
-    command.args(args).arg(file).args(["--url", &app.url("")]);
+    command.args(args).arg(file).args(["--url", url]);
     tokio::task::spawn_blocking(move || command.output()).await.expect("joined").expect("runs")
 }
 
@@ -98,6 +103,29 @@ async fn an_export_is_imported_by_the_same_model_alone() {
     fs::write(&file, "no table").unwrap();
     let message = refusal(&cache(&second, &["import"], &file).await);
     assert!(message.contains("no Parquet file"), "{message}");
+}
+
+#[tokio::test]
+async fn an_export_of_what_is_no_table_leaves_the_old_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("vectors.parquet");
+    let app = TestApp::spawn(|_| {}).await;
+    embed(&app, TWO).await;
+    assert!(cache(&app, &["export"], &file).await.status.success());
+    let written = fs::read(&file).unwrap();
+    let half = written[..written.len() / 2].to_vec();
+    for body in [b"<html>log in</html>".to_vec(), half, b"PAR1PAR1".to_vec(), Vec::new()] {
+        let n_bytes = body.len();
+        let url = server(move |stream, _| {
+            let body = body.clone();
+            async move { respond(stream, "200 OK", "content-type: text/html\r\n", &body).await }
+        })
+        .await;
+        let message = refusal(&cache_at(&url, &["export"], &file).await);
+        assert!(message.contains("no table") && message.contains(&url), "{n_bytes} bytes: {message}");
+        assert_eq!(fs::read(&file).unwrap(), written, "{n_bytes} bytes");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
 #[tokio::test]
