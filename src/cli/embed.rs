@@ -85,7 +85,8 @@ pub enum EmbedCommandError {
     Stopped,
     /// All is done, but not well.
     #[error(
-        "{n_failed} of {items} items failed, more than `--max-failed` {max_failed} percent; the column `error` says why"
+        "{n_failed} of {items} items failed, more than `--max-failed` {max_failed} percent; the column `error` says why. \
+         They are done all the same: remove the output to begin anew, or list them for another output"
     )]
     TooManyFailed {
         /// Items without a vector.

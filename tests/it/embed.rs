@@ -330,7 +330,10 @@ fn what_is_done_stays_as_it_is() {
 fn a_bad_list_is_told_by_the_status_again_and_again() {
     let work = Work::new("list.txt", &["0001.jpg".into(), "gone.jpg".into(), "too.jpg".into()]);
     for _ in 0..2 {
-        let record = summary(&work.run(&[]), 65);
+        let output = work.run(&[]);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(message.contains("remove the output") && message.contains("another output"), "{message}");
+        let record = summary(&output, 65);
         assert_eq!((&record["failed"], &record["embedded"]), (&json!({"not_found": 2}), &json!(1)));
     }
     summary(&work.run(&["--max-failed", "67"]), 0);
