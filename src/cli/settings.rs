@@ -11,24 +11,29 @@ use std::{
 
 use clap::Args;
 use ipnet::IpNet;
+use reqwest::Client;
 use serde::Deserialize;
 use url::{Host, Url};
 
 use super::{
     CliError, ConfigArgs,
-    args::{AddressError, endpoint},
+    args::{AddressError, FOR_A_CERTIFICATE, TrustArgs, TrustError, endpoint},
+    check::message,
     meilisearch::{Embedder, index_settings, picture_template},
 };
 use crate::{
-    config::{HubConfig, ModelConfig, ModelSource},
+    config::{Config, HubConfig, ModelConfig, ModelParts, ModelSource},
+    dialect::{DIALECTS, Dialect, Meilisearch},
     hub,
-    load::http_client,
+    load::Failure,
 };
 
 /// The embedding route, unless the URL has a path of its own.
 pub(super) const ROUTE: &str = "/embed";
 /// For asking the running service; a search would not wait longer either.
 const INFO_TIMEOUT: Duration = Duration::from_secs(2);
+/// Characters of a refusal.
+const MAX_REFUSAL: usize = 1000;
 /// What `localhost` stands for: Meilisearch wants every address of a name allowed.
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 /// Networks that Meilisearch closes by default, as wide as they are reserved.
@@ -65,6 +70,8 @@ pub struct SettingsArgs {
     /// A key of `[auth]`, for Meilisearch to send.
     #[arg(long, value_name = "KEY")]
     api_key: Option<String>,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// Where the model is found when the service does not answer.
     #[command(flatten)]
     pub(super) config: ConfigArgs,
@@ -76,6 +83,18 @@ pub enum SettingsError {
     /// The address is none.
     #[error(transparent)]
     Address(#[from] AddressError),
+    /// The path leads elsewhere.
+    #[error(
+        "`{0}` is no route whose answers are as these settings would say; end `--url` with /embed, or with \
+         /models/NAME/embed for one of several models"
+    )]
+    Route(String),
+    /// The authority is none.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// No client.
+    #[error("cannot set up connections: {0}")]
+    Client(#[from] reqwest::Error),
     /// Neither a field nor a template.
     #[error("`--image-field`: {0}")]
     ImageField(String),
@@ -85,14 +104,23 @@ pub enum SettingsError {
     )]
     TextTemplate(String),
     /// Nobody knows the model's dimensions.
-    #[error(
-        "{asked}, and the model's own files say nothing either: {model}; start Sidelens first, or \
-             give its `--model`"
-    )]
+    #[error("{info} does not tell its model: {reason}; {next}")]
+    Service {
+        /// Where it was asked.
+        info: String,
+        /// Why it does not tell.
+        reason: String,
+        /// The next step.
+        next: &'static str,
+    },
+    /// Neither does the model itself.
+    #[error("{info} does not tell its model ({reason}), and the configured one is not to be had: {model}")]
     Model {
-        /// Why the service did not tell.
-        asked: String,
-        /// Why the files did not.
+        /// Where the service was asked.
+        info: String,
+        /// Why it does not tell.
+        reason: String,
+        /// Why the files do not.
         model: String,
     },
 }
@@ -107,6 +135,8 @@ struct ModelFacts {
 /// Prints the settings.
 pub(super) fn run(args: &SettingsArgs) -> Result<(), CliError> {
     let endpoint = endpoint(&args.url, ROUTE).map_err(SettingsError::Address)?;
+    let route = route(endpoint.path()).filter(|(_, route)| Meilisearch.routes().contains(route));
+    let Some((above, _)) = route else { return Err(SettingsError::Route(endpoint.path().into()).into()) };
     if let Some(template) =
         args.text_template.as_ref().filter(|t| !t.contains("doc.") && !t.contains("fields"))
     {
@@ -117,7 +147,12 @@ pub(super) fn run(args: &SettingsArgs) -> Result<(), CliError> {
     let config = args.config.load()?;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let facts = match runtime.block_on(ask(&endpoint)) {
+    let client = args.trust.client().map_err(SettingsError::Trust)?.timeout(INFO_TIMEOUT);
+    let client = client.build().map_err(SettingsError::Client)?;
+    let mut info = endpoint.clone();
+    info.set_path(&format!("{above}/info"));
+    info.set_query(None);
+    let facts = match runtime.block_on(ask(&client, info.clone())) {
         Ok(facts) => {
             eprintln!(
                 "# Model `{}`, {} dimensions, says the service at {endpoint}.",
@@ -125,15 +160,21 @@ pub(super) fn run(args: &SettingsArgs) -> Result<(), CliError> {
             );
             facts
         }
-        Err(asked) => {
-            let facts = read(&config.served().remove(0).model, &config.hub)
-                .map_err(|model| SettingsError::Model { asked: asked.clone(), model })?;
+        // Not there yet, or not for this machine. Whatever else answers is not to be guessed about.
+        Err(failure @ (Failure::Connect(_) | Failure::Timeout)) if args.names_model(&config) => {
+            let name = above.split_once("/models/").map(|(_, name)| name);
+            let facts = configured(&config, name).map_err(|model| SettingsError::Model {
+                info: info.to_string(),
+                reason: failure.to_string(),
+                model,
+            })?;
             eprintln!(
-                "# {asked}, so this is for the configured model, `{}` with {} dimensions.",
+                "# {info} does not tell its model ({failure}), so this is for the configured one, `{}` with {} dimensions.",
                 facts.model, facts.dimensions
             );
             facts
         }
+        Err(failure) => return Err(SettingsError::of(&info, &failure).into()),
     };
     let settings = index_settings(&Embedder {
         name: &args.embedder,
@@ -166,25 +207,67 @@ pub(super) fn run(args: &SettingsArgs) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Splits a path into a dialect's route at its end and what stands above that: nothing, or `/models/` and a name, or a
+/// proxy's own path. Of two routes the longer one, as `/tei/embed` also ends with `/embed`.
+fn route(path: &str) -> Option<(&str, &str)> {
+    let path = path.trim_end_matches('/');
+    let routes = DIALECTS.iter().flat_map(|dialect| dialect.routes()).filter(|route| **route != "/");
+    let longest = routes.filter(|route| path.ends_with(**route)).max_by_key(|route| route.len())?;
+    Some(path.split_at(path.len() - longest.len()))
+}
+
 /// The path with the facts of the model that the endpoint's path chooses.
 pub(super) fn info_path(endpoint: &Url) -> String {
-    let below = endpoint.path().strip_prefix("/models/");
-    match below.and_then(|below| below.trim_end_matches('/').strip_suffix("/embed")) {
-        Some(name) => format!("/models/{name}/info"),
-        None => "/info".into(),
+    format!("{}/info", route(endpoint.path()).map_or("", |(above, _)| above))
+}
+
+/// Asks the running service for its model.
+async fn ask(client: &Client, info: Url) -> Result<ModelFacts, Failure> {
+    let response = client.get(info).send().await?;
+    let status = response.status().as_u16();
+    let body = response.bytes().await?;
+    if status != 200 {
+        let body = String::from_utf8_lossy(&body).chars().take(MAX_REFUSAL).collect();
+        return Err(Failure::Status { status, body });
+    }
+    serde_json::from_slice(&body).map_err(|_| Failure::Answer("it answers, but not as Sidelens does".into()))
+}
+
+impl SettingsError {
+    fn of(info: &Url, failure: &Failure) -> Self {
+        let next = match failure {
+            Failure::Connect(cause) if cause.contains("certificate") => FOR_A_CERTIFICATE,
+            Failure::Connect(_) | Failure::Timeout => {
+                "start Sidelens first, or name its model with `--model`"
+            }
+            Failure::Status { status: 400, .. } => "name another in the URL",
+            _ => "is it Sidelens that answers there?",
+        };
+        let reason = match failure {
+            Failure::Status { status, body } => format!("status {status}: {}", message(body)),
+            other => other.to_string(),
+        };
+        Self::Service { info: info.to_string(), reason, next }
     }
 }
 
-/// Asks the running service for its model; the error is half a sentence.
-async fn ask(endpoint: &Url) -> Result<ModelFacts, String> {
-    let info =
-        endpoint.join(&info_path(endpoint)).map_err(|error| format!("{endpoint} has no /info: {error}"))?;
-    let client =
-        http_client().timeout(INFO_TIMEOUT).build().map_err(|error| format!("cannot ask {info}: {error}"))?;
-    let silent = |_| format!("{info} does not answer from here");
-    let response = client.get(info.clone()).send().await.map_err(silent)?;
-    let body = response.bytes().await.map_err(silent)?;
-    serde_json::from_slice(&body).map_err(|_| format!("{info} answers, but not as Sidelens does"))
+impl SettingsArgs {
+    /// Whether a model is named, be it the demo, which is also what the settings have where none is.
+    fn names_model(&self, config: &Config) -> bool {
+        let is_demo = config.models.is_empty() && config.model.parts() == ModelParts::One(ModelSource::Demo);
+        !is_demo || self.config.sets().iter().any(|(key, _)| key == "model.source")
+    }
+}
+
+/// The model that the settings name; of several that of the `name` in the endpoint's path, or the first.
+fn configured(config: &Config, name: Option<&str>) -> Result<ModelFacts, String> {
+    for served in config.served() {
+        let facts = read(&served.model, &config.hub)?;
+        if name.is_none_or(|name| name == facts.model) {
+            return Ok(facts);
+        }
+    }
+    Err(format!("none is called `{}`", name.unwrap_or_default()))
 }
 
 fn read(model: &ModelConfig, hub: &HubConfig) -> Result<ModelFacts, String> {
@@ -194,7 +277,7 @@ fn read(model: &ModelConfig, hub: &HubConfig) -> Result<ModelFacts, String> {
     };
     let model = model.clone().located(downloaded).map_err(|error| error.to_string())?;
     let spec = crate::model::spec(&model).map_err(|error| error.to_string())?;
-    Ok(ModelFacts { model: spec.name, dimensions: spec.dimensions })
+    Ok(ModelFacts { model: model.name.unwrap_or(spec.name), dimensions: spec.dimensions })
 }
 
 /// What Meilisearch must be started with to reach the endpoint.
@@ -270,7 +353,12 @@ mod tests {
         for (endpoint, expected) in [
             ("http://a/embed", "/info"),
             ("http://a/models/org/clip/embed/", "/models/org/clip/info"),
+            ("http://a/models/org/clip/v1/embeddings", "/models/org/clip/info"),
+            ("http://a/models/clip/tei/embed", "/models/clip/info"),
+            ("http://a/models/embed/embed", "/models/embed/info"),
             ("http://a/v1/embeddings", "/info"),
+            ("http://a/vectors/embed?x=y", "/vectors/info"),
+            ("http://a/", "/info"),
         ] {
             assert_eq!(info_path(&Url::parse(endpoint).unwrap()), expected, "{endpoint}");
         }

@@ -34,6 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "bulk",
             "cache",
             "config",
+            "dialect",
             "hub",
             "imaging",
             "load",

@@ -1,17 +1,35 @@
 //! `sidelens settings`: what it prints is what Meilisearch would send, and what the service answers.
 
+use std::process::Output;
+
 use serde_json::{Value, json};
 
-use crate::support::{STUB_DIMENSIONS, TestApp, sidelens};
+use sidelens::{
+    config::{Config, ModelEntry, ModelSource},
+    runtime::stub::stub_model,
+};
+
+use crate::support::{STUB_DIMENSIONS, TestApp, closed_address, respond, server, sidelens};
+
+async fn run(args: &[&str]) -> Output {
+    let mut command = sidelens(&["settings"]);
+    command.args(args);
+    tokio::task::spawn_blocking(move || command.output()).await.expect("joined").expect("runs")
+}
 
 /// Runs the command; returns the JSON of stdout, and stderr.
 async fn settings(args: &[&str]) -> (Value, String) {
-    let mut command = sidelens(&["settings"]);
-    command.args(args);
-    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("joined").expect("runs");
+    let output = run(args).await;
     let hints = String::from_utf8(output.stderr).expect("UTF-8");
     assert!(output.status.success(), "{hints}");
     (serde_json::from_slice(&output.stdout).expect("JSON"), hints)
+}
+
+/// Runs the command for pictures; returns the sentence that it fails with.
+async fn refused(url: &str, args: &[&str]) -> String {
+    let output = run(&[&["--url", url, "--image-field", "poster"], args].concat()).await;
+    assert!(output.status.code() == Some(1) && output.stdout.is_empty(), "{url}: {output:?}");
+    String::from_utf8(output.stderr).expect("UTF-8")
 }
 
 /// Renders the `request` template for `n` inputs as Meilisearch does.
@@ -80,13 +98,59 @@ async fn takes_fragments_out_when_asked() {
 }
 
 #[tokio::test]
-async fn reads_the_model_when_the_service_is_down() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
-    let (settings, hints) = settings(&["--url", &format!("http://{free}"), "--image-field", "poster"]).await;
+async fn asks_for_the_model_in_the_path_by_every_route() {
+    let mut other = stub_model(STUB_DIMENSIONS + 1);
+    other.spec.name = "org/texts".into();
+    let app = TestApp::spawn_many(vec![stub_model(STUB_DIMENSIONS), other], |config: &mut Config| {
+        let entry = ModelEntry { source: Some(ModelSource::Demo), ..ModelEntry::default() };
+        config.models = vec![entry; 2];
+    })
+    .await;
+    for path in ["/models/org/texts/embed", "/models/org/texts/v1/embeddings/"] {
+        let (settings, _) = settings(&["--url", &app.url(path), "--image-field", "poster"]).await;
+        let embedder = &settings["embedders"]["sidelens"];
+        assert_eq!(
+            (&embedder["url"], &embedder["request"]["model"]),
+            (&app.url(path).into(), &"org/texts".into())
+        );
+        assert_eq!(embedder["dimensions"], STUB_DIMENSIONS + 1, "{path}");
+    }
+    // Routes that answer in another shape than the settings say, and none.
+    for path in
+        ["/tei", "/tei/embed", "/embed-text", "/models/org/texts/tei", "/models/org/texts", "/nonsense"]
+    {
+        let message = refused(&app.url(path), &[]).await;
+        assert!(message.contains(&format!("`{path}`")) && message.contains("/embed"), "{message}");
+    }
+    let message = refused(&app.url("/models/typo/embed"), &["--model", "demo"]).await;
+    assert!(message.contains("there is no model `typo`"), "{message}");
+}
+
+#[tokio::test]
+async fn reads_the_model_that_is_named_when_the_service_is_down() {
+    let url = closed_address().await;
+    let (settings, hints) = settings(&["--url", &url, "--image-field", "poster", "--model", "demo"]).await;
     let embedder = &settings["embedders"]["sidelens"];
     assert_eq!(embedder["request"]["model"], "sidelens-demo");
     assert!(embedder["dimensions"].as_u64().is_some_and(|n| n > 0));
-    assert!(hints.contains("does not answer from here"), "{hints}");
+    assert!(hints.contains("Connection refused"), "{hints}");
+    let message = refused(&format!("{url}/models/other/embed"), &["--model", "demo"]).await;
+    assert!(message.contains("`other`"), "{message}");
+}
+
+#[tokio::test]
+async fn guesses_no_model() {
+    let message = refused(&closed_address().await, &[]).await;
+    assert!(message.contains("Connection refused") && message.contains("`--model`"), "{message}");
+    let message = refused("http://no.such.host.invalid", &[]).await;
+    assert!(message.contains("no.such.host.invalid") && message.contains("`--model`"), "{message}");
+    // What answers is believed or refused.
+    for (status, body) in [("200 OK", "<html>"), ("502 Bad Gateway", "away"), ("401 Unauthorized", "{}")] {
+        let url =
+            server(move |stream, _| async move { respond(stream, status, "", body.as_bytes()).await }).await;
+        let message = refused(&url, &["--model", "demo"]).await;
+        assert!(message.contains(&url) && message.contains("is it Sidelens"), "{status}: {message}");
+    }
 }
 
 #[test]

@@ -174,6 +174,28 @@ async fn the_check_trusts_the_authority_that_it_is_given() {
     let ca = format!("--ca={}", authority.path("ca.pem").display());
     let (passed, sentence) = check(app.url(""), &[&ca]).await;
     assert!(passed, "{sentence}");
+    for command in [
+        &["settings", "--image-field=poster", "--url", &app.url("")][..],
+        &[
+            "cache",
+            "export",
+            authority.path("vectors.parquet").to_str().expect("UTF-8"),
+            "--url",
+            &app.url(""),
+        ],
+    ] {
+        let run = async |more: &[&str]| {
+            let mut command = sidelens(command);
+            command.args(more);
+            let output = tokio::task::spawn_blocking(move || command.output()).await.expect("joined");
+            let output = output.expect("the program runs");
+            (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        let (passed, sentence) = run(&[&ca]).await;
+        assert!(passed, "{sentence}");
+        let (passed, sentence) = run(&[]).await;
+        assert!(!passed && sentence.contains("certificate") && sentence.contains("`--ca`"), "{sentence}");
+    }
     let (passed, sentence) = check(app.url(""), &[]).await;
     assert!(!passed && sentence.contains("certificate") && sentence.contains("`--ca`"), "{sentence}");
     let wrong = format!("--ca={}", authority.path("key.pem").display());
