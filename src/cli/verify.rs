@@ -1,4 +1,5 @@
-//! `sidelens verify`: whether a model on this machine is whole and can be served, without libtorch.
+//! `sidelens verify`: whether a model on this machine is whole and can be served, without the memory and the time that
+//! serving takes: nothing is computed.
 
 use std::{
     fs::File,
@@ -85,6 +86,8 @@ fn verify(source: ModelSource, hub: &HubConfig) -> Result<String, VerifyError> {
     let model = ModelConfig { source, ..ModelConfig::default() };
     let checkpoint = Checkpoint::open(&model.parts())?;
     let spec = checkpoint.spec(model.pooling)?;
+    #[cfg(feature = "torch")]
+    checkpoint.check(&spec)?;
     if let (Some(text), Some(file)) = (&spec.text, checkpoint.tokenizer(&spec)?) {
         Tokenizer::new(&file, text)
             .map_err(|source| VerifyError::Tokenizer { model: spec.name.clone(), source })?;

@@ -155,13 +155,34 @@ impl Checkpoint {
             Self::One(part) => return part.family.load(&part.files, spec, on),
             Self::Pair { image, text } => (image, text),
         };
-        let images = ModelSpec { text: None, ..spec.clone() };
-        let texts = ModelSpec { image: None, ..spec.clone() };
+        let [images, texts] = halves(spec);
         Ok(Box::new(Pair {
             image: image.family.load(&image.files, &images, on)?,
             text: text.family.load(&text.files, &texts, on)?,
         }))
     }
+
+    /// Whether [`Self::load`] would find all that it needs, without the memory that it takes. A TorchScript module is
+    /// not looked into.
+    ///
+    /// # Errors
+    /// As there, and when a tensor holds what is no finite number.
+    #[cfg(feature = "torch")]
+    pub fn check(&self, spec: &ModelSpec) -> Result<(), ModelError> {
+        let (image, text) = match self {
+            Self::One(part) => return part.family.check(&part.files, spec),
+            Self::Pair { image, text } => (image, text),
+        };
+        let [images, texts] = halves(spec);
+        image.family.check(&image.files, &images)?;
+        text.family.check(&text.files, &texts)
+    }
+}
+
+/// The facts of a pair as each of the two is to know them.
+#[cfg(feature = "torch")]
+fn halves(spec: &ModelSpec) -> [ModelSpec; 2] {
+    [ModelSpec { text: None, ..spec.clone() }, ModelSpec { image: None, ..spec.clone() }]
 }
 
 /// BERT's tokenizer as old checkpoints have it, with the defaults of transformers' `BertTokenizer`.
@@ -225,6 +246,36 @@ mod tests {
         ] {
             spec.text = Some(TextSpec { clean_up, ..TextSpec::new(64) });
             assert_eq!(checkpoint.tokenizer(&spec).unwrap().as_ref(), Some(expected), "{clean_up:?}");
+        }
+    }
+
+    #[cfg(feature = "torch")]
+    #[test]
+    fn what_can_be_loaded_passes_the_check() {
+        let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
+        let here = |place: &str| ModelSource::Directory(fixtures.join(place));
+        let one = [
+            "blip2/generation",
+            "blip2/retrieval",
+            "blip2/sparse",
+            "clip/laion",
+            "clip/sparse",
+            "dinov2/classifier",
+            "dinov2/giant",
+            "dinov2/registers",
+            "sentence-transformers/roberta-pad",
+            "sentence-transformers/xlm-roberta",
+            "siglip/siglip2",
+            "siglip/sparse",
+            "siglip/vision",
+            "siglip/wide",
+            "torchscript/texts",
+        ];
+        let pair = ModelParts::Pair { image: here("clip/laion"), text: here("clip/laion") };
+        for parts in one.iter().map(|place| ModelParts::One(here(place))).chain([pair]) {
+            let checkpoint = Checkpoint::open(&parts).unwrap();
+            let spec = checkpoint.spec(None).unwrap();
+            checkpoint.check(&spec).unwrap_or_else(|error| panic!("{parts:?}: {error}"));
         }
     }
 

@@ -193,6 +193,16 @@ pub enum ModelError {
         /// The number format in the file.
         found: String,
     },
+    /// A tensor from which no vector could be computed.
+    #[error(
+        "{file}: tensor `{tensor}` has entries that are no finite numbers; download the checkpoint again, or convert it anew"
+    )]
+    NotFinite {
+        /// The weights file.
+        file: String,
+        /// The tensor's name.
+        tensor: String,
+    },
     /// libtorch failed while weights were put in place.
     #[error("libtorch could not place tensor `{tensor}`: {reason}")]
     Torch {

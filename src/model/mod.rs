@@ -110,16 +110,32 @@ pub trait Family: Sync {
         spec: &ModelSpec,
         on: Placement,
     ) -> Result<Box<dyn Towers>, ModelError>;
+
+    /// Whether [`Self::load`] would find all that it needs, without the memory that it takes.
+    ///
+    /// # Errors
+    /// As there, and when a tensor holds what is no finite number.
+    #[cfg(feature = "torch")]
+    fn check(&self, files: &ModelFiles, spec: &ModelSpec) -> Result<(), ModelError> {
+        self.load(files, spec, Placement::NOWHERE).map(drop)
+    }
 }
 
 /// Where a model's tensors go, and in which number format.
 #[cfg(feature = "torch")]
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placement {
     /// The device.
     pub device: Device,
     /// The dtype of weights and activations.
     pub kind: Kind,
+}
+
+#[cfg(feature = "torch")]
+impl Placement {
+    /// For towers that are built to see whether they can be, and compute nothing: tensors are looked at in their file, and
+    /// what stands for them has a shape but no memory. No model computes in `bool`.
+    const NOWHERE: Self = Self { device: Device::Cpu, kind: Kind::Bool };
 }
 
 /// A loaded checkpoint's forward passes. Vectors come out as the family defines them, not yet normalised.

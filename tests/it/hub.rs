@@ -2,6 +2,9 @@
 
 use std::{collections::BTreeMap, fs, path::Path, process::Stdio, thread, time::Duration};
 
+#[cfg(feature = "torch")]
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+
 use crate::support::{COMMIT, Faults, HubServer, Machine, TOKEN, directory, refusal};
 
 const WEIGHTS: &str = "model.safetensors";
@@ -389,6 +392,45 @@ fn verify_finds_what_is_wrong() {
     assert!(of_copy().contains("tokenizer.json cannot be read"));
     fs::write(copy.path().join("config.json"), r#"{"model_type": "eva"}"#).expect("written");
     assert!(of_copy().contains("EVA-CLIP"));
+}
+
+#[cfg(feature = "torch")]
+#[test]
+fn verify_looks_at_every_tensor() {
+    const TENSOR: &str = "visual_projection.weight";
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo-model");
+    let dir = tempfile::tempdir().expect("a directory");
+    for file in NEEDED {
+        fs::copy(demo.join(file), dir.path().join(file)).expect("copied");
+    }
+    let bytes = fs::read(demo.join(WEIGHTS)).expect("readable");
+    let weights = SafeTensors::deserialize(&bytes).expect("whole");
+    let tensor = weights.tensor(TENSOR).expect("there");
+    let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
+    let n_entries = shape.iter().product();
+    let of_nan = vec![0xff; tensor.data().len()];
+    let view = |dtype, shape: &[usize], data| TensorView::new(dtype, shape.to_vec(), data).expect("it fits");
+    let half = [shape[0] / 2, shape[1]];
+    let server = HubServer::start(&[]);
+    let machine = Machine::new(server.url());
+    let verify = |instead: Option<TensorView<'_>>| {
+        let others = weights.tensors().into_iter().filter(|(name, _)| name != TENSOR);
+        let all = others.chain(instead.map(|tensor| (TENSOR.to_owned(), tensor)));
+        fs::write(dir.path().join(WEIGHTS), safetensors::serialize(all, None).expect("bytes"))
+            .expect("written");
+        machine.run(&["verify", &dir.path().display().to_string()])
+    };
+    for (instead, reason) in [
+        (None, "holds no tensor"),
+        (Some(view(dtype, &half, &tensor.data()[..tensor.data().len() / 2])), "but config.json asks for"),
+        (Some(view(Dtype::I8, &shape, &tensor.data()[..n_entries])), "is I8"),
+        (Some(view(Dtype::F8_E4M3, &shape, &tensor.data()[..n_entries])), "is F8_E4M3"),
+        (Some(view(dtype, &shape, &of_nan)), "no finite numbers"),
+    ] {
+        let message = refusal(&verify(instead));
+        assert!(message.contains(TENSOR) && message.contains(reason), "{message}");
+    }
+    assert!(verify(Some(tensor.clone())).status.success());
 }
 
 #[test]

@@ -34,7 +34,7 @@ impl Matrix {
         } else {
             let parts = names.iter().map(|name| flat(weights.scaled(name, shape, factor)?));
             let mut parts = parts.collect::<Result<Vec<_>, _>>()?;
-            if parts.len() == 1 {
+            if parts.len() == 1 || weights.placement() == Placement::NOWHERE {
                 return Ok(Self::Stored(parts.remove(0)));
             }
             Self::Stored(Tensor::f_cat(&parts, 0).map_err(failed)?)

@@ -106,6 +106,15 @@ impl Weights {
                 });
             }
         };
+        if self.on == Placement::NOWHERE {
+            if !is_finite(found, kind) {
+                return Err(ModelError::NotFinite { file: found.file.into(), tensor: self.full(name) });
+            }
+            found.let_go();
+            let hollow = Tensor::f_zeros([], (self.on.kind, self.on.device))
+                .and_then(|one| one.f_expand(shape, false));
+            return hollow.map_err(|e| ModelError::torch(&self.full(name), &e));
+        }
         in_file(found, kind).map_err(|e| ModelError::torch(&self.full(name), &e))
     }
 
@@ -132,6 +141,9 @@ impl Weights {
 
     /// The tensor itself where nothing changes.
     fn place(&self, stored: &Tensor, factor: f64) -> Result<Tensor, TchError> {
+        if self.on == Placement::NOWHERE {
+            return Ok(stored.shallow_clone());
+        }
         let placed = stored.f_to_device(self.on.device)?;
         let placed = match factor {
             1.0 => placed,
@@ -139,6 +151,20 @@ impl Weights {
         };
         placed.f_to_kind(self.on.kind)?.f_contiguous()
     }
+}
+
+/// Whether none of a tensor's entries is infinite or no number at all: then the exponent, which ends in the last two
+/// bytes, has all its bits.
+fn is_finite(Found { data, .. }: Found, kind: Kind) -> bool {
+    let exponent = match kind {
+        Kind::Double => 0x7ff0,
+        Kind::Half => 0x7c00,
+        // What bf16 has of it, too.
+        _ => 0x7f80,
+    };
+    let size = kind.elt_size_in_bytes();
+    let ends = data.chunks_exact(size).map(|entry| u16::from_le_bytes([entry[size - 2], entry[size - 1]]));
+    ends.fold(true, |is_finite, end| is_finite & (end & exponent != exponent))
 }
 
 /// A tensor over its place in the file.
