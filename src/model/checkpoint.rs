@@ -1,25 +1,15 @@
 //! A model as it is served: one checkpoint, or the image tower of one beside the text tower of another.
 
-use serde::Deserialize;
 #[cfg(feature = "torch")]
 use tch::{TchError, Tensor};
 
-use super::{Family, ModelError, ModelFiles, clip::Clip, family_of, modules};
+use super::{Family, ModelError, ModelFiles, family_of, modules, tokenizer};
 #[cfg(feature = "torch")]
 use super::{Placement, Towers};
 use crate::{
     config::ModelParts,
-    domain::{CleanUp, ModelSpec, Pooling, Poolings, TokenizerFile},
+    domain::{ModelSpec, Pooling, Poolings, TokenizerFile},
 };
-
-/// SentencePiece models, by the names that checkpoints give them.
-const SENTENCE_PIECE: [&str; 3] = ["spiece.model", "sentencepiece.bpe.model", "tokenizer.model"];
-
-/// The vocabulary of BERT's tokenizer.
-const WORD_PIECE: &str = "vocab.txt";
-
-/// The vocabulary of CLIP's tokenizer, with `merges.txt` beside it.
-const BYTE_PAIR: &str = "vocab.json";
 
 /// The files of a model whose families are known.
 pub enum Checkpoint {
@@ -105,29 +95,9 @@ impl Checkpoint {
     /// # Errors
     /// When there is none that can be read.
     pub fn tokenizer(&self, spec: &ModelSpec) -> Result<Option<TokenizerFile>, ModelError> {
-        let Part { files, family } = match self {
-            _ if spec.text.is_none() => return Ok(None),
-            Self::One(part) | Self::Pair { text: part, .. } => part,
-        };
-        if !files.has("tokenizer.json") {
-            if files.has(WORD_PIECE) {
-                return word_piece(files).map(Some);
-            }
-            // RoBERTa has files of these names too, to be read by other rules.
-            if files.has(BYTE_PAIR) && family.name() == Clip.name() {
-                let [vocab, merges] = [BYTE_PAIR, "merges.txt"].map(|file| files.read(file));
-                let (vocab, merges) = (vocab?.into_owned(), merges?.into_owned());
-                return Ok(Some(TokenizerFile::BytePair { vocab, merges }));
-            }
-        }
-        let sentence_piece = SENTENCE_PIECE.into_iter().find(|file| files.has(file));
-        // SigLIP's Python class reads its SentencePiece model whatever lies beside it.
-        let clean_up = spec.text.as_ref().map(|text| text.clean_up);
-        let is_siglip = matches!(clean_up, Some(CleanUp::Siglip { .. }));
-        match sentence_piece.filter(|_| is_siglip || !files.has("tokenizer.json")) {
-            Some(file) => Ok(Some(TokenizerFile::SentencePiece(files.read(file)?.into_owned()))),
-            None => Ok(Some(TokenizerFile::Json(files.read("tokenizer.json")?.into_owned()))),
-        }
+        let Some(text) = &spec.text else { return Ok(None) };
+        let (Self::One(part) | Self::Pair { text: part, .. }) = self;
+        tokenizer::find(&part.files, part.family, text).map(Some)
     }
 
     /// A digest over every file that was read so far.
@@ -185,23 +155,6 @@ fn halves(spec: &ModelSpec) -> [ModelSpec; 2] {
     [ModelSpec { text: None, ..spec.clone() }, ModelSpec { image: None, ..spec.clone() }]
 }
 
-/// BERT's tokenizer as old checkpoints have it, with the defaults of transformers' `BertTokenizer`.
-fn word_piece(files: &ModelFiles) -> Result<TokenizerFile, ModelError> {
-    #[derive(Default, Deserialize)]
-    struct Config {
-        do_lower_case: Option<bool>,
-        strip_accents: Option<bool>,
-        tokenize_chinese_chars: Option<bool>,
-    }
-    let config: Config = files.json_if_there("tokenizer_config.json")?.unwrap_or_default();
-    Ok(TokenizerFile::WordPiece {
-        vocab: files.read(WORD_PIECE)?.into_owned(),
-        lowercase: config.do_lower_case.unwrap_or(true),
-        strip_accents: config.strip_accents,
-        split_chinese: config.tokenize_chinese_chars.unwrap_or(true),
-    })
-}
-
 #[cfg(feature = "torch")]
 struct Pair {
     image: Box<dyn Towers>,
@@ -219,37 +172,11 @@ impl Towers for Pair {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "torch"))]
 mod tests {
     use super::*;
-    use crate::{config::ModelSource, domain::TextSpec};
+    use crate::config::ModelSource;
 
-    #[test]
-    fn siglip_alone_prefers_its_sentence_piece_model() {
-        let dir = tempfile::tempdir().unwrap();
-        for (file, text) in [
-            ("config.json", r#"{"model_type": "siglip_text_model"}"#),
-            ("spiece.model", "pieces"),
-            ("tokenizer.json", "json"),
-        ] {
-            std::fs::write(dir.path().join(file), text).unwrap();
-        }
-        let source = ModelSource::Directory(dir.path().into());
-        let checkpoint = Checkpoint::One(Part::open(ModelFiles::open(&source).unwrap()).unwrap());
-        let mut spec = checkpoint.spec(None).unwrap();
-        let (pieces, json) =
-            (TokenizerFile::SentencePiece(b"pieces".into()), TokenizerFile::Json(b"json".into()));
-        for (clean_up, expected) in [
-            (CleanUp::Siglip { lowercase: true }, &pieces),
-            (CleanUp::Lowercase, &json),
-            (CleanUp::None, &json),
-        ] {
-            spec.text = Some(TextSpec { clean_up, ..TextSpec::new(64) });
-            assert_eq!(checkpoint.tokenizer(&spec).unwrap().as_ref(), Some(expected), "{clean_up:?}");
-        }
-    }
-
-    #[cfg(feature = "torch")]
     #[test]
     fn what_can_be_loaded_passes_the_check() {
         let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
@@ -276,35 +203,6 @@ mod tests {
             let checkpoint = Checkpoint::open(&parts).unwrap();
             let spec = checkpoint.spec(None).unwrap();
             checkpoint.check(&spec).unwrap_or_else(|error| panic!("{parts:?}: {error}"));
-        }
-    }
-
-    #[test]
-    fn clip_alone_has_byte_pairs() {
-        let (vocab, merges) = (("vocab.json", "ids"), ("merges.txt", "pairs"));
-        let tokenizer = |model_type: &str, contents: &[(&str, &str)]| {
-            let dir = tempfile::tempdir().unwrap();
-            let config = format!(r#"{{"model_type": "{model_type}"}}"#);
-            for (file, text) in [&[("config.json", config.as_str())], contents].concat() {
-                std::fs::write(dir.path().join(file), text).unwrap();
-            }
-            let source = ModelSource::Directory(dir.path().into());
-            let checkpoint = Checkpoint::One(Part::open(ModelFiles::open(&source).unwrap()).unwrap());
-            let spec = checkpoint.spec(None).map_err(|error| error.to_string())?;
-            checkpoint.tokenizer(&spec).map_err(|error| error.to_string())
-        };
-        let pairs = TokenizerFile::BytePair { vocab: b"ids".into(), merges: b"pairs".into() };
-        assert_eq!(tokenizer("clip_text_model", &[vocab, merges]), Ok(Some(pairs)));
-        let json = TokenizerFile::Json(b"json".into());
-        assert_eq!(
-            tokenizer("clip_text_model", &[vocab, merges, ("tokenizer.json", "json")]),
-            Ok(Some(json))
-        );
-        for (model_type, contents, missing) in
-            [("clip_text_model", &[vocab][..], "merges.txt"), ("roberta", &[vocab, merges], "tokenizer.json")]
-        {
-            let message = tokenizer(model_type, contents).unwrap_err();
-            assert!(message.contains(missing), "{message}");
         }
     }
 }

@@ -16,6 +16,7 @@ mod modules;
 mod preprocessor;
 mod sentence;
 mod siglip;
+mod tokenizer;
 mod tokenizer_config;
 mod torchscript;
 pub mod weights;

@@ -66,7 +66,7 @@ impl Family for Siglip {
 /// How texts are prepared, from the tokenizer's settings. Files that leave its class out mean SigLIP's own,
 /// whose defaults differ from those of others.
 fn text_spec(config: &TokenizerConfig, max_position_embeddings: usize) -> TextSpec {
-    let is_siglip = config.class.as_deref().is_none_or(|class| class.starts_with("SiglipTokenizer"));
+    let is_siglip = config.class().is_none_or(|class| class == "SiglipTokenizer");
     let (padding, clean_up, max_length) = match is_siglip {
         true => ("</s>", CleanUp::Siglip { lowercase: config.do_lower_case.unwrap_or(true) }, 64.0),
         false => ("<pad>", CleanUp::None, f64::INFINITY),

@@ -1,20 +1,34 @@
 //! `tokenizer_config.json`: the settings of the Python tokenizer, and `special_tokens_map.json` beside it.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::{ModelError, ModelFiles};
 
+/// The first of the files.
+pub const FILE: &str = "tokenizer_config.json";
+
 /// What the files say; sparse, as each Python class has defaults of its own.
 #[derive(Debug, Default, PartialEq, Deserialize)]
 pub struct TokenizerConfig {
-    /// The Python class.
-    #[serde(rename = "tokenizer_class")]
-    pub class: Option<String>,
+    tokenizer_class: Option<String>,
     /// Whether texts are put in lower case.
     pub do_lower_case: Option<bool>,
+    /// Whether accents go; none for what `do_lower_case` is.
+    pub strip_accents: Option<bool>,
+    /// Whether each Chinese character is a word.
+    pub tokenize_chinese_chars: Option<bool>,
+    /// Whether a text begins with a space.
+    pub add_prefix_space: Option<bool>,
+    /// The end that long texts lose: `right` or `left`.
+    pub truncation_side: Option<String>,
     /// The most tokens of a text; 1e30 where the tokenizer knows no limit.
     pub model_max_length: Option<f64>,
     pad_token: Option<Token>,
+    additional_special_tokens: Option<Tokens>,
+    extra_special_tokens: Option<Tokens>,
+    added_tokens_decoder: Option<Tokens>,
 }
 
 /// A token in both of its styles.
@@ -23,6 +37,22 @@ pub struct TokenizerConfig {
 enum Token {
     Plain(String),
     WithFlags { content: String },
+}
+
+/// Tokens in all of their styles.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+enum Tokens {
+    List(Vec<Token>),
+    Named(BTreeMap<String, Token>),
+}
+
+impl Token {
+    fn content(&self) -> &str {
+        match self {
+            Self::Plain(content) | Self::WithFlags { content } => content,
+        }
+    }
 }
 
 impl TokenizerConfig {
@@ -35,7 +65,7 @@ impl TokenizerConfig {
         struct SpecialTokens {
             pad_token: Option<Token>,
         }
-        let mut config: Self = files.json_if_there("tokenizer_config.json")?.unwrap_or_default();
+        let mut config: Self = files.json_if_there(FILE)?.unwrap_or_default();
         if config.pad_token.is_none() {
             let map: Option<SpecialTokens> = files.json_if_there("special_tokens_map.json")?;
             config.pad_token = map.and_then(|map| map.pad_token);
@@ -43,10 +73,22 @@ impl TokenizerConfig {
         Ok(config)
     }
 
+    /// The Python class, whether or not it is the fast one of two.
+    pub fn class(&self) -> Option<&str> {
+        self.tokenizer_class.as_deref().map(|class| class.strip_suffix("Fast").unwrap_or(class))
+    }
+
     /// The token that fills a text.
     pub fn pad_token(&self) -> Option<&str> {
-        self.pad_token.as_ref().map(|token| match token {
-            Token::Plain(content) | Token::WithFlags { content } => content.as_str(),
+        self.pad_token.as_ref().map(Token::content)
+    }
+
+    /// Tokens beside those of the class.
+    pub fn added_tokens(&self) -> impl Iterator<Item = &str> {
+        let all = [&self.additional_special_tokens, &self.extra_special_tokens, &self.added_tokens_decoder];
+        all.into_iter().flatten().flat_map(|tokens| match tokens {
+            Tokens::List(tokens) => tokens.iter().map(Token::content).collect::<Vec<_>>(),
+            Tokens::Named(tokens) => tokens.values().map(Token::content).collect(),
         })
     }
 }
@@ -72,9 +114,16 @@ mod tests {
         assert_eq!(read(&[map]).pad_token(), Some("<map>"));
         assert_eq!(read(&[map, config(r#"{"pad_token": null}"#)]).pad_token(), Some("<map>"));
         assert_eq!(read(&[map, config(r#"{"pad_token": "<own>"}"#)]).pad_token(), Some("<own>"));
+        let tokens = r#"{"additional_special_tokens": ["<a>", {"content": "<b>"}], "extra_special_tokens": {},
+            "added_tokens_decoder": {"7": {"content": "<c>", "special": true}}}"#;
+        assert_eq!(read(&[config(tokens)]).added_tokens().collect::<Vec<_>>(), ["<a>", "<b>", "<c>"]);
+        assert_eq!(
+            read(&[config(r#"{"tokenizer_class": "BertTokenizerFast"}"#)]).class(),
+            Some("BertTokenizer")
+        );
         let gemma = read(&[config(
             r#"{"tokenizer_class": "GemmaTokenizer", "model_max_length": 1000000000000000019884624838656}"#,
         )]);
-        assert_eq!((gemma.class.as_deref(), gemma.model_max_length), (Some("GemmaTokenizer"), Some(1e30)));
+        assert_eq!((gemma.class(), gemma.model_max_length), (Some("GemmaTokenizer"), Some(1e30)));
     }
 }
