@@ -32,12 +32,6 @@ impl Family for Clip {
             ["text_model.embeddings.token_embedding.weight", "vision_model.embeddings.class_embedding"];
         let [has_text, has_vision] = Index::towers(files, anchors);
         let (text, vision) = (text.filter(|_| has_text), vision.filter(|_| has_vision));
-        let defaults = preprocessor::Defaults {
-            shortest_edge: true,
-            center_crop: true,
-            mean: preprocessor::CLIP_MEAN,
-            std: preprocessor::CLIP_STD,
-        };
         Ok(ModelSpec {
             name: files.name(),
             family: self.name().into(),
@@ -47,7 +41,7 @@ impl Family for Clip {
                 text: text.as_ref().map(|_| Pooling::Projection),
             },
             image: vision
-                .map(|vision| preprocessor::image_spec(files, Some(vision.image_size), &defaults))
+                .map(|vision| preprocessor::image_spec(files, Some(vision.image_size), &preprocessor::CLIP))
                 .transpose()?,
             text: text.map(|text| TextSpec::new(text.max_position_embeddings)),
         })

@@ -39,13 +39,7 @@ impl Family for Dinov2 {
         let Config { vision, .. } = Config::read(files)?;
         // Published checkpoints were trained at 518 pixels, which `image_size` says, and are served at 224,
         // which the preprocessor says.
-        let defaults = preprocessor::Defaults {
-            shortest_edge: true,
-            center_crop: true,
-            mean: preprocessor::CLIP_MEAN,
-            std: preprocessor::CLIP_STD,
-        };
-        let image = preprocessor::image_spec(files, None, &defaults)?;
+        let image = preprocessor::image_spec(files, None, &preprocessor::BIT)?;
         if image.size().into_iter().any(|pixels| pixels < vision.patch_size) {
             let (found, [height, width]) = (vision.patch_size, image.size());
             let found = format!("{found} (pictures {height}x{width})");

@@ -13,11 +13,15 @@ const WHOLE: &str = "processor_config.json";
 /// The file, in both of its styles: OpenAI's old one has bare integers and leaves most keys out.
 #[derive(Debug, Deserialize)]
 struct Preprocessor {
+    /// The Python class; old files have the second.
+    image_processor_type: Option<String>,
+    feature_extractor_type: Option<String>,
     #[serde(default = "yes")]
     do_resize: bool,
-    size: Size,
-    #[serde(default = "bicubic")]
-    resample: u8,
+    #[serde(default)]
+    size: Option<Size>,
+    #[serde(default)]
+    resample: Option<u8>,
     #[serde(default)]
     do_center_crop: Option<bool>,
     #[serde(default)]
@@ -35,7 +39,11 @@ struct Preprocessor {
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "a size is a number, `shortest_edge` alone, or `height` and `width`"
+)]
 enum Size {
     Number(u32),
     ShortestEdge { shortest_edge: u32 },
@@ -46,43 +54,83 @@ fn yes() -> bool {
     true
 }
 
-fn bicubic() -> u8 {
-    3
-}
-
 /// `rescale_factor` of every image processor that does not say its own.
 pub fn one_by_255() -> f64 {
     1.0 / 255.0
 }
 
-/// `image_mean` of CLIP and BLIP-2.
-pub const CLIP_MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
-/// `image_std` of CLIP and BLIP-2.
-pub const CLIP_STD: [f32; 3] = [0.26862954, 0.261_302_6, 0.275_777_1];
+/// `image_mean` of CLIP, DINOv2 and BLIP-2.
+const CLIP_MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
+/// `image_std` of CLIP, DINOv2 and BLIP-2.
+const CLIP_STD: [f32; 3] = [0.26862954, 0.261_302_6, 0.275_777_1];
 
-/// What a family's image processor does where the file is silent.
-pub struct Defaults {
-    /// Whether an integer `size` means the shortest edge (CLIP) or a square.
-    pub shortest_edge: bool,
-    /// Whether there is a centre crop.
-    pub center_crop: bool,
-    /// `image_mean`.
-    pub mean: [f32; 3],
-    /// `image_std`.
-    pub std: [f32; 3],
+const BICUBIC: u8 = 3;
+const BILINEAR: u8 = 2;
+
+/// What an image processor does where the file is silent.
+///
+/// Source: transformers 5.23.0, `models/*/image_processing_*.py`.
+pub struct Processor {
+    /// The Python class, without `ImageProcessor`.
+    name: &'static str,
+    /// Whether there is a centre crop, to 224x224. With one `size` is the shortest edge, without it both.
+    center_crop: bool,
+    /// Pixels of that edge or those edges.
+    size: u32,
+    /// Whether an integer as `size` means both edges, or the shortest.
+    square: bool,
+    resample: u8,
+    mean: [f32; 3],
+    std: [f32; 3],
+}
+
+/// CLIP's.
+pub const CLIP: Processor = Processor {
+    name: "CLIP",
+    center_crop: true,
+    size: 224,
+    square: false,
+    resample: BICUBIC,
+    mean: CLIP_MEAN,
+    std: CLIP_STD,
+};
+
+/// DINOv2's.
+pub const BIT: Processor = Processor { name: "Bit", ..CLIP };
+
+/// SigLIP's.
+pub const SIGLIP: Processor =
+    Processor { name: "Siglip", center_crop: false, mean: [0.5; 3], std: [0.5; 3], ..CLIP };
+
+/// BLIP-2's.
+pub const BLIP: Processor = Processor { name: "Blip", center_crop: false, size: 384, square: true, ..CLIP };
+
+/// ViT's, which some checkpoints name in place of their family's.
+const VIT: Processor = Processor { name: "ViT", square: true, resample: BILINEAR, ..SIGLIP };
+
+impl Processor {
+    /// Where the file does not give `size`.
+    fn resize(&self) -> Resize {
+        match self.center_crop {
+            true => Resize::ShortestEdge(self.size),
+            false => Resize::Exact { height: self.size, width: self.size },
+        }
+    }
 }
 
 /// Reads the file for an image tower with square input of `image_size` pixels; `None` for a tower that takes
-/// any size. Where both files speak of pictures, the one of the whole processor counts.
+/// any size. `family` is the family's image processor; the file may name another. Where both files speak of
+/// pictures, the one of the whole processor counts.
 ///
 /// # Errors
-/// When the file is missing, or prepares pictures in a way that does not give the tower its input size.
+/// When the file is missing, names a processor that is not known, or prepares pictures in a way that does not
+/// give the tower its input size.
 ///
 /// Source: transformers 5.23.0, `image_processing_base.py`, `get_image_processor_dict`.
 pub fn image_spec(
     files: &ModelFiles,
     image_size: Option<u32>,
-    defaults: &Defaults,
+    family: &Processor,
 ) -> Result<ImageSpec, ModelError> {
     let (name, file): (_, Preprocessor) = match files.json_key(WHOLE, "image_processor")? {
         Some(file) => (WHOLE, file),
@@ -93,9 +141,23 @@ pub fn image_spec(
     if !file.do_resize {
         return Err(unsupported("do_resize", "false".into(), "pictures of any size must be resized"));
     }
-    let filter = match file.resample {
-        2 => Filter::Bilinear,
-        3 => Filter::Bicubic,
+    let (key, class) = match (file.image_processor_type, file.feature_extractor_type) {
+        (None, class) => ("feature_extractor_type", class),
+        (class, _) => ("image_processor_type", class),
+    };
+    let defaults = match class {
+        None => family,
+        Some(class) => match named(&class) {
+            Some(processor) => processor,
+            None => {
+                let expected = "Sidelens has the image processors CLIP, Siglip, Bit, Blip and ViT";
+                return Err(unsupported(key, format!("`{class}`"), expected));
+            }
+        },
+    };
+    let filter = match file.resample.unwrap_or(defaults.resample) {
+        BILINEAR => Filter::Bilinear,
+        BICUBIC => Filter::Bicubic,
         other => {
             return Err(unsupported(
                 "resample",
@@ -105,14 +167,14 @@ pub fn image_spec(
         }
     };
     let resize = match file.size {
-        Size::Number(n) if defaults.shortest_edge => Resize::ShortestEdge(n),
-        Size::Number(n) => Resize::Exact { height: n, width: n },
-        Size::ShortestEdge { shortest_edge } => Resize::ShortestEdge(shortest_edge),
-        Size::Exact { height, width } => Resize::Exact { height, width },
+        None => defaults.resize(),
+        Some(Size::Number(n)) if defaults.square => Resize::Exact { height: n, width: n },
+        Some(Size::Number(n) | Size::ShortestEdge { shortest_edge: n }) => Resize::ShortestEdge(n),
+        Some(Size::Exact { height, width }) => Resize::Exact { height, width },
     };
     let crop = match (file.do_center_crop.unwrap_or(defaults.center_crop), file.crop_size) {
         (false, _) => None,
-        (true, None) => image_size.map(|n| [n; 2]),
+        (true, None) => Some([224; 2]),
         (true, Some(Size::Number(n) | Size::ShortestEdge { shortest_edge: n })) => Some([n, n]),
         (true, Some(Size::Exact { height, width })) => Some([height, width]),
     };
@@ -138,12 +200,16 @@ pub fn image_spec(
     Ok(ImageSpec { resize, crop, filter, rescale_factor, mean, std })
 }
 
+/// The image processor of this Python class, in any of its forms.
+fn named(class: &str) -> Option<&'static Processor> {
+    let class = ["Fast", "Pil"].iter().find_map(|form| class.strip_suffix(form)).unwrap_or(class);
+    let name = ["ImageProcessor", "FeatureExtractor"].iter().find_map(|kind| class.strip_suffix(kind))?;
+    [&CLIP, &SIGLIP, &BIT, &BLIP, &VIT].into_iter().find(|processor| processor.name == name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const CLIP: Defaults =
-        Defaults { shortest_edge: true, center_crop: true, mean: [0.5; 3], std: [0.25; 3] };
 
     fn directory(contents: &[(&str, &str)]) -> (tempfile::TempDir, ModelFiles) {
         let dir = tempfile::tempdir().unwrap();
@@ -170,7 +236,7 @@ mod tests {
         );
         let old = old.unwrap();
         assert_eq!(old.resize, Resize::ShortestEdge(224));
-        assert_eq!((old.crop, old.mean, old.std), (Some([224; 2]), [0.1, 0.2, 0.3], [0.25; 3]));
+        assert_eq!((old.crop, old.mean, old.std), (Some([224; 2]), [0.1, 0.2, 0.3], CLIP_STD));
         assert_eq!(old, new.unwrap());
     }
 
@@ -181,11 +247,32 @@ mod tests {
             (r#"{"size": 224, "do_center_crop": false}"#, "absent"),
             (r#"{"size": 224, "resample": 1}"#, "resample"),
             (r#"{"size": 224, "do_resize": false}"#, "do_resize"),
-            (r#"{}"#, "size"),
+            (r#"{"size": {"shortest_edge": 224, "longest_edge": 300}}"#, "`shortest_edge` alone"),
+            (r#"{"image_processor_type": "ConvNextImageProcessor"}"#, "image_processor_type"),
+            (r#"{"feature_extractor_type": "DeiTFeatureExtractor"}"#, "`DeiTFeatureExtractor`"),
+            // That is the shortest edge there.
+            (r#"{"image_processor_type": "SiglipImageProcessor", "size": 224}"#, "crop_size"),
         ] {
             let message = read(json, 224).unwrap_err().to_string();
             assert!(message.contains(word) && message.contains(FILE), "{message}");
         }
+    }
+
+    #[test]
+    fn sparse_files_mean_the_defaults_of_the_class() {
+        let clip = read(r#"{"image_processor_type": "CLIPImageProcessorFast"}"#, 224).unwrap();
+        assert_eq!((clip.resize, clip.crop), (Resize::ShortestEdge(224), Some([224; 2])));
+        assert_eq!((clip.filter, clip.mean, clip.std), (Filter::Bicubic, CLIP_MEAN, CLIP_STD));
+        assert_eq!(read(r#"{"feature_extractor_type": "BitFeatureExtractor"}"#, 224).unwrap(), clip);
+        let vit = read(r#"{"image_processor_type": "ViTImageProcessor"}"#, 224).unwrap();
+        assert_eq!((vit.resize, vit.crop), (Resize::Exact { height: 224, width: 224 }, None));
+        assert_eq!((vit.filter, vit.mean, vit.std), (Filter::Bilinear, [0.5; 3], [0.5; 3]));
+        let siglip = read(r#"{"image_processor_type": "SiglipImageProcessorPil"}"#, 224).unwrap();
+        assert_eq!(siglip, ImageSpec { filter: Filter::Bicubic, ..vit });
+        let blip = read(r#"{"image_processor_type": "BlipImageProcessor", "size": 64}"#, 64).unwrap();
+        assert_eq!((blip.size(), blip.crop, blip.mean), ([64; 2], None, CLIP_MEAN));
+        // Whatever edge is resized to, the crop is the class's.
+        assert!(read(r#"{"image_processor_type": "CLIPImageProcessor", "size": 64}"#, 64).is_err());
     }
 
     #[test]

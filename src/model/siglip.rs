@@ -28,12 +28,6 @@ impl Family for Siglip {
 
     fn spec(&self, files: &ModelFiles, _: Option<Pooling>) -> Result<ModelSpec, ModelError> {
         let Config { dimensions, text, vision } = Config::read(files)?;
-        let defaults = preprocessor::Defaults {
-            shortest_edge: false,
-            center_crop: false,
-            mean: [0.5; 3],
-            std: [0.5; 3],
-        };
         Ok(ModelSpec {
             name: files.name(),
             family: self.name().into(),
@@ -43,7 +37,9 @@ impl Family for Siglip {
                 text: text.as_ref().map(|_| Pooling::Projection),
             },
             image: vision
-                .map(|vision| preprocessor::image_spec(files, Some(vision.sizes.image_size), &defaults))
+                .map(|vision| {
+                    preprocessor::image_spec(files, Some(vision.sizes.image_size), &preprocessor::SIGLIP)
+                })
                 .transpose()?,
             text: match text {
                 Some(text) => Some(text_spec(&TokenizerConfig::read(files)?, text.max_position_embeddings)),

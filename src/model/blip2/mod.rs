@@ -44,12 +44,6 @@ impl Family for Blip2 {
         // Only the head's space is shared with texts.
         let text =
             (pooling == Pooling::ItcMean).then(|| TextSpec::new(config.qformer.max_position_embeddings));
-        let defaults = preprocessor::Defaults {
-            shortest_edge: false,
-            center_crop: false,
-            mean: preprocessor::CLIP_MEAN,
-            std: preprocessor::CLIP_STD,
-        };
         Ok(ModelSpec {
             name: files.name(),
             family: self.name().into(),
@@ -57,7 +51,11 @@ impl Family for Blip2 {
                 Pooling::ItcMean => config.image_text_hidden_size as usize,
                 _ => config.qformer.blocks.hidden_size as usize,
             },
-            image: Some(preprocessor::image_spec(files, Some(config.vision.base.image_size), &defaults)?),
+            image: Some(preprocessor::image_spec(
+                files,
+                Some(config.vision.base.image_size),
+                &preprocessor::BLIP,
+            )?),
             pooling: Poolings { image: Some(pooling), text: text.as_ref().map(|_| Pooling::Projection) },
             text,
         })
