@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{
     Family, ModelError, ModelFiles,
     config::{ConfigJson, TransformerConfig, VisionConfig, unsupported},
-    preprocessor,
+    preprocessor, sentence,
     weights::Index,
 };
 use crate::domain::{ModelSpec, Pooling, Poolings, TextSpec};
@@ -28,6 +28,7 @@ impl Family for Clip {
 
     fn spec(&self, files: &ModelFiles, _: Option<Pooling>) -> Result<ModelSpec, ModelError> {
         let Config { projection_dim, text, vision } = Config::read(files)?;
+        let prompts = sentence::around_vectors(files)?;
         let anchors =
             ["text_model.embeddings.token_embedding.weight", "vision_model.embeddings.class_embedding"];
         let [has_text, has_vision] = Index::towers(files, anchors);
@@ -43,7 +44,7 @@ impl Family for Clip {
             image: vision
                 .map(|vision| preprocessor::image_spec(files, Some(vision.image_size), &preprocessor::CLIP))
                 .transpose()?,
-            text: text.map(|text| TextSpec::new(text.max_position_embeddings)),
+            text: text.map(|text| TextSpec { prompts, ..TextSpec::new(text.max_position_embeddings) }),
         })
     }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{
     Family, ModelError, ModelFiles,
     config::{Activation, ConfigJson, VisionConfig, unsupported},
-    preprocessor,
+    preprocessor, sentence,
 };
 use crate::domain::{ModelSpec, Pooling, Poolings};
 
@@ -37,6 +37,7 @@ impl Family for Dinov2 {
 
     fn spec(&self, files: &ModelFiles, pooling: Option<Pooling>) -> Result<ModelSpec, ModelError> {
         let Config { vision, .. } = Config::read(files)?;
+        let pooling = sentence::around_states(files, pooling)?;
         // Published checkpoints were trained at 518 pixels, which `image_size` says, and are served at 224,
         // which the preprocessor says.
         let image = preprocessor::image_spec(files, None, &preprocessor::BIT)?;

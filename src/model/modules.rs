@@ -7,6 +7,9 @@ use super::{ModelError, ModelFiles};
 /// The file.
 const FILE: &str = "modules.json";
 
+/// The classes of a first step whose directory holds a checkpoint of transformers.
+pub const ENCODERS: [&str; 2] = ["Transformer", "CLIPModel"];
+
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Module {
@@ -36,16 +39,21 @@ pub fn read(files: &ModelFiles) -> Result<Option<Vec<Module>>, ModelError> {
     files.json_if_there(FILE)
 }
 
+/// `found`, of these steps, is not served; `expected` says which are.
+pub fn unserved(found: &str, modules: &[Module], expected: &'static str) -> ModelError {
+    let all = modules.iter().map(Module::class).collect::<Vec<_>>().join(", ");
+    ModelError::Unsupported { file: FILE.into(), key: "type", found: format!("`{found}` in {all}"), expected }
+}
+
 /// Where a checkpoint has its `config.json`, its tokenizer and its main weights: in the directory of the
-/// first step. Old sentence-transformers models have their encoder in `0_Transformer`, and one that is only a
-/// wrapper around CLIP, such as `sentence-transformers/clip-ViT-B-32`, has it in `0_CLIPModel`.
+/// first step. Old sentence-transformers models have their encoder in `0_Transformer`, and wrappers around
+/// CLIP, such as `sentence-transformers/clip-ViT-B-32`, in `0_CLIPModel`.
 ///
 /// # Errors
 /// When `modules.json` is not as expected, or names a directory elsewhere.
 pub fn first_step(files: ModelFiles) -> Result<ModelFiles, ModelError> {
     match read(&files)?.unwrap_or_default().as_slice() {
-        [only] if only.class() == "CLIPModel" => files.below(&only.path),
-        [first, ..] if first.class() == "Transformer" => files.below(&first.path),
+        [first, ..] if ENCODERS.contains(&first.class()) => files.below(&first.path),
         _ => Ok(files),
     }
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{
     Family, ModelError, ModelFiles,
     config::{ConfigJson, TransformerConfig, VisionConfig, unsupported},
-    preprocessor,
+    preprocessor, sentence,
     tokenizer_config::TokenizerConfig,
 };
 use crate::domain::{CleanUp, ModelSpec, Pooling, Poolings, TextSpec};
@@ -28,6 +28,7 @@ impl Family for Siglip {
 
     fn spec(&self, files: &ModelFiles, _: Option<Pooling>) -> Result<ModelSpec, ModelError> {
         let Config { dimensions, text, vision } = Config::read(files)?;
+        let prompts = sentence::around_vectors(files)?;
         Ok(ModelSpec {
             name: files.name(),
             family: self.name().into(),
@@ -42,7 +43,10 @@ impl Family for Siglip {
                 })
                 .transpose()?,
             text: match text {
-                Some(text) => Some(text_spec(&TokenizerConfig::read(files)?, text.max_position_embeddings)),
+                Some(text) => Some(TextSpec {
+                    prompts,
+                    ..text_spec(&TokenizerConfig::read(files)?, text.max_position_embeddings)
+                }),
                 None => None,
             },
         })

@@ -18,7 +18,7 @@ use serde_json::json;
 use super::{
     Family, ModelError, ModelFiles,
     config::{ConfigJson, TransformerConfig, VisionConfig, unsupported},
-    preprocessor,
+    preprocessor, sentence,
 };
 use crate::domain::{ModelSpec, Pooling, Poolings, TextSpec};
 
@@ -42,8 +42,9 @@ impl Family for Blip2 {
         let config = Config::read(files)?;
         let pooling = config.pooling(pooling)?;
         // Only the head's space is shared with texts.
-        let text =
-            (pooling == Pooling::ItcMean).then(|| TextSpec::new(config.qformer.max_position_embeddings));
+        let prompts = sentence::around_vectors(files)?;
+        let text = (pooling == Pooling::ItcMean)
+            .then(|| TextSpec { prompts, ..TextSpec::new(config.qformer.max_position_embeddings) });
         Ok(ModelSpec {
             name: files.name(),
             family: self.name().into(),

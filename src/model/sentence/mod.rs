@@ -9,19 +9,15 @@ mod encoder;
 mod steps;
 #[cfg(feature = "torch")]
 mod towers;
-
-use std::collections::BTreeMap;
+mod whole;
+mod wrapper;
 
 use serde::Deserialize;
 
-use self::{encoder::Encoder, steps::Steps};
+pub use self::wrapper::{around_states, around_vectors};
+use self::{encoder::Encoder, steps::Steps, whole::Whole};
 use super::{ConfigJson, Family, ModelError, ModelFiles};
 use crate::domain::{CleanUp, ModelSpec, Pooling, Poolings, Prompts, TextSpec};
-
-/// The prompts of a model.
-const PROMPTS: &str = "config_sentence_transformers.json";
-/// The prompts for a document by their names: the first that is there counts.
-const DOCUMENT: [&str; 3] = ["document", "passage", "corpus"];
 
 /// The family.
 pub struct SentenceTransformers;
@@ -42,7 +38,7 @@ impl Family for SentenceTransformers {
     fn spec(&self, files: &ModelFiles, pooling: Option<Pooling>) -> Result<ModelSpec, ModelError> {
         let encoder = Encoder::read(files)?;
         let steps = Steps::read(files, pooling, encoder.blocks.hidden_size)?;
-        if steps.pooling == Pooling::Pooler && !encoder.kind.has_pooler() {
+        if steps.pooling.way == Pooling::Pooler && !encoder.kind.has_pooler() {
             let known = &[Pooling::Mean, Pooling::Cls];
             return Err(ModelError::Pooling {
                 family: encoder.kind.model_type(),
@@ -50,10 +46,10 @@ impl Family for SentenceTransformers {
                 known,
             });
         }
-        let prompts = prompts(files)?;
-        if steps.leaves_prompts_out && prompts != Prompts::default() {
+        let Whole { prompts, .. } = Whole::read(files)?;
+        if steps.pooling.leaves_prompts_out && prompts != Prompts::default() {
             return Err(ModelError::Unsupported {
-                file: steps.pooling_file,
+                file: steps.pooling.file,
                 key: "include_prompt",
                 found: "false".into(),
                 expected: "Sidelens pools over the prompt too; take a model whose pooling includes it",
@@ -68,7 +64,7 @@ impl Family for SentenceTransformers {
             name: files.name(),
             family: self.name().into(),
             dimensions: steps.dimensions,
-            pooling: Poolings { image: None, text: Some(steps.pooling) },
+            pooling: Poolings { image: None, text: Some(steps.pooling.way) },
             image: None,
             text: Some(TextSpec {
                 clean_up: if limits.lowercase { CleanUp::Lowercase } else { CleanUp::None },
@@ -129,39 +125,6 @@ impl Limits {
     }
 }
 
-/// The prompts of the whole model. Where it has a default prompt but none for queries, queries go without, as
-/// in sentence-transformers; a document takes a `passage` prompt too, which must be asked for by name there.
-fn prompts(files: &ModelFiles) -> Result<Prompts, ModelError> {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct File {
-        prompts: BTreeMap<String, Option<String>>,
-        default_prompt_name: Option<String>,
-    }
-    let File { prompts, default_prompt_name } = files.top().json_if_there(PROMPTS)?.unwrap_or_default();
-    let prompt = |name: &str| prompts.get(name).cloned().flatten();
-    let default = match default_prompt_name {
-        None => None,
-        // These two are always there for sentence-transformers.
-        Some(name) if prompts.contains_key(&name) || ["query", "document"].contains(&name.as_str()) => {
-            prompt(&name)
-        }
-        Some(name) => {
-            return Err(ModelError::Unsupported {
-                file: PROMPTS.into(),
-                key: "default_prompt_name",
-                found: format!("`{name}`"),
-                expected: "it must be one of `prompts`",
-            });
-        }
-    };
-    Ok(Prompts {
-        query: prompt("query").unwrap_or_default(),
-        document: DOCUMENT.into_iter().find_map(prompt).unwrap_or_default(),
-        default: default.unwrap_or_default(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -218,21 +181,6 @@ mod tests {
     }
 
     #[test]
-    fn prompts_are_those_of_the_model() {
-        let of = |json: &str| text(&[(PROMPTS, json)]).prompts;
-        let found =
-            of(r#"{"prompts": {"query": "q: ", "passage": "p: "}, "default_prompt_name": "passage"}"#);
-        let expected = Prompts { query: "q: ".into(), document: "p: ".into(), default: "p: ".into() };
-        assert_eq!(found, expected);
-        let found = of(r#"{"prompts": {"query": null, "document": "d: ", "passage": "p: "}}"#);
-        assert_eq!(found, Prompts { document: "d: ".into(), ..Prompts::default() });
-        assert_eq!(of(r#"{"__version__": {}, "default_prompt_name": null}"#), Prompts::default());
-        let message = spec(&[(PROMPTS, r#"{"prompts": {}, "default_prompt_name": "clustering"}"#)]);
-        let message = message.unwrap_err().to_string();
-        assert!(message.contains("default_prompt_name") && message.contains("`clustering`"), "{message}");
-    }
-
-    #[test]
     fn a_pooling_that_leaves_prompts_out_is_refused_where_there_are_any() {
         let modules = (
             "modules.json",
@@ -241,7 +189,7 @@ mod tests {
         );
         let pooling = ("1_Pooling/config.json", r#"{"include_prompt": false}"#);
         assert!(spec(&[modules, pooling]).is_ok());
-        let prompts = (PROMPTS, r#"{"prompts": {"query": "q: "}}"#);
+        let prompts = (whole::FILE, r#"{"prompts": {"query": "q: "}}"#);
         let message = spec(&[modules, pooling, prompts]).unwrap_err().to_string();
         assert!(message.contains("1_Pooling/config.json") && message.contains("include_prompt"), "{message}");
     }

@@ -29,15 +29,22 @@ const OLD_KEYS: [(&str, &str); 6] = [
 #[derive(Debug, PartialEq)]
 pub struct Steps {
     /// How they become one vector.
-    pub pooling: Pooling,
-    /// The file that says so; empty where there is none.
-    pub pooling_file: String,
-    /// Whether the pooling passes over the tokens of a prompt.
-    pub leaves_prompts_out: bool,
+    pub pooling: PoolingStep,
     /// What happens to the vector, in this order.
     pub after: Vec<Step>,
     /// Components of the vector in the end.
     pub dimensions: usize,
+}
+
+/// How token states become one vector.
+#[derive(Debug, PartialEq)]
+pub struct PoolingStep {
+    /// The way.
+    pub way: Pooling,
+    /// The file that says so; empty where there is none.
+    pub file: String,
+    /// Whether it passes over the tokens of a prompt.
+    pub leaves_prompts_out: bool,
 }
 
 /// One step behind the pooling.
@@ -72,22 +79,23 @@ impl Steps {
     /// When a file is missing, or says something that cannot be served.
     pub fn read(files: &ModelFiles, pooling: Option<Pooling>, hidden: i64) -> Result<Self, ModelError> {
         let files = files.top();
+        let way = pooling.unwrap_or(Pooling::Mean);
         let mut steps = Self {
-            pooling: pooling.unwrap_or(Pooling::Mean),
-            pooling_file: String::new(),
-            leaves_prompts_out: false,
+            pooling: PoolingStep { way, file: String::new(), leaves_prompts_out: false },
             after: Vec::new(),
             dimensions: 0,
         };
         let mut width = hidden;
         if let Some(modules) = modules::read(&files)? {
-            let [_, second, others @ ..] = modules.as_slice() else {
+            let [first, second, others @ ..] = modules.as_slice() else {
                 return Err(unserved("alone", &modules));
             };
-            if second.class() != "Pooling" {
-                return Err(unserved(second.class(), &modules));
+            for (module, class) in [(first, "Transformer"), (second, "Pooling")] {
+                if module.class() != class {
+                    return Err(unserved(module.class(), &modules));
+                }
             }
-            steps.read_pooling(&files, second, pooling)?;
+            steps.pooling = PoolingStep::read(&files, second, pooling)?;
             for module in others {
                 match module.class() {
                     "Dense" => {
@@ -105,23 +113,24 @@ impl Steps {
         steps.dimensions = usize::try_from(width).unwrap_or_default();
         Ok(steps)
     }
+}
 
-    fn read_pooling(
-        &mut self,
-        files: &ModelFiles,
-        module: &Module,
-        pooling: Option<Pooling>,
-    ) -> Result<(), ModelError> {
+impl PoolingStep {
+    /// Reads the step `module` of the checkpoint whose top is `files`; `pooling`, if there is one, stands in
+    /// for the step's.
+    ///
+    /// # Errors
+    /// When its file is missing, or says something that cannot be served.
+    pub fn read(files: &ModelFiles, module: &Module, pooling: Option<Pooling>) -> Result<Self, ModelError> {
         let config: Value = files.below(&module.path)?.json(CONFIG)?;
-        self.pooling_file = format!("{}/{CONFIG}", module.path.trim_end_matches('/'));
-        self.leaves_prompts_out = config["include_prompt"] == false;
-        self.pooling = match (pooling, modes(&config).as_slice()) {
+        let file = config_of(&module.path);
+        let way = match (pooling, modes(&config).as_slice()) {
             (Some(pooling), _) => pooling,
             (None, [mode]) if mode == "mean" => Pooling::Mean,
             (None, [mode]) if mode == "cls" => Pooling::Cls,
             (None, modes) => {
                 return Err(ModelError::Unsupported {
-                    file: self.pooling_file.clone(),
+                    file,
                     key: "pooling_mode",
                     found: format!("`{}`", modes.join("`, `")),
                     expected: "Sidelens has `mean` and `cls`, one at a time; the setting `pooling` can put one \
@@ -129,8 +138,13 @@ impl Steps {
                 });
             }
         };
-        Ok(())
+        Ok(Self { way, file, leaves_prompts_out: config["include_prompt"] == false })
     }
+}
+
+/// The configuration of the step at `path`, for messages.
+fn config_of(path: &str) -> String {
+    format!("{}/{CONFIG}", path.trim_end_matches('/'))
 }
 
 /// The ways of pooling that a configuration asks for.
@@ -149,13 +163,8 @@ fn modes(config: &Value) -> Vec<String> {
 }
 
 fn unserved(found: &str, modules: &[Module]) -> ModelError {
-    let all = modules.iter().map(Module::class).collect::<Vec<_>>().join(", ");
-    ModelError::Unsupported {
-        file: "modules.json".into(),
-        key: "type",
-        found: format!("`{found}` in {all}"),
-        expected: "Sidelens has Transformer, then Pooling, then any Dense, Normalize and Dropout",
-    }
+    let expected = "Sidelens has Transformer, then Pooling, then any Dense, Normalize and Dropout";
+    modules::unserved(found, modules, expected)
 }
 
 impl Dense {
@@ -238,7 +247,7 @@ mod tests {
 
     fn pooled(config: &str) -> Result<Pooling, String> {
         let steps = read(&["Transformer", "Pooling"], &[("1", config)], None);
-        steps.map(|steps| steps.pooling).map_err(|error| error.to_string())
+        steps.map(|steps| steps.pooling.way).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -264,7 +273,7 @@ mod tests {
             let message = pooled(config).unwrap_err();
             assert!(message.contains("1/config.json") && message.contains(named), "{message}");
             let steps = read(&["Transformer", "Pooling"], &[("1", config)], Some(Pooling::Cls)).unwrap();
-            assert_eq!(steps.pooling, Pooling::Cls);
+            assert_eq!(steps.pooling.way, Pooling::Cls);
         }
     }
 
@@ -299,9 +308,7 @@ mod tests {
             let message = read(&classes, &[("1", POOLING), ("2", config)], None).err().unwrap().to_string();
             assert!(message.contains("2/config.json") && message.contains(word), "{message}");
         }
-        for classes in
-            [&["Transformer"][..], &["Transformer", "WeightedLayerPooling"], &["Transformer", "Dense"]]
-        {
+        for classes in [&["Transformer"][..], &["Transformer", "Dense"], &["MLMTransformer", "Pooling"]] {
             let message = read(classes, &[], None).err().unwrap().to_string();
             assert!(message.contains("modules.json") && message.contains(&classes.join(", ")), "{message}");
         }

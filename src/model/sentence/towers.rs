@@ -108,7 +108,7 @@ impl Text {
             norm: LayerNorm::load(&weights, "embeddings.LayerNorm", hidden, config.blocks.layer_norm_eps)?,
             encoder: Encoder::load(&weights, layers, form, &config.blocks)?,
             pad_token_id: config.pad_token_id,
-            pool: match steps.pooling {
+            pool: match steps.pooling.way {
                 Pooling::Cls => Pool::Cls,
                 Pooling::Pooler => Pool::Pooler(Linear::load(&weights, "pooler.dense", hidden, hidden)?),
                 // `Family::poolings` lets no other through.
