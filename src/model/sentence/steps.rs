@@ -6,6 +6,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::whole::Whole;
 use crate::{
     domain::Pooling,
     model::{
@@ -54,6 +55,8 @@ pub enum Step {
     Dense(Dense),
     /// To unit length.
     Normalize,
+    /// To so many of its first components.
+    Truncate(i64),
 }
 
 /// A linear layer with an activation.
@@ -109,6 +112,10 @@ impl Steps {
                     other => return Err(unserved(other, &modules)),
                 }
             }
+        }
+        if let Some(n) = Whole::read(&files)?.truncate_dim.filter(|n| *n < width) {
+            width = n;
+            steps.after.push(Step::Truncate(n));
         }
         steps.dimensions = usize::try_from(width).unwrap_or_default();
         Ok(steps)
@@ -217,7 +224,7 @@ impl Dense {
 mod tests {
     use std::fs;
 
-    use super::*;
+    use super::{super::whole, *};
     use crate::config::ModelSource;
 
     const POOLING: &str = r#"{"pooling_mode_mean_tokens": true}"#;
@@ -227,6 +234,16 @@ mod tests {
         classes: &[&str],
         configs: &[(&str, &str)],
         pooling: Option<Pooling>,
+    ) -> Result<Steps, ModelError> {
+        read_with(classes, configs, pooling, &[])
+    }
+
+    /// The same with these files at the top.
+    fn read_with(
+        classes: &[&str],
+        configs: &[(&str, &str)],
+        pooling: Option<Pooling>,
+        files: &[(&str, &str)],
     ) -> Result<Steps, ModelError> {
         let dir = tempfile::tempdir().unwrap();
         let modules: Vec<_> = classes
@@ -238,6 +255,9 @@ mod tests {
             })
             .collect();
         fs::write(dir.path().join("modules.json"), serde_json::to_vec(&modules).unwrap()).unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
         for (place, config) in configs {
             fs::create_dir_all(dir.path().join(place)).unwrap();
             fs::write(dir.path().join(place).join("config.json"), config).unwrap();
@@ -290,6 +310,21 @@ mod tests {
         };
         assert_eq!((first.outputs, first.bias, first.activation), (7, true, Activation::Tanh));
         assert_eq!((second.inputs, second.bias, second.activation), (7, false, Activation::Identity));
+    }
+
+    #[test]
+    fn vectors_are_cut_last() {
+        let cut = |n: u32, dense| {
+            let whole = format!(r#"{{"truncate_dim": {n}}}"#);
+            let configs = [("1", POOLING), ("2", dense)];
+            read_with(&["Transformer", "Pooling", "Dense"], &configs, None, &[(whole::FILE, &whole)]).unwrap()
+        };
+        let dense = r#"{"in_features": 4, "out_features": 7}"#;
+        let steps = cut(3, dense);
+        assert_eq!((steps.dimensions, steps.after.last()), (3, Some(&Step::Truncate(3))));
+        // There is nothing to cut.
+        let steps = cut(7, dense);
+        assert_eq!((steps.dimensions, steps.after.len()), (7, 1));
     }
 
     #[test]

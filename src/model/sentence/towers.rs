@@ -68,6 +68,7 @@ enum Pool {
 enum After {
     Dense { linear: Linear, activation: Activation, kind: Dtype },
     Normalize,
+    Truncate(i64),
 }
 
 impl Text {
@@ -140,6 +141,7 @@ impl After {
     fn load(files: &ModelFiles, step: &Step, on: Placement) -> Result<Self, ModelError> {
         match step {
             Step::Normalize => Ok(Self::Normalize),
+            Step::Truncate(n) => Ok(Self::Truncate(*n)),
             Step::Dense(Dense { path, inputs, outputs, bias, activation }) => {
                 let weights = Weights::open(&files.top().below(path)?, on)?;
                 let linear = match bias {
@@ -158,6 +160,7 @@ impl After {
             Self::Dense { linear, activation, kind } => {
                 activation.forward(linear.forward(&x.f_to_kind(*kind)?)?)
             }
+            Self::Truncate(n) => x.f_narrow(-1, 0, *n),
             Self::Normalize => {
                 let x = x.f_to_kind(Dtype::Float)?;
                 x.f_div(&x.f_norm_scalaropt_dim(2, [-1], true)?.f_clamp_min(SHORTEST)?)
