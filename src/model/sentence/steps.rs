@@ -106,7 +106,13 @@ impl Steps {
                         width = dense.outputs;
                         steps.after.push(Step::Dense(dense));
                     }
-                    "Normalize" => steps.after.push(Step::Normalize),
+                    "Normalize" => {
+                        // Old ones have no file.
+                        if let Some(config) = files.below(&module.path)?.json_if_there(CONFIG)? {
+                            of_the_vector(&module.path, &config)?;
+                        }
+                        steps.after.push(Step::Normalize);
+                    }
                     // It does something in training only.
                     "Dropout" => {}
                     other => return Err(unserved(other, &modules)),
@@ -154,6 +160,21 @@ fn config_of(path: &str) -> String {
     format!("{}/{CONFIG}", path.trim_end_matches('/'))
 }
 
+/// Refuses a step that reads or writes something else than the vector.
+fn of_the_vector(path: &str, config: &Value) -> Result<(), ModelError> {
+    for key in ["module_input_name", "module_output_name"] {
+        if !config[key].is_null() && config[key] != "sentence_embedding" {
+            return Err(ModelError::Unsupported {
+                file: config_of(path),
+                key,
+                found: config[key].to_string(),
+                expected: "steps behind the pooling work on the `sentence_embedding`",
+            });
+        }
+    }
+    Ok(())
+}
+
 /// The ways of pooling that a configuration asks for.
 fn modes(config: &Value) -> Vec<String> {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -185,11 +206,11 @@ impl Dense {
             activation_function: Option<String>,
             use_residual: Option<bool>,
         }
-        let config: Config = files.below(path)?.json(CONFIG)?;
-        let unsupported = |key, found, expected| {
-            let file = format!("{}/{CONFIG}", path.trim_end_matches('/'));
-            ModelError::Unsupported { file, key, found, expected }
-        };
+        let files = files.below(path)?;
+        of_the_vector(path, &files.json(CONFIG)?)?;
+        let config: Config = files.json(CONFIG)?;
+        let unsupported =
+            |key, found, expected| ModelError::Unsupported { file: config_of(path), key, found, expected };
         if config.in_features != inputs {
             let found = format!("{} where {inputs} components come in", config.in_features);
             return Err(unsupported("in_features", found, "both must be the same"));
@@ -339,6 +360,11 @@ mod tests {
                 "torch.nn.SiLU",
             ),
             (r#"{"in_features": 4, "out_features": 7, "activation_function": "mine.Tanh"}"#, "mine.Tanh"),
+            (
+                r#"{"in_features": 4, "out_features": 7, "module_input_name": "token_embeddings"}"#,
+                "token_emb",
+            ),
+            (r#"{"in_features": 4, "out_features": 7, "module_output_name": "other"}"#, "module_output_name"),
         ] {
             let message = read(&classes, &[("1", POOLING), ("2", config)], None).err().unwrap().to_string();
             assert!(message.contains("2/config.json") && message.contains(word), "{message}");
