@@ -66,10 +66,13 @@ impl Family for Siglip {
 /// How texts are prepared, from the tokenizer's settings. Files that leave its class out mean SigLIP's own,
 /// whose defaults differ from those of others.
 fn text_spec(config: &TokenizerConfig, max_position_embeddings: usize) -> TextSpec {
-    let is_siglip = config.class().is_none_or(|class| class == "SiglipTokenizer");
-    let (padding, clean_up, max_length) = match is_siglip {
-        true => ("</s>", CleanUp::Siglip { lowercase: config.do_lower_case.unwrap_or(true) }, 64.0),
-        false => ("<pad>", CleanUp::None, f64::INFINITY),
+    let (padding, clean_up, max_length) = match config.class() {
+        None | Some("SiglipTokenizer") => {
+            ("</s>", CleanUp::Siglip { lowercase: config.do_lower_case.unwrap_or(true) }, 64.0)
+        }
+        // Its Python code puts texts in lower case, whatever the tokenizer.json beside it says.
+        Some("Siglip2Tokenizer") => ("<pad>", CleanUp::Lowercase, f64::INFINITY),
+        Some(_) => ("<pad>", CleanUp::None, f64::INFINITY),
     };
     // Texts are padded to the tokenizer's length, but the tower has no more positions than it has.
     let max_length = config.model_max_length.unwrap_or(max_length).min(max_position_embeddings as f64);
@@ -380,6 +383,7 @@ mod tests {
             "<pad>",
             16,
         );
+        check(r#"{"tokenizer_class": "Siglip2Tokenizer"}"#, 64, CleanUp::Lowercase, "<pad>", 64);
         // The tower's positions are the limit, and SigLIP's class has one of its own.
         check(r#"{"model_max_length": 64}"#, 16, siglip(true), "</s>", 16);
         check("{}", 128, siglip(true), "</s>", 64);
