@@ -82,7 +82,7 @@ impl Config {
         struct Top {
             projection_dim: usize,
         }
-        let json = ConfigJson::read(files)?;
+        let json = ConfigJson::read(files)?.with_old_parts();
         let Top { projection_dim } = json.top(json!({"projection_dim": 512}))?;
         let text = json!({
             "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8,
@@ -306,14 +306,14 @@ mod tests {
     }
 
     #[test]
-    fn the_legacy_sub_configuration_wins() {
+    fn an_old_sub_configuration_counts_alone() {
         let config = read(
             r#"{"text_config": {"hidden_size": 64, "vocab_size": 10}, "text_config_dict": {"hidden_size": 32},
                 "vision_config_dict": null, "projection_dim": 24}"#,
         );
         let config = config.unwrap();
         let text = config.text.unwrap();
-        assert_eq!((text.blocks.hidden_size, text.vocab_size, config.projection_dim), (32, 10, 24));
+        assert_eq!((text.blocks.hidden_size, text.vocab_size, config.projection_dim), (32, 49408, 24));
     }
 
     #[test]

@@ -64,16 +64,28 @@ impl ConfigJson {
     /// # Errors
     /// When a value has another type than its default.
     pub fn top<T: DeserializeOwned>(&self, defaults: Value) -> Result<T, ModelError> {
-        self.over(defaults, &[&self.value])
+        self.over(defaults, &self.value)
     }
 
-    /// The sub-configuration under `key` over `defaults`. Old files repeat it under `{key}_dict`, which wins
-    /// in transformers.
+    /// The sub-configuration under `key` over `defaults`.
     ///
     /// # Errors
     /// When a value has another type than its default.
     pub fn part<T: DeserializeOwned>(&self, key: &str, defaults: Value) -> Result<T, ModelError> {
-        self.over(defaults, &[&self.value[key], &self.value[format!("{key}_dict")]])
+        self.over(defaults, &self.value[key])
+    }
+
+    /// Old files of CLIP have its sub-configurations under `{key}_dict` too. There it counts alone: in
+    /// transformers even its defaults win over what stands under `key`.
+    pub fn with_old_parts(mut self) -> Self {
+        if let Some(config) = self.value.as_object_mut() {
+            for key in ["text_config", "vision_config"] {
+                if let Some(old) = config.remove(&format!("{key}_dict")).filter(Value::is_object) {
+                    config.insert(key.into(), old);
+                }
+            }
+        }
+        self
     }
 
     /// The text and the image tower of `family`, each over its defaults. A tower that was saved alone, as
@@ -94,12 +106,12 @@ impl ConfigJson {
         })
     }
 
-    fn over<T: DeserializeOwned>(&self, defaults: Value, layers: &[&Value]) -> Result<T, ModelError> {
+    fn over<T: DeserializeOwned>(&self, defaults: Value, layer: &Value) -> Result<T, ModelError> {
         let mut merged: Map<String, Value> = match defaults {
             Value::Object(defaults) => defaults,
             _ => Map::new(),
         };
-        for layer in layers.iter().filter_map(|layer| layer.as_object()) {
+        if let Some(layer) = layer.as_object() {
             // A null stands for the default.
             merged.extend(layer.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())));
         }
@@ -232,11 +244,23 @@ mod tests {
     }
 
     #[test]
-    fn sparse_parts_take_the_defaults_and_the_legacy_part_wins() {
-        let config = read(r#"{"t": {"a": 1, "b": null}, "t_dict": {"a": 2}, "u_dict": null}"#);
+    fn sparse_parts_take_the_defaults() {
+        let config = read(r#"{"t": {"a": 1, "b": null}, "t_dict": {"a": 2}}"#);
         let defaults = || json!({"a": 7, "b": 8});
-        assert_eq!(config.part::<Sizes>("t", defaults()).unwrap(), Sizes { a: 2, b: 8 });
+        assert_eq!(config.part::<Sizes>("t", defaults()).unwrap(), Sizes { a: 1, b: 8 });
         assert_eq!(config.part::<Sizes>("u", defaults()).unwrap(), Sizes { a: 7, b: 8 });
+    }
+
+    #[test]
+    fn old_parts_count_alone() {
+        let config = read(
+            r#"{"text_config": {"a": 1, "b": 1}, "text_config_dict": {"a": 2},
+                "vision_config": {"a": 3}, "vision_config_dict": null}"#,
+        );
+        let config = config.with_old_parts();
+        let part = |key| config.part::<Sizes>(key, json!({"a": 7, "b": 8})).unwrap();
+        assert_eq!(part("text_config"), Sizes { a: 2, b: 8 });
+        assert_eq!(part("vision_config"), Sizes { a: 3, b: 8 });
     }
 
     #[test]
