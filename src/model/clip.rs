@@ -357,7 +357,7 @@ mod tests {
             (r#"{"vision_config": {"num_attention_heads": 7}}"#, "num_attention_heads"),
             (r#"{"vision_config": {"num_channels": 1}}"#, "num_channels"),
             (r#"{"vision_config": {"patch_size": 0}}"#, "patch_size"),
-            (r#"{"text_config": {"hidden_act": "swish"}}"#, "swish"),
+            (r#"{"text_config": {"hidden_act": "mish"}}"#, "mish"),
             (r#"{"projection_dim": 0}"#, "projection_dim"),
             (r#"{"text_config": {"hidden_size": "wide"}}"#, "wide"),
         ] {

@@ -166,12 +166,16 @@ pub enum Activation {
     /// `x * sigmoid(1.702 x)`: OpenAI's CLIP.
     QuickGelu,
     /// The exact one, by erf.
+    #[serde(alias = "gelu_python")]
     Gelu,
     /// The one by tanh: SigLIP.
     #[serde(rename = "gelu_pytorch_tanh", alias = "gelu_new", alias = "gelu_fast")]
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
+    /// `x * sigmoid(x)`.
+    #[serde(alias = "swish")]
+    Silu,
     /// The hyperbolic tangent: poolers.
     Tanh,
     /// What comes in.

@@ -15,6 +15,7 @@ impl Activation {
             Self::Gelu => x.f_gelu_("none"),
             Self::GeluTanh => x.f_gelu_("tanh"),
             Self::Relu => x.f_relu_(),
+            Self::Silu => x.f_silu_(),
             Self::Tanh => x.f_tanh_(),
             Self::Identity => Ok(x),
             Self::SwiGlu => {

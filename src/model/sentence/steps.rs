@@ -230,8 +230,9 @@ impl Dense {
                 Some("Tanh") => Activation::Tanh,
                 Some("GELU") => Activation::Gelu,
                 Some("ReLU") => Activation::Relu,
+                Some("SiLU") => Activation::Silu,
                 _ => {
-                    let expected = "Sidelens has torch.nn's Identity, Tanh, GELU and ReLU";
+                    let expected = "Sidelens has torch.nn's Identity, Tanh, GELU, ReLU and SiLU";
                     return Err(unsupported("activation_function", format!("`{name}`"), expected));
                 }
             },
@@ -356,8 +357,8 @@ mod tests {
             (r#"{"in_features": 4, "out_features": 0}"#, "out_features"),
             (r#"{"in_features": 4, "out_features": 7, "use_residual": true}"#, "use_residual"),
             (
-                r#"{"in_features": 4, "out_features": 7, "activation_function": "torch.nn.SiLU"}"#,
-                "torch.nn.SiLU",
+                r#"{"in_features": 4, "out_features": 7, "activation_function": "torch.nn.Mish"}"#,
+                "torch.nn.Mish",
             ),
             (r#"{"in_features": 4, "out_features": 7, "activation_function": "mine.Tanh"}"#, "mine.Tanh"),
             (
