@@ -13,7 +13,7 @@ use super::limits::{Limits, Paced};
 use super::planes::Planes;
 use super::sniff::Format;
 use super::tiff::Page;
-use super::{ImagingError, ImagingOptions, alpha, avif, icc, jpeg, tiff, webp};
+use super::{ImagingError, ImagingOptions, alpha, avif, icc, jpeg, png, tiff, webp};
 use crate::domain::{Icc, Resize};
 
 /// A picture's first frame, on its full canvas, not yet upright.
@@ -97,8 +97,12 @@ fn other(
     limits.check_memory(name, frame.saturating_add(beside).saturating_add(profiles))?;
     own_limits.max_alloc = Some(limits.max_memory_bytes - frame);
     decoder.set_limits(own_limits).map_err(failed)?;
-    // Unreadable metadata does not spoil readable pixels.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let orientation = match format {
+        ImageFormat::Png => png::orientation(encoded),
+        ImageFormat::WebP => webp::orientation(encoded),
+        ImageFormat::Tiff => tiff::orientation(encoded),
+        _ => Orientation::NoTransforms,
+    };
     let profile = profile.filter(|_| icc == Icc::Srgb);
     let mut image = to_8_bit(DynamicImage::from_decoder(decoder).map_err(failed)?);
     limits.check_time(name)?;

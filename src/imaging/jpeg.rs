@@ -69,10 +69,7 @@ fn read(
     let (columns, rows) = decoder.size();
     limits.check_size(FORMAT, columns as u64, rows as u64)?;
     let full = Size { width: columns, height: rows };
-    let orientation = decoder
-        .markers()
-        .find_map(|marker| marker.data.strip_prefix(b"Exif\0\0"))
-        .map_or(Orientation::NoTransforms, orient::from_exif);
+    let orientation = orientation(&decoder);
     let upright = orient::upright_size(full, orientation);
     let step = reduce_for.map_or(1, |resize| step(upright, resize));
     decoder.scale(8 / step as u8);
@@ -127,6 +124,13 @@ fn read(
         false => Picture::Pixels { image, step },
     };
     Ok(Decoded { picture, orientation, full })
+}
+
+/// How it is to be turned: by its first EXIF data, or its last XMP packet.
+fn orientation<R>(decoder: &Decompress<R>) -> Orientation {
+    let behind =
+        |prefix: &'static [u8]| decoder.markers().filter_map(move |marker| marker.data.strip_prefix(prefix));
+    orient::of(behind(b"Exif\0\0").next(), behind(b"http://ns.adobe.com/xap/1.0/\0").last())
 }
 
 /// What libjpeg keeps of a progressive picture: two bytes for each of a block's 64 coefficients. The last blocks of a

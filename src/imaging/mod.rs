@@ -12,6 +12,7 @@ mod alpha;
 mod avif;
 mod crop;
 mod decode;
+mod directory;
 mod error;
 #[cfg(test)]
 mod format_tests;
@@ -20,6 +21,7 @@ mod jpeg;
 mod limits;
 mod orient;
 mod planes;
+mod png;
 mod positions;
 mod resample;
 mod scans;

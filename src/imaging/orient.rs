@@ -1,8 +1,13 @@
 //! Turns a picture upright, as its EXIF orientation asks (transformers' `load_image` does the same).
 
 use image::metadata::Orientation;
+use memchr::memmem;
 
 use super::crop::Size;
+use super::directory;
+
+/// The tag in EXIF data and TIFF files.
+const TAG: u16 = 274;
 
 /// How the pixels of an upright picture, which may have been reduced, stand to those of the full size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,9 +48,32 @@ impl Axis {
     }
 }
 
-/// The orientation in EXIF data (a TIFF header and what follows); none when it is absent or unreadable.
-pub(super) fn from_exif(tiff: &[u8]) -> Orientation {
-    Orientation::from_exif_chunk(tiff).unwrap_or(Orientation::NoTransforms)
+/// The orientation in EXIF data (a TIFF header and what follows, or a whole TIFF file), else in an XMP packet. Unreadable
+/// metadata does not spoil readable pixels.
+///
+/// Source: Pillow 12 `src/PIL/Image.py`, `Image.getexif`.
+pub(super) fn of(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Orientation {
+    let code = exif.and_then(from_exif).or_else(|| xmp.and_then(from_xmp));
+    let code = code.and_then(|code| u8::try_from(code).ok());
+    code.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms)
+}
+
+fn from_exif(mut exif: &[u8]) -> Option<u32> {
+    // What stands before EXIF data in a JPEG is copied into other files with it.
+    while let Some(rest) = exif.strip_prefix(b"Exif\0\0") {
+        exif = rest;
+    }
+    directory::number(exif, TAG)
+}
+
+/// By its text, as an attribute or an element.
+fn from_xmp(xmp: &[u8]) -> Option<u32> {
+    const NAME: &[u8] = b"tiff:Orientation";
+    memmem::find_iter(xmp, NAME).find_map(|at| {
+        let value = &xmp[at + NAME.len()..];
+        let value = value.strip_prefix(b"=\"").or_else(|| value.strip_prefix(b">"))?;
+        char::from(*value.first()?).to_digit(10)
+    })
 }
 
 /// The size of a picture once it is upright.
@@ -72,6 +100,27 @@ fn reversed(orientation: Orientation) -> [bool; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn exif_counts_before_xmp() {
+        let exif =
+            |code| [&b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0"[..], &[code, 0, 0, 0]].concat();
+        let xmp = |text: &str| format!("<x:xmpmeta a=\"tiff:Orientation\" {text}");
+        for (exif, xmp, expected) in [
+            (Some(exif(6)), None, Orientation::Rotate90),
+            (Some(exif(6)[6..].into()), None, Orientation::Rotate90),
+            (Some([&b"Exif\0\0"[..], &exif(8)].concat()), None, Orientation::Rotate270),
+            (Some(exif(1)), Some(xmp("tiff:Orientation=\"3\"")), Orientation::NoTransforms),
+            (Some(exif(9)), Some(xmp("tiff:Orientation=\"3\"")), Orientation::NoTransforms),
+            (Some(b"Exif\0\0".into()), Some(xmp("tiff:Orientation=\"3\"")), Orientation::Rotate180),
+            (None, Some(xmp("<tiff:Orientation>8</tiff:Orientation>")), Orientation::Rotate270),
+            (None, Some(xmp("tiff:Orientation=\"")), Orientation::NoTransforms),
+            (None, None, Orientation::NoTransforms),
+        ] {
+            let found = of(exif.as_deref(), xmp.as_deref().map(str::as_bytes));
+            assert_eq!(found, expected, "{exif:?} {xmp:?}");
+        }
+    }
 
     #[test]
     fn a_pixel_that_lacks_positions_is_followed() {

@@ -17,11 +17,14 @@ use tiff::{
 use super::crop::Size;
 use super::decode::Decoded;
 use super::limits::{Limits, Paced};
-use super::{ImagingError, icc};
+use super::{ImagingError, directory, icc, orient};
 use crate::domain::Icc;
 
 const FORMAT: &str = "TIFF";
 
+/// Tags that are looked up or changed here.
+const MEANING: u16 = 262;
+const XMP: u16 = 700;
 /// `PhotometricInterpretation`: what samples mean.
 const BLACK_IS_ZERO: u16 = 1;
 const PALETTE: u16 = 3;
@@ -53,11 +56,12 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
 
     let mut tag = |tag| file.find_tag_unsigned::<u16>(tag).map_err(failed);
     let (meaning, layout) = (tag(Tag::PhotometricInterpretation)?, tag(Tag::PlanarConfiguration)?);
-    let (bits, orientation) = (tag(Tag::BitsPerSample), tag(Tag::Orientation));
+    let bits = tag(Tag::BitsPerSample);
     let mut image: DynamicImage = if meaning == Some(PALETTE) && matches!(bits, Ok(Some(8))) {
         let map = file.get_tag_u16_vec(Tag::ColorMap).map_err(failed)?;
         let [reds, greens, blues] = thirds(&map).ok_or_else(|| corrupt("its palette has not 256 colours"))?;
-        let gray = with_meaning(encoded, BLACK_IS_ZERO).ok_or_else(|| unsupported("its palette"))?;
+        let mut gray = encoded.to_vec();
+        directory::set(&mut gray, MEANING, BLACK_IS_ZERO).ok_or_else(|| unsupported("its palette"))?;
         let gray = Decoder::new(Paced::new(&gray, limits)).map_err(failed)?;
         let mut gray = gray.with_limits(own_limits);
         let indices = samples(gray.read_image().map_err(failed)?)?;
@@ -83,12 +87,16 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
     if let (Icc::Srgb, Ok(profile)) = (icc, file.get_tag_u8_vec(Tag::IccProfile)) {
         image = icc::to_srgb(image, &profile);
     }
-    let orientation = orientation.ok().flatten().and_then(|code| u8::try_from(code).ok());
     Ok(Decoded {
         picture: image.into(),
-        orientation: orientation.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms),
+        orientation: orientation(encoded),
         full: Size { width: width as usize, height: height as usize },
     })
+}
+
+/// How the first page is to be turned.
+pub(super) fn orientation(encoded: &[u8]) -> Orientation {
+    orient::of(Some(encoded), directory::bytes(encoded, XMP))
 }
 
 /// What the image crate does not tell of a first page.
@@ -196,24 +204,4 @@ fn thirds(map: &[u16]) -> Option<[&[u16; 256]; 3]> {
         ([reds, greens, blues], []) => Some([reds, greens, blues]),
         _ => None,
     }
-}
-
-/// A copy of the file whose first page says that its samples mean something else.
-///
-/// Source: TIFF 6.0, section 2: a header of 8 bytes with the place of the first directory, which is a count and entries
-/// of 12 bytes (tag, type, count, value).
-fn with_meaning(encoded: &[u8], meaning: u16) -> Option<Vec<u8>> {
-    const TAG: u16 = 262;
-    let is_little = encoded.starts_with(b"II");
-    let array = |at: usize| encoded.get(at..)?.first_chunk::<2>().copied();
-    let short = |at| array(at).map(if is_little { u16::from_le_bytes } else { u16::from_be_bytes });
-    let place = encoded.get(4..)?.first_chunk::<4>().copied();
-    let directory = place.map(if is_little { u32::from_le_bytes } else { u32::from_be_bytes })? as usize;
-    let n_entries = usize::from(short(directory)?);
-    let mut entries = (0..n_entries).map(|i| directory + 2 + 12 * i);
-    let entry = entries.find(|&entry| short(entry) == Some(TAG))?;
-    let mut copy = encoded.to_vec();
-    let value = if is_little { meaning.to_le_bytes() } else { meaning.to_be_bytes() };
-    copy.get_mut(entry + 8..entry + 10)?.copy_from_slice(&value);
-    Some(copy)
 }

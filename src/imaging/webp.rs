@@ -1,9 +1,21 @@
-//! What a lossless WebP may take beside its pixels, of which its header says nothing.
+//! What the chunks of a WebP say beside its pixels, and what a lossless one may take, of which its header says nothing.
 //!
-//! It may name 65,536 groups of Huffman codes, used or not, and the decoder makes tables of all of them: of a picture of 16
-//! pixels in six megabytes 2.4 gigabytes. Only the length of the file bounds them.
+//! That one may name 65,536 groups of Huffman codes, used or not, and the decoder makes tables of all of them: of a picture
+//! of 16 pixels in six megabytes 2.4 gigabytes. Only the length of the file bounds them.
 //!
 //! Source: RFC 9649.
+
+use image::metadata::Orientation;
+
+use super::orient;
+
+/// Flags of an extended file.
+const ANIMATION: u8 = 2;
+const XMP: u8 = 4;
+const EXIF: u8 = 8;
+
+/// Where they are.
+const FLAGS: usize = 20;
 
 /// Bytes of tables that a byte of the file may become: a code that takes a table of 4 KiB has 84 bits at least.
 const TABLES: u64 = 512;
@@ -24,8 +36,22 @@ pub(super) fn most_bytes(encoded: &[u8]) -> Option<u64> {
 
 /// Whether its header says that it moves.
 pub(super) fn is_animated(encoded: &[u8]) -> bool {
-    const ANIMATION: u8 = 2;
-    encoded.get(12..16) == Some(b"VP8X") && encoded.get(20).is_some_and(|flags| flags & ANIMATION != 0)
+    flags(encoded).is_some_and(|flags| flags & ANIMATION != 0)
+}
+
+/// How it is to be turned.
+pub(super) fn orientation(encoded: &[u8]) -> Orientation {
+    let Some(flags) = flags(encoded) else { return Orientation::NoTransforms };
+    let said = |flag, name: &[u8]| {
+        let mut chunks = each_chunk(&encoded[12..]).filter(|_| flags & flag != 0);
+        chunks.find_map(|(of_chunk, content)| (of_chunk == name).then_some(content))
+    };
+    orient::of(said(EXIF, b"EXIF"), said(XMP, b"XMP "))
+}
+
+/// What the header of an extended file says that there is.
+fn flags(encoded: &[u8]) -> Option<u8> {
+    (encoded.get(12..16)? == b"VP8X").then(|| encoded.get(FLAGS).copied())?
 }
 
 /// Bytes of the longest chunk that is lossless; of an animation only one is decoded.
