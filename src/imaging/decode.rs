@@ -73,6 +73,9 @@ fn other(
     icc: Icc,
 ) -> Result<Decoded, ImagingError> {
     let tiff = if format == ImageFormat::Tiff { tiff::examine(encoded, limits)? } else { Page::default() };
+    if tiff.is_cmyk {
+        return tiff::decode(encoded, limits, icc);
+    }
     let failed = |error| limits.check_time(name).err().unwrap_or_else(|| failure(error, name, &limits));
     let paced = if tiff.is_fax { Paced::in_small_pieces } else { Paced::new };
     let mut reader = ImageReader::with_format(paced(encoded, limits), format);

@@ -176,7 +176,7 @@ fn failure(message: &str) -> ImagingError {
 
 /// By the profile, or as Pillow does without colour management. Samples are stored inverted (Adobe's habit, assumed
 /// always).
-fn cmyk_to_rgb(mut inverted: Vec<u8>, profile: Option<&[u8]>) -> Vec<u8> {
+pub(super) fn cmyk_to_rgb(mut inverted: Vec<u8>, profile: Option<&[u8]>) -> Vec<u8> {
     if let Some(profile) = profile {
         inverted.iter_mut().for_each(|sample| *sample = !*sample);
         if let Some(rgb) = icc::cmyk_to_srgb(&inverted, profile) {

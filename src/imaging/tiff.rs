@@ -1,4 +1,5 @@
-//! TIFF of the kinds that the image crate refuses: colours from a palette, and gray with transparency.
+//! TIFF of the kinds that the image crate refuses or converts in another way: colours from a palette, gray with
+//! transparency, inks, and luma with chroma in JPEGs.
 //!
 //! The tiff crate knows no palettes either. But indices are samples like others, so it is given the file with another
 //! word for what they mean.
@@ -6,6 +7,8 @@
 mod jpegs;
 #[cfg(test)]
 mod tests;
+
+use std::ops::Range;
 
 use image::{DynamicImage, GrayAlphaImage, RgbImage, metadata::Orientation};
 use tiff::{
@@ -17,7 +20,7 @@ use tiff::{
 use super::crop::Size;
 use super::decode::Decoded;
 use super::limits::{Limits, Paced};
-use super::{ImagingError, directory, icc, orient};
+use super::{ImagingError, directory, icc, jpeg, orient};
 use crate::domain::Icc;
 
 const FORMAT: &str = "TIFF";
@@ -28,8 +31,10 @@ const XMP: u16 = 700;
 /// `PhotometricInterpretation`: what samples mean.
 const BLACK_IS_ZERO: u16 = 1;
 const PALETTE: u16 = 3;
-/// `Compression`: by the rules of CCITT.
+/// `Compression`: by the rules of CCITT; each part a JPEG, but for the
+/// tables that they share.
 const FAX: [u16; 3] = [2, 3, 4];
+const JPEG: u16 = 7;
 /// `ExtraSamples`: colours multiplied by their alpha, and not.
 const ASSOCIATED_ALPHA: u16 = 1;
 const UNASSOCIATED_ALPHA: u16 = 2;
@@ -48,15 +53,23 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
     if is_fax(&mut file) {
         return Err(unsupported("a fax in colours"));
     }
-    // What is decoded, what is made of it, upright RGB; and a copy of the file.
+    let colour = file.colortype();
+    // What is decoded, what is made of it, upright RGB; and copies of the file.
     let pixels = u64::from(width) * u64::from(height);
-    limits.check_memory(FORMAT, pixels.saturating_mul(2 + 3 + 3).saturating_add(encoded.len() as u64))?;
-    let own_limits = raised_limits(pixels, encoded);
+    let sample_bytes =
+        |colour: &ColorType| u64::from(colour.bit_depth()).div_ceil(8) * u64::from(colour.num_samples());
+    let decoded = pixels.saturating_mul(colour.as_ref().map_or(1, sample_bytes));
+    let beside = pixels.saturating_mul(3 + 3).saturating_add(2 * encoded.len() as u64);
+    limits.check_memory(FORMAT, decoded.saturating_add(beside))?;
+    let own_limits = raised_limits(decoded, encoded);
     let mut file = file.with_limits(own_limits.clone());
 
     let mut tag = |tag| file.find_tag_unsigned::<u16>(tag).map_err(failed);
     let (meaning, layout) = (tag(Tag::PhotometricInterpretation)?, tag(Tag::PlanarConfiguration)?);
-    let bits = tag(Tag::BitsPerSample);
+    let (bits, compression) = (tag(Tag::BitsPerSample), tag(Tag::Compression)?);
+    // Unreadable metadata does not spoil readable pixels.
+    let mut profile = (icc == Icc::Srgb).then(|| file.get_tag_u8_vec(Tag::IccProfile).ok()).flatten();
+    let rgb = |pixels| RgbImage::from_raw(width, height, pixels).ok_or_else(|| corrupt("it lacks pixels"));
     let mut image: DynamicImage = if meaning == Some(PALETTE) && matches!(bits, Ok(Some(8))) {
         let map = file.get_tag_u16_vec(Tag::ColorMap).map_err(failed)?;
         let [reds, greens, blues] = thirds(&map).ok_or_else(|| corrupt("its palette has not 256 colours"))?;
@@ -66,10 +79,9 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
         let mut gray = gray.with_limits(own_limits);
         let indices = samples(gray.read_image().map_err(failed)?)?;
         let colour = |&index: &u8| [reds, greens, blues].map(|map| (map[usize::from(index)] >> 8) as u8);
-        let pixels = indices.iter().flat_map(colour).collect();
-        RgbImage::from_raw(width, height, pixels).ok_or_else(|| corrupt("it lacks pixels"))?.into()
+        rgb(indices.iter().flat_map(colour).collect())?.into()
     } else {
-        match (file.colortype().map_err(failed)?, layout.unwrap_or(CHUNKY)) {
+        match (colour.map_err(failed)?, layout.unwrap_or(CHUNKY)) {
             (ColorType::Multiband { bit_depth: 8, num_samples: 2 }, CHUNKY) => {
                 if extra_sample(&mut file) != Some(UNASSOCIATED_ALPHA) {
                     return Err(unsupported("its second sample is no plain alpha"));
@@ -79,12 +91,21 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
                     .ok_or_else(|| corrupt("it lacks pixels"))?
                     .into()
             }
+            (ColorType::YCbCr(8), CHUNKY) if compression == Some(JPEG) => {
+                let mut pixels = samples(file.read_image().map_err(failed)?)?;
+                pixels.as_chunks_mut().0.iter_mut().for_each(|pixel| *pixel = ycc_to_rgb(*pixel));
+                rgb(pixels)?.into()
+            }
+            (ColorType::CMYK(8 | 16), CHUNKY) => {
+                let mut inks = samples(file.read_image().map_err(failed)?)?;
+                inks.iter_mut().for_each(|ink| *ink = !*ink);
+                rgb(jpeg::cmyk_to_rgb(inks, profile.take().as_deref()))?.into()
+            }
             (other, _) => return Err(unsupported(format!("its samples are {other:?}"))),
         }
     };
     limits.check_time(FORMAT)?;
-    // Unreadable metadata does not spoil readable pixels.
-    if let (Icc::Srgb, Ok(profile)) = (icc, file.get_tag_u8_vec(Tag::IccProfile)) {
+    if let Some(profile) = profile {
         image = icc::to_srgb(image, &profile);
     }
     Ok(Decoded {
@@ -106,6 +127,8 @@ pub(super) struct Page {
     pub is_premultiplied: bool,
     /// Whether it is compressed as a fax: each line by the one before it, which may have any number of changes.
     pub is_fax: bool,
+    /// Whether its samples are inks.
+    pub is_cmyk: bool,
 }
 
 /// Looks at the first page, and whether its parts take no more than a picture may, which the image crate does not ask. What
@@ -139,7 +162,20 @@ pub(super) fn examine(encoded: &[u8], limits: Limits) -> Result<Page, ImagingErr
     Ok(Page {
         is_premultiplied: extra_sample(&mut page) == Some(ASSOCIATED_ALPHA),
         is_fax: is_fax(&mut page),
+        is_cmyk: matches!(page.colortype(), Ok(ColorType::CMYK(_))),
     })
+}
+
+/// Where the strips or tiles of a page are, as far as the file reaches.
+fn parts(page: &mut Decoder<Paced<'_>>, file_bytes: usize) -> Vec<Range<usize>> {
+    let mut numbers = |of_strips, of_tiles| {
+        page.get_tag_u64_vec(of_strips).or_else(|_| page.get_tag_u64_vec(of_tiles)).unwrap_or_default()
+    };
+    let places = numbers(Tag::StripOffsets, Tag::TileOffsets);
+    let lengths = numbers(Tag::StripByteCounts, Tag::TileByteCounts);
+    let within = |place: u64| usize::try_from(place).unwrap_or(usize::MAX).min(file_bytes);
+    let part = |(place, length): (u64, u64)| within(place)..within(place.saturating_add(length));
+    places.into_iter().zip(lengths).map(part).collect()
 }
 
 fn is_fax(page: &mut Decoder<Paced<'_>>) -> bool {
@@ -161,10 +197,10 @@ fn extra_sample(file: &mut Decoder<Paced<'_>>) -> Option<u16> {
     file.find_tag_unsigned_vec(Tag::ExtraSamples).ok().flatten()?.first().copied()
 }
 
-/// The crate's own limits, raised to what was found to be within ours: two samples for each pixel.
-fn raised_limits(pixels: u64, encoded: &[u8]) -> decoder::Limits {
+/// The crate's own limits, raised to what was found to be within ours: the bytes that are decoded.
+fn raised_limits(decoded: u64, encoded: &[u8]) -> decoder::Limits {
     let mut own = decoder::Limits::default();
-    let needed = usize::try_from(pixels.saturating_mul(2)).unwrap_or(usize::MAX);
+    let needed = usize::try_from(decoded).unwrap_or(usize::MAX);
     own.decoding_buffer_size = own.decoding_buffer_size.max(needed);
     own.intermediate_buffer_size = own.intermediate_buffer_size.max(encoded.len());
     own
@@ -189,12 +225,23 @@ fn failure(error: TiffError, limits: &Limits) -> ImagingError {
     }
 }
 
-/// Samples of 8 bits.
+/// Samples of 8 bits, or the high bytes of others, as Pillow takes them.
 fn samples(decoded: DecodingResult) -> Result<Vec<u8>, ImagingError> {
     match decoded {
         DecodingResult::U8(samples) => Ok(samples),
-        _ => Err(corrupt("its samples have not 8 bits")),
+        DecodingResult::U16(samples) => Ok(samples.into_iter().map(|sample| (sample >> 8) as u8).collect()),
+        _ => Err(unsupported("its samples are no positive numbers of 8 or 16 bits")),
     }
+}
+
+/// Red, green and blue of luma and chroma, as in any JPEG.
+///
+/// Source: libjpeg `jdcolor.c`.
+fn ycc_to_rgb([luma, blue, red]: [u8; 3]) -> [u8; 3] {
+    let [luma, blue, red] = [i32::from(luma), i32::from(blue) - 128, i32::from(red) - 128];
+    // Weights (1.402, 0.34414, 0.71414, 1.772) times 2^16.
+    [91_881 * red, -22_554 * blue - 46_802 * red, 116_130 * blue]
+        .map(|sum| (luma + ((sum + (1 << 15)) >> 16)).clamp(0, 255) as u8)
 }
 
 /// All reds, then all greens, then all blues.

@@ -6,12 +6,9 @@ use std::borrow::Cow;
 use tiff::{decoder::Decoder, tags::Tag};
 use zune_jpeg::JpegDecoder;
 
-use super::{FORMAT, corrupt, unsupported};
+use super::{FORMAT, JPEG, corrupt, parts, unsupported};
 use crate::imaging::limits::{Limits, Paced};
 use crate::imaging::{ImagingError, scans};
-
-/// `Compression`: each strip or tile is a JPEG, but for the tables that they share.
-const JPEG: u16 = 7;
 
 /// Columns and rows that a JPEG is padded to at most: four blocks of eight.
 const LARGEST_MCU: u64 = 32;
@@ -35,14 +32,9 @@ pub(super) fn check(
     let samples = page.find_tag_unsigned::<u64>(Tag::SamplesPerPixel).ok().flatten().unwrap_or(1);
     let page_samples = (u64::from(width) * u64::from(height)).saturating_mul(samples);
     let tables = page.get_tag_u8_vec(Tag::JPEGTables).ok();
-    let mut numbers = |of_strips, of_tiles| {
-        page.get_tag_u64_vec(of_strips).or_else(|_| page.get_tag_u64_vec(of_tiles)).unwrap_or_default()
-    };
-    let places = numbers(Tag::StripOffsets, Tag::TileOffsets);
-    let lengths = numbers(Tag::StripByteCounts, Tag::TileByteCounts);
-    for (place, length) in places.into_iter().zip(lengths) {
+    for part in parts(page, encoded.len()) {
         limits.check_time(FORMAT)?;
-        let jpeg = whole(tables.as_deref(), part(encoded, place, length));
+        let jpeg = whole(tables.as_deref(), &encoded[part]);
         let mut decoder = JpegDecoder::new(Paced::new(&jpeg, limits));
         let info = decoder.decode_headers().ok().and_then(|()| decoder.info());
         let Some(info) = info else { continue };
@@ -68,12 +60,6 @@ pub(super) fn check(
         limits.check_memory(FORMAT, (3 * jpeg_samples).saturating_add(page_samples.saturating_mul(2)))?;
     }
     Ok(())
-}
-
-/// What of the file belongs to a strip or tile; less where the file ends before.
-fn part(encoded: &[u8], place: u64, length: u64) -> &[u8] {
-    let within = |place: u64| usize::try_from(place).unwrap_or(usize::MAX).min(encoded.len());
-    &encoded[within(place)..within(place.saturating_add(length))]
 }
 
 /// The tables without their end, and the JPEG without its beginning.

@@ -195,7 +195,7 @@ fn a_fax_of_many_changes_takes_no_more_time_than_others() {
 
 #[test]
 fn the_crates_limits_follow_ours() {
-    let (small, large) = (raised_limits(1, &[0]), raised_limits(300 << 20, &[0]));
+    let (small, large) = (raised_limits(1, &[0]), raised_limits(600 << 20, &[0]));
     assert_eq!(small.decoding_buffer_size, decoder::Limits::default().decoding_buffer_size);
     assert_eq!(large.decoding_buffer_size, 600 << 20);
 }
