@@ -4,6 +4,8 @@
 //! Pillow bit for bit. Where Pillow's reading of 16-bit samples is sound it is followed (colour: the high byte); where
 //! it turns almost everything white (gray) the samples are rounded to 8 bits instead.
 
+use std::borrow::Cow;
+
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, ImageReader};
 use tracing::Span;
@@ -73,6 +75,12 @@ fn other(
     icc: Icc,
 ) -> Result<Decoded, ImagingError> {
     let tiff = if format == ImageFormat::Tiff { tiff::examine(encoded, limits)? } else { Page::default() };
+    let file = match format {
+        ImageFormat::Tiff => tiff::mended(encoded, limits)?,
+        _ => encoded.into(),
+    };
+    let copy = if let Cow::Owned(copy) = &file { copy.len() as u64 } else { 0 };
+    let encoded = &file[..];
     if tiff.is_cmyk {
         return tiff::decode(encoded, limits, icc);
     }
@@ -97,7 +105,7 @@ fn other(
     let profile = if counts { decoder.icc_profile().ok().flatten() } else { None };
     let profiles = 2 * profile.as_ref().map_or(0, |profile| profile.len() as u64);
     let beside = pixels.saturating_mul(beside_frame(format, encoded, frame / pixels));
-    limits.check_memory(name, frame.saturating_add(beside).saturating_add(profiles))?;
+    limits.check_memory(name, frame.saturating_add(beside).saturating_add(profiles + copy))?;
     own_limits.max_alloc = Some(limits.max_memory_bytes - frame);
     decoder.set_limits(own_limits).map_err(failed)?;
     let orientation = match format {

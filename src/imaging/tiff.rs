@@ -2,12 +2,13 @@
 //! transparency, inks, and luma with chroma in JPEGs.
 //!
 //! The tiff crate knows no palettes either. But indices are samples like others, so it is given the file with another
-//! word for what they mean.
+//! word for what they mean. Likewise with what it reads otherwise than libtiff.
 
 mod jpegs;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use image::{DynamicImage, GrayAlphaImage, RgbImage, metadata::Orientation};
@@ -27,14 +28,20 @@ const FORMAT: &str = "TIFF";
 
 /// Tags that are looked up or changed here.
 const MEANING: u16 = 262;
+const PREDICTOR: u16 = 317;
 const XMP: u16 = 700;
 /// `PhotometricInterpretation`: what samples mean.
 const BLACK_IS_ZERO: u16 = 1;
 const PALETTE: u16 = 3;
-/// `Compression`: by the rules of CCITT; each part a JPEG, but for the
+/// `Compression`: by the rules of CCITT; those that samples are made ready for by a predictor; each part a JPEG, but for the
 /// tables that they share.
 const FAX: [u16; 3] = [2, 3, 4];
+const PREDICTED: [u16; 3] = [5, 8, 32946];
 const JPEG: u16 = 7;
+/// `Predictor`: none.
+const UNPREDICTED: u16 = 1;
+/// `FillOrder`: the first pixel in the lowest bit of a byte.
+const LOWEST_FIRST: u16 = 2;
 /// `ExtraSamples`: colours multiplied by their alpha, and not.
 const ASSOCIATED_ALPHA: u16 = 1;
 const UNASSOCIATED_ALPHA: u16 = 2;
@@ -164,6 +171,41 @@ pub(super) fn examine(encoded: &[u8], limits: Limits) -> Result<Page, ImagingErr
         is_fax: is_fax(&mut page),
         is_cmyk: matches!(page.colortype(), Ok(ColorType::CMYK(_))),
     })
+}
+
+/// The file as the tiff crate reads it in libtiff's way: it predicts whatever the compression, and takes all bytes to begin
+/// with their highest bit.
+///
+/// # Errors
+/// [`ImagingError::Unsupported`] where it predicts from too few samples, and gives wrong pixels; [`ImagingError::Corrupt`] for
+/// parts that are longer than the file.
+pub(super) fn mended(encoded: &[u8], limits: Limits) -> Result<Cow<'_, [u8]>, ImagingError> {
+    let mut file = Cow::from(encoded);
+    let Ok(mut page) = Decoder::new(Paced::new(encoded, limits)) else { return Ok(file) };
+    let mut number = |tag| page.find_tag_unsigned::<u16>(tag).ok().flatten();
+    let compression = number(Tag::Compression).unwrap_or(1);
+    let n_samples = number(Tag::SamplesPerPixel).unwrap_or(1);
+    let is_chunky = number(Tag::PlanarConfiguration).unwrap_or(CHUNKY) == CHUNKY;
+    let is_predicted = number(Tag::Predictor).unwrap_or(UNPREDICTED) != UNPREDICTED;
+    let is_lowest_first = number(Tag::FillOrder) == Some(LOWEST_FIRST);
+    if is_predicted && !PREDICTED.contains(&compression) {
+        directory::set(file.to_mut(), PREDICTOR, UNPREDICTED);
+    } else if is_predicted
+        && is_chunky
+        && page.colortype().is_ok_and(|colour| colour.num_samples() < n_samples)
+    {
+        return Err(unsupported("it has a predictor, and samples beside its colours"));
+    }
+    if is_lowest_first && compression != JPEG {
+        let parts = parts(&mut page, encoded.len());
+        if parts.iter().map(ExactSizeIterator::len).sum::<usize>() > encoded.len() {
+            return Err(corrupt("its strips or tiles are longer than the file"));
+        }
+        for part in parts {
+            file.to_mut()[part].iter_mut().for_each(|byte| *byte = byte.reverse_bits());
+        }
+    }
+    Ok(file)
 }
 
 /// Where the strips or tiles of a page are, as far as the file reaches.

@@ -194,6 +194,20 @@ fn a_fax_of_many_changes_takes_no_more_time_than_others() {
 }
 
 #[test]
+fn bits_of_parts_that_are_one_place_are_not_turned_for_each() {
+    let lowest_first = (266, LONG, 1, LOWEST_FIRST.into());
+    let end = 8 + 2 + 12 * 10 + 4;
+    let n_strips = 1 << 16;
+    let plain = [(256, 1), (257, n_strips), (258, 8), (259, 1), (262, 1), (277, 1), (278, 1)];
+    let mut tags: Vec<_> = plain.map(|(tag, value)| (tag, LONG, 1, value)).into();
+    tags.extend([lowest_first, (273, LONG, n_strips, end), (279, LONG, n_strips, end + 4 * n_strips)]);
+    let lists = [8, 100_000].map(|value: u32| value.to_le_bytes().repeat(n_strips as usize));
+    let file = [directory(tags), lists.concat()].concat();
+    let error = read(&file, &ImagingOptions::REFERENCE).unwrap_err();
+    assert_eq!(error, corrupt("its strips or tiles are longer than the file"));
+}
+
+#[test]
 fn the_crates_limits_follow_ours() {
     let (small, large) = (raised_limits(1, &[0]), raised_limits(600 << 20, &[0]));
     assert_eq!(small.decoding_buffer_size, decoder::Limits::default().decoding_buffer_size);
