@@ -157,6 +157,9 @@ fn beside_frame(format: ImageFormat, encoded: &[u8], bytes_per_pixel: u64) -> u6
 
 fn failure(error: ImageError, format: &'static str, limits: &Limits) -> ImagingError {
     match error {
+        ImageError::IoError(error) if tiff::is_lost_in_lzw(&error) => {
+            ImagingError::unsupported(format, tiff::LOST_IN_LZW)
+        }
         ImageError::Unsupported(error) => ImagingError::unsupported(format, error),
         ImageError::Limits(_) => limits.too_much_memory(format),
         error => ImagingError::corrupt(format, error),

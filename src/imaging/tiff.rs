@@ -9,6 +9,7 @@ mod jpegs;
 mod tests;
 
 use std::borrow::Cow;
+use std::io;
 use std::ops::Range;
 
 use image::{DynamicImage, GrayAlphaImage, RgbImage, metadata::Orientation};
@@ -248,6 +249,15 @@ fn raised_limits(decoded: u64, encoded: &[u8]) -> decoder::Limits {
     own
 }
 
+/// What is said of LZW that [`is_lost_in_lzw`].
+pub(super) const LOST_IN_LZW: &str = "no end is found of its LZW, of which some is written so that the decoder loses its \
+                                      place; try Deflate or no compression";
+
+/// Whether the tiff crate finds no end of LZW, which happens with whole files too, mostly those of tiles.
+pub(super) fn is_lost_in_lzw(error: &io::Error) -> bool {
+    error.to_string() == "no lzw end code found"
+}
+
 fn corrupt(detail: impl ToString) -> ImagingError {
     ImagingError::corrupt(FORMAT, detail)
 }
@@ -261,6 +271,7 @@ fn failure(error: TiffError, limits: &Limits) -> ImagingError {
         return too_slow;
     }
     match error {
+        TiffError::IoError(error) if is_lost_in_lzw(&error) => unsupported(LOST_IN_LZW),
         TiffError::UnsupportedError(error) => unsupported(error),
         TiffError::LimitsExceeded => limits.too_much_memory(FORMAT),
         error => corrupt(error),

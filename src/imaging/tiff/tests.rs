@@ -194,6 +194,14 @@ fn a_fax_of_many_changes_takes_no_more_time_than_others() {
 }
 
 #[test]
+fn lzw_without_an_end_is_no_corruption_for_sure() {
+    // The code that begins, and nothing else.
+    let tags = [(256, 8), (257, 8), (258, 8), (259, 5), (262, 1), (277, 1), (278, 8)];
+    let error = read(&file(&tags, &[0x80, 0]), &ImagingOptions::REFERENCE).unwrap_err();
+    assert_eq!(error, unsupported(LOST_IN_LZW));
+}
+
+#[test]
 fn bits_of_parts_that_are_one_place_are_not_turned_for_each() {
     let lowest_first = (266, LONG, 1, LOWEST_FIRST.into());
     let end = 8 + 2 + 12 * 10 + 4;
