@@ -5,6 +5,8 @@
 //!
 //! Source: RFC 9649.
 
+use std::borrow::Cow;
+
 use image::metadata::Orientation;
 
 use super::orient;
@@ -13,9 +15,13 @@ use super::orient;
 const ANIMATION: u8 = 2;
 const XMP: u8 = 4;
 const EXIF: u8 = 8;
+const ALPHA: u8 = 16;
 
 /// Where they are.
 const FLAGS: usize = 20;
+
+/// A flag of a frame.
+const UNBLENDED: u8 = 2;
 
 /// Bytes of tables that a byte of the file may become: a code that takes a table of 4 KiB has 84 bits at least.
 const TABLES: u64 = 512;
@@ -47,6 +53,39 @@ pub(super) fn orientation(encoded: &[u8]) -> Orientation {
         chunks.find_map(|(of_chunk, content)| (of_chunk == name).then_some(content))
     };
     orient::of(said(EXIF, b"EXIF"), said(XMP, b"XMP "))
+}
+
+/// The file with a header that says what is in it, since the image-webp crate takes its word for it, and with a first frame
+/// that is not blended with the empty canvas, which the crate does less exactly than copying it.
+pub(super) fn mended(encoded: &[u8]) -> Cow<'_, [u8]> {
+    let Some(flags) = flags(encoded) else { return encoded.into() };
+    let chunks = || each_chunk(&encoded[12..]);
+    let has = |name: &[u8]| chunks().any(|(of_chunk, _)| of_chunk == name);
+    let mut found = flags;
+    for (flag, name) in [(EXIF, b"EXIF"), (XMP, b"XMP "), (ALPHA, b"ALPH")] {
+        let is_in_frames = flag == ALPHA && flags & ANIMATION != 0;
+        if !is_in_frames && !has(name) {
+            found &= !flag;
+        }
+    }
+    // The same bit of its header.
+    let lossless = chunks().find(|(name, _)| name == b"VP8L");
+    found |= lossless.and_then(|(_, content)| content.get(4)).map_or(0, |bits| bits & ALPHA);
+    let mut mended = Cow::from(encoded);
+    if found != flags {
+        mended.to_mut()[FLAGS] = found;
+    }
+    let places = chunks().scan(12, |next, (name, content)| {
+        let place = *next;
+        *next += CHUNK_HEAD + content.len().next_multiple_of(2);
+        Some((name, place))
+    });
+    let first_frame = places.filter(|_| flags & ANIMATION != 0).find(|(name, _)| name == b"ANMF");
+    let how = first_frame.map(|(_, place)| place + CHUNK_HEAD + FRAME_HEAD - 1);
+    if let Some(how) = how.filter(|how| encoded.get(*how).is_some_and(|how| how & UNBLENDED == 0)) {
+        mended.to_mut()[how] |= UNBLENDED;
+    }
+    mended
 }
 
 /// What the header of an extended file says that there is.
