@@ -76,6 +76,7 @@ fn other(
 ) -> Result<Decoded, ImagingError> {
     let tiff = if format == ImageFormat::Tiff { tiff::examine(encoded, limits)? } else { Page::default() };
     let file = match format {
+        ImageFormat::Png => png::mended(encoded)?,
         ImageFormat::WebP => webp::mended(encoded),
         ImageFormat::Tiff => tiff::mended(encoded, limits)?,
         _ => encoded.into(),

@@ -1,4 +1,4 @@
-//! What a PNG says beside its pixels, wherever in the file that stands.
+//! What a PNG says beside its pixels, wherever in the file that stands, and what the png crate makes too much of.
 
 use std::borrow::Cow;
 use std::io::Read;
@@ -6,7 +6,7 @@ use std::io::Read;
 use flate2::bufread::ZlibDecoder;
 use image::metadata::Orientation;
 
-use super::orient;
+use super::{ImagingError, orient};
 
 const SIGNATURE: usize = 8;
 
@@ -15,6 +15,35 @@ const FRAME: usize = 12;
 
 /// Bytes that a text is inflated to at most. Directories, and what XMP says of a picture, stand at their beginning.
 const MAX_TEXT_BYTES: u64 = 64 << 10;
+
+/// The last chunk: no content, and a checksum.
+const END: &[u8; 12] = b"\0\0\0\0IEND\xae\x42\x60\x82";
+
+/// The file with its last chunk, which some that were sent hastily lack.
+///
+/// # Errors
+/// [`ImagingError::Corrupt`] for a palette of which the png crate would panic.
+pub(super) fn mended(encoded: &[u8]) -> Result<Cow<'_, [u8]>, ImagingError> {
+    const COLOUR_TYPE: usize = 25;
+    let is_indexed = encoded.get(COLOUR_TYPE) == Some(&3);
+    let mut end = SIGNATURE;
+    for (name, content) in chunks(encoded) {
+        match name {
+            b"PLTE" if is_indexed && content.len() % 3 != 0 => {
+                let detail = format!("its palette has {} bytes, which are no whole colours", content.len());
+                return Err(ImagingError::corrupt("PNG", detail));
+            }
+            b"IEND" => break,
+            _ => end += FRAME + content.len(),
+        }
+    }
+    Ok(match encoded.get(end..) {
+        Some(rest) if rest.len() < END.len() && END.starts_with(rest) => {
+            [&encoded[..end], END].concat().into()
+        }
+        _ => encoded.into(),
+    })
+}
 
 /// How it is to be turned. Of chunks that say the same thing the last counts; those behind the first frame of an animation
 /// do not.
@@ -91,8 +120,29 @@ mod tests {
     use std::io::Write;
 
     use flate2::{Compression, write::ZlibEncoder};
+    use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 
     use super::*;
+    use crate::domain::{Filter, ImageSpec, Resize};
+    use crate::imaging::{ImagingOptions, prepare};
+
+    #[test]
+    fn only_the_last_chunk_may_be_missing() {
+        let mut whole = Vec::new();
+        PngEncoder::new(&mut whole).write_image(&[7; 27], 3, 3, ExtendedColorType::Rgb8).unwrap();
+        let spec = ImageSpec::centred(Resize::Exact { height: 3, width: 3 }, None, Filter::Bilinear);
+        let read = |file: &[u8]| prepare(file, &spec, &ImagingOptions::REFERENCE);
+        for end in SIGNATURE..whole.len() {
+            let result = read(&whole[..end]);
+            if end < whole.len() - END.len() {
+                assert!(matches!(result, Err(ImagingError::Corrupt { .. })), "{end}: {result:?}");
+            } else {
+                assert_eq!(result, read(&whole), "{end}");
+            }
+            orientation(&whole[..end]);
+        }
+        assert!(matches!(mended(&whole), Ok(Cow::Borrowed(_))));
+    }
 
     #[test]
     fn little_of_a_text_is_inflated() {
