@@ -16,6 +16,14 @@ pub(super) fn divide(image: &mut DynamicImage) {
     }
 }
 
+/// Puts a colour in place of pixels that are wholly transparent.
+pub(super) fn fill(image: &mut DynamicImage, [red, green, blue]: [u8; 3]) {
+    let DynamicImage::ImageRgba8(image) = image else { return };
+    for pixel in image.pixels_mut().filter(|pixel| pixel[3] == 0) {
+        pixel.0 = [red, green, blue, 255];
+    }
+}
+
 /// Repeats gray, and composites or drops alpha. `image` has 8 bits per sample.
 pub(super) fn flatten(image: DynamicImage, background: Background) -> RgbImage {
     let (width, height) = (image.width(), image.height());

@@ -15,7 +15,7 @@ use super::limits::{Limits, Paced};
 use super::planes::Planes;
 use super::sniff::Format;
 use super::tiff::Page;
-use super::{ImagingError, ImagingOptions, alpha, avif, icc, jpeg, png, tiff, webp};
+use super::{ImagingError, ImagingOptions, alpha, avif, gif, icc, jpeg, png, tiff, webp};
 use crate::domain::{Icc, Resize};
 
 /// A picture's first frame, on its full canvas, not yet upright.
@@ -121,6 +121,9 @@ fn other(
     limits.check_time(name)?;
     if tiff.is_premultiplied {
         alpha::divide(&mut image);
+    }
+    if let (ImageFormat::Gif, Some(colour)) = (format, gif::canvas(encoded)) {
+        alpha::fill(&mut image, colour);
     }
     if let Some(profile) = profile {
         image = icc::to_srgb(image, &profile);

@@ -16,6 +16,7 @@ mod directory;
 mod error;
 #[cfg(test)]
 mod format_tests;
+mod gif;
 mod icc;
 mod jpeg;
 mod limits;
