@@ -1,7 +1,8 @@
 //! Pillow's 8-bit resize: a separable convolution, stretched when shrinking, in 22-bit fixed point.
 //!
-//! Horizontal pass first, rounded and clamped to 8 bits, then the vertical one; a pass that changes nothing is
-//! skipped. Only the window that the crop keeps is computed, at values identical to cropping the whole.
+//! Horizontal pass first, rounded and clamped to 8 bits, then the vertical one, or the other way round where a very tall
+//! picture becomes less tall; a pass that changes nothing is skipped. Only the window that the crop keeps is computed, at
+//! values identical to cropping the whole.
 //!
 //! What lies between the passes is made and used up in bands of a few rows, so that it stays in the processor's cache, and
 //! a picture of one column and millions of rows does not become one of hundreds of columns.
@@ -9,7 +10,7 @@
 //! Both passes are one loop, [`weigh`]: a weighted sum of rows of `LANES` samples, which the compiler
 //! vectorises. The horizontal pass gets there by transposing a few rows at a time.
 //!
-//! Source: Pillow 12 `src/libImaging/Resample.c`.
+//! Source: Pillow 12 `src/libImaging/Resample.c`, and `src/PIL/Image.py` for the order of passes.
 
 use std::collections::VecDeque;
 
@@ -47,7 +48,16 @@ pub(super) fn bytes(full: Size, resized: Size, window: &Window, filter: Filter) 
     let across = most_weights(full.width, resized.width, filter) as u64;
     let down = most_weights(full.height, resized.height, filter) as u64;
     let transposed = LANES as u64 * across.max(COLUMNS as u64);
-    taps(across, &window.columns).saturating_add(taps(down, &window.rows)).saturating_add(transposed)
+    let flattened = if is_flattened(full, resized) { 3 * full.width * window.rows.len } else { 0 };
+    taps(across, &window.columns)
+        .saturating_add(taps(down, &window.rows))
+        .saturating_add(transposed)
+        .saturating_add(flattened as u64)
+}
+
+/// Whether the vertical pass comes first.
+fn is_flattened(full: Size, resized: Size) -> bool {
+    full.height > full.width.saturating_mul(100) && resized.height < full.height
 }
 
 /// The window of a picture resized to `size`: RGB8 `[rows.len, columns.len, 3]`. `rgb` has its pixels, on `grid`.
@@ -63,8 +73,29 @@ pub(super) fn resample(
     filter: Filter,
     check_time: impl Fn() -> Result<(), ImagingError>,
 ) -> Result<Vec<u8>, ImagingError> {
-    let n_rows = BAND_BYTES / stride(&window.columns) / ROWS * ROWS;
-    in_bands(n_rows.max(ROWS), rgb, grid, size, window, filter, check_time)
+    let in_bands = |rgb: &RgbImage, grid: &Grid, size, window: &Window| {
+        let n_rows = BAND_BYTES / stride(&window.columns) / ROWS * ROWS;
+        in_bands(n_rows.max(ROWS), rgb, grid, size, window, filter, &check_time)
+    };
+    if !is_flattened(Size { width: grid.columns.full, height: grid.rows.full }, size) {
+        return in_bands(rgb, grid, size, window);
+    }
+    let (all, whole) =
+        (|full| Axis { full, step: 1, lead: 0 }, |len| Span { start: 0, len, before: 0, total: len });
+    let (n_columns, n_rows) = (rgb.width() as usize, window.rows.len);
+    let flat = in_bands(
+        rgb,
+        &Grid { columns: all(n_columns), rows: grid.rows },
+        Size { width: n_columns, height: size.height },
+        &Window { columns: whole(n_columns), rows: window.rows },
+    )?;
+    let flat = RgbImage::from_raw(n_columns as u32, n_rows as u32, flat).expect("all rows of the window");
+    in_bands(
+        &flat,
+        &Grid { columns: grid.columns, rows: all(n_rows) },
+        Size { width: size.width, height: n_rows },
+        &Window { columns: window.columns, rows: whole(n_rows) },
+    )
 }
 
 /// Samples of a row between the passes, padded so that `weigh` needs no special end.
