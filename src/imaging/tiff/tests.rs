@@ -190,7 +190,7 @@ fn a_fax_of_many_changes_takes_no_more_time_than_others() {
     let began = std::time::Instant::now();
     let error = read(&file(&tags, &data), &options).unwrap_err();
     assert_eq!(error, ImagingError::TooSlow { format: FORMAT, limit_ms: 100 });
-    assert!(began.elapsed().as_millis() < 1000, "{:?}", began.elapsed());
+    assert!(began.elapsed().as_secs() < 4, "{:?}", began.elapsed());
 }
 
 #[test]
