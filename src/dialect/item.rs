@@ -11,7 +11,7 @@ use super::{
     cuts::{Cuts, Word},
     json::{AnyJson, Leaf, present, read_any},
 };
-use crate::domain::{Content, EmbedInput, ImageSource, Part};
+use crate::domain::{Content, EmbedInput, ImageSource, Modality, Part};
 
 /// One item as written. What is wrong with it is said by [`RawItem::check`], which knows its place.
 #[derive(Debug)]
@@ -71,13 +71,16 @@ pub(super) struct PartFields {
 }
 
 impl RawItem {
-    /// The item as an input of one part or more, its pictures taken out of the `body`.
+    /// The item as an input of one part or more, its pictures taken out of the `body`; a bare string is what `strings` are.
     ///
     /// # Errors
     /// What is wrong, without the item's own place: `part 1: ...`, `has none of ...`.
-    pub(super) fn check(self, body: &mut Cuts) -> Result<EmbedInput, String> {
+    pub(super) fn check(self, strings: Modality, body: &mut Cuts) -> Result<EmbedInput, String> {
         match self {
-            Self::Text(text) => Ok(EmbedInput::text(body.take_text(text))),
+            Self::Text(word) => Ok(match strings {
+                Modality::Text => EmbedInput::text(body.take_text(word)),
+                Modality::Image => EmbedInput::image(picture(word, body)),
+            }),
             Self::Object(fields) => fields.check(body),
             Self::Wrong(found) => Err(format!("is {found}; give a string or an object")),
         }

@@ -7,6 +7,7 @@
 //! | `{"model": "m", "inputs": ["{{fragment}}", "{{..}}"]}` | the multimodal guide (Voyage) |
 //! | `{"model": "m", "input": ["{{text}}", "{{..}}"]}` | Voyage, Jina, Mistral, OpenAI |
 //! | `{"model": "m", "texts": ["{{text}}", "{{..}}"], "input_type": "search_document"}` | Cohere |
+//! | `{"model": "m", "input": ["{{fragment}}", "{{..}}"], "modality": "image"}` | Infinity, whose strings are pictures then |
 //! | `{"input": "{{text}}"}`, `"{{text}}"`, `"{{fragment}}"` | one item a request |
 //!
 //! An item is a string (text) or an object: `{"text"}`, `{"image"}` (URL, data URI or base64),

@@ -9,10 +9,10 @@ use serde::{
 use super::{
     Answer, Call, MAX_INPUTS,
     cuts::{Cuts, Word},
-    item::{Fields, RawItem},
+    item::{Fields, RawItem, shortened},
     json::{AnyJson, Leaf, present, read_any},
 };
-use crate::domain::{EmbedError, EmbedInput, EmbedRequest, InputType};
+use crate::domain::{EmbedError, EmbedInput, EmbedRequest, InputType, Modality};
 
 /// Reads a body of any known shape.
 ///
@@ -52,6 +52,8 @@ struct Keys {
     texts: Option<Items>,
     model: Option<Leaf>,
     dimensions: Option<Leaf>,
+    output_dimension: Option<Leaf>,
+    modality: Option<Leaf>,
     input_type: Option<Leaf>,
     task: Option<Leaf>,
     // Or the body is itself the item. Spelt out, as serde's `flatten` would buffer every value.
@@ -103,6 +105,7 @@ impl Keys {
             image_base64: self.image_base64,
             content: self.content,
         };
+        let strings = self.modality.map_or(Ok(Modality::Text), |leaf| modality(leaf, body))?;
         let mut lists = [("input", self.input), ("inputs", self.inputs), ("texts", self.texts)]
             .into_iter()
             .filter_map(|(key, items)| items.map(|items| (key, items)));
@@ -110,7 +113,7 @@ impl Keys {
             (Some((first, _)), Some((second, _))) => {
                 return Err(format!("the body has both `{first}` and `{second}`; send one of them"));
             }
-            (Some((_, items)), None) => items.check(body)?,
+            (Some((_, items)), None) => items.check(strings, body)?,
             (None, _) if item.any() => {
                 vec![item.check(body).map_err(|wrong| format!("item 0: {wrong}"))?]
             }
@@ -121,13 +124,11 @@ impl Keys {
             Some(Leaf::String(model)) => Some(body.text(&model).to_owned()),
             Some(other) => return Err(format!("`model` is {}, not a string", other.type_name())),
         };
-        let dimensions = match self.dimensions {
-            None => None,
-            // Up to 2^53 every whole number is exact.
-            Some(Leaf::Number(n)) if n >= 1.0 && n.fract() == 0.0 && n < 9e15 => Some(n as usize),
-            Some(Leaf::Number(_)) => return Err("`dimensions` must be a whole number above zero".into()),
-            Some(Leaf::String(word)) if body.text(&word).is_empty() => None,
-            Some(other) => return Err(format!("`dimensions` is {}, not a number", other.type_name())),
+        // Cohere and Voyage call them otherwise.
+        let dimensions = match (self.dimensions, self.output_dimension) {
+            (Some(leaf), _) => dimensions("dimensions", leaf, body)?,
+            (None, Some(leaf)) => dimensions("output_dimension", leaf, body)?,
+            (None, None) => None,
         };
         let input_type = match (self.input_type, self.task) {
             (Some(leaf), _) => input_type("input_type", leaf, body)?,
@@ -135,6 +136,29 @@ impl Keys {
             (None, None) => None,
         };
         Ok(Call { request: EmbedRequest { model, dimensions, input_type, inputs }, answer })
+    }
+}
+
+/// Reads what strings are by Infinity's `modality`: where it says so, addresses or pictures themselves rather than texts.
+fn modality(leaf: Leaf, body: &Cuts) -> Result<Modality, String> {
+    const MODALITIES: &str = "use `text` or `image`";
+    match leaf {
+        Leaf::String(name) => match body.text(&name) {
+            "" | "text" => Ok(Modality::Text),
+            "image" => Ok(Modality::Image),
+            other => Err(format!("`modality` is `{}`; {MODALITIES}", shortened(other))),
+        },
+        other => Err(format!("`modality` is {}; {MODALITIES}", other.type_name())),
+    }
+}
+
+fn dimensions(key: &str, leaf: Leaf, body: &Cuts) -> Result<Option<usize>, String> {
+    match leaf {
+        // Up to 2^53 every whole number is exact.
+        Leaf::Number(n) if n >= 1.0 && n.fract() == 0.0 && n < 9e15 => Ok(Some(n as usize)),
+        Leaf::Number(_) => Err(format!("`{key}` must be a whole number above zero")),
+        Leaf::String(word) if body.text(&word).is_empty() => Ok(None),
+        other => Err(format!("`{key}` is {}, not a number", other.type_name())),
     }
 }
 
@@ -152,7 +176,7 @@ fn input_type(key: &str, leaf: Leaf, body: &Cuts) -> Result<Option<InputType>, S
 }
 
 impl Items {
-    fn check(self, body: &mut Cuts) -> Result<Vec<EmbedInput>, String> {
+    fn check(self, strings: Modality, body: &mut Cuts) -> Result<Vec<EmbedInput>, String> {
         let items = match self {
             Self::Many(_, n) if n > MAX_INPUTS => {
                 return Err(format!("the request has {n} inputs, at most {MAX_INPUTS} are read; send fewer"));
@@ -163,7 +187,7 @@ impl Items {
         items
             .into_iter()
             .enumerate()
-            .map(|(i, item)| item.check(body).map_err(|wrong| format!("item {i}: {wrong}")))
+            .map(|(i, item)| item.check(strings, body).map_err(|wrong| format!("item {i}: {wrong}")))
             .collect()
     }
 }

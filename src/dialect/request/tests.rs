@@ -172,6 +172,37 @@ fn refuses_with_the_place_of_the_fault() {
 }
 
 #[test]
+fn strings_are_what_the_modality_says() {
+    let data = "data:image/jpeg;base64,AAAA";
+    check(&format!(r#"{{"modality":"image","input":"{data}"}}"#), &[encoded(data)]);
+    check(
+        &format!(r#"{{"model":"m","input":["https://x/a.jpg","{data}",""],"modality":"image"}}"#),
+        &[url("https://x/a.jpg"), encoded(data), encoded("")],
+    );
+    // What says itself what it is stays that.
+    check(r#"{"input":[{"text":"a"},{"content":"b"}],"modality":"image"}"#, &[text("a"), text("b")]);
+    for unsaid in [r#""text""#, r#""""#, "null"] {
+        check(&format!(r#"{{"input":["{data}"],"modality":{unsaid}}}"#), &[text(data)]);
+    }
+    assert_eq!(
+        refused(r#"{"input":["a"],"modality":"audio"}"#),
+        "`modality` is `audio`; use `text` or `image`"
+    );
+    assert!(refused(r#"{"input":["a"],"modality":1}"#).contains("`modality` is a number"));
+}
+
+#[test]
+fn the_number_of_dimensions_has_two_names() {
+    let of = |keys: &str| {
+        parse(format!(r#"{{"texts":["a"],{keys}}}"#).as_str().into()).unwrap().request.dimensions
+    };
+    assert_eq!(of(r#""output_dimension":256"#), Some(256));
+    assert_eq!(of(r#""output_dimension":256,"dimensions":512"#), Some(512));
+    assert_eq!(of(r#""output_dimension":null"#), None);
+    assert!(refused(r#"{"texts":["a"],"output_dimension":"9"}"#).contains("`output_dimension` is a string"));
+}
+
+#[test]
 fn refuses_weights_that_no_mean_can_use() {
     for weight in ["0", "-1", "1e-60", "1e60", "\"1\"", "[]"] {
         let body = format!(r#"{{"input":[{{"content":[{{"type":"text","text":"x","weight":{weight}}}]}}]}}"#);
