@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use url::ParseError;
+
 use crate::domain::{ItemErrorKind, MAX_ADDRESS_BYTES};
 
 /// Why pictures cannot be fetched at all.
@@ -61,9 +63,20 @@ pub enum FetchError {
     /// Neither base64 nor anything else that is known.
     #[error("the picture is neither an http(s) url nor a data uri nor base64: {0}")]
     Base64(&'static str),
+    /// A path where the picture itself was expected.
+    #[error(
+        "the picture is neither an address with its scheme nor a data uri nor base64; a path goes into `image_url`"
+    )]
+    Path,
     /// Not an absolute URL.
     #[error("the picture's url cannot be read: {0}")]
-    Url(#[from] url::ParseError),
+    Url(ParseError),
+    /// A path, without a place that it is relative to.
+    #[error(
+        "the picture's address is a path; set `fetch.base_url` or `fetch.files_root` to what it is relative to, or send a \
+         whole address"
+    )]
+    Relative,
     /// Too long for an address.
     #[error(
         "the picture's address has {n_bytes} bytes, more than the {MAX_ADDRESS_BYTES} that are read as one; \
@@ -253,8 +266,9 @@ impl FetchError {
     pub fn kind(&self) -> ItemErrorKind {
         match self {
             Self::Empty | Self::NoBytes { .. } => ItemErrorKind::EmptyImage,
-            Self::DataUri | Self::Base64(_) => ItemErrorKind::InvalidBase64,
+            Self::DataUri | Self::Base64(_) | Self::Path => ItemErrorKind::InvalidBase64,
             Self::Url(_)
+            | Self::Relative
             | Self::AddressLength { .. }
             | Self::UrlLength
             | Self::Scheme
@@ -291,6 +305,15 @@ impl FetchError {
             | HostFailure::EmptyBody => false,
             // The client of the object store has tried again by itself, and a disk that fails takes longer.
             HostFailure::Store | HostFailure::Read => false,
+        }
+    }
+}
+
+impl From<ParseError> for FetchError {
+    fn from(error: ParseError) -> Self {
+        match error {
+            ParseError::RelativeUrlWithoutBase => Self::Relative,
+            other => Self::Url(other),
         }
     }
 }

@@ -42,6 +42,9 @@ use crate::config::FetchConfig;
 use crate::domain::{ContentDigest, ImageSource, Lane, MAX_ADDRESS_BYTES};
 use crate::telemetry::{Metrics, traces::trace_span};
 
+/// The longest path of a file in bytes, as Linux has it.
+const MAX_PATH_BYTES: usize = 4096;
+
 /// Where pictures are fetched from. Each source bounds how long it takes, and they share how much they do at once.
 trait Source: Send + Sync {
     /// The file at `address`, which begins with a scheme of this source or with none; nothing is brought that the caller
@@ -182,6 +185,8 @@ impl Fetcher {
             Err(FetchError::Empty)
         } else if let Some(place) = self.place(&text, is_url)? {
             fetch_traced(place, &String::from_utf8_lossy(&text), held, lane).await
+        } else if is_path(&text) {
+            Err(FetchError::Path)
         } else {
             data_url::decode_base64(text, self.max_bytes).map(Fetched::from)
         }
@@ -237,6 +242,11 @@ async fn fetch_traced(
     result
 }
 
+/// Whether what is no base64 is the path of a file: no alphabet of that has a dot.
+fn is_path(text: &[u8]) -> bool {
+    text.len() <= MAX_PATH_BYTES && text.contains(&b'.')
+}
+
 /// Whether `text` begins with `scheme`, in whatever case, and a colon.
 fn has_scheme(text: &[u8], scheme: &str) -> bool {
     text.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme.as_bytes()))
@@ -286,6 +296,20 @@ mod tests {
         ] {
             assert_eq!(fetched(ImageSource::Encoded(text.into())).await, as_encoded, "encoded {text:?}");
             assert_eq!(fetched(ImageSource::Url(text.to_owned())).await, as_url, "url {text:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_path_is_told_where_it_belongs() {
+        let fetcher = Fetcher::new(&config(), Metrics::new()).unwrap();
+        for path in ["0042.jpg", " ../photos/0042", "photos/red_house-2.webp\n"] {
+            assert_eq!(
+                fetcher.fetch(ImageSource::Encoded(path.into())).await,
+                Err(FetchError::Path),
+                "{path}"
+            );
+            let as_url = fetcher.fetch(ImageSource::Url(path.into())).await;
+            assert_eq!(as_url, Err(FetchError::Relative), "{path}");
         }
     }
 
