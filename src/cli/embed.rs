@@ -108,7 +108,7 @@ impl EmbedCommandError {
     }
 }
 
-/// Embeds until all is done, or until SIGTERM or SIGINT.
+/// Embeds until all is done, or until SIGTERM, SIGINT or SIGHUP.
 pub(super) fn run(args: &EmbedArgs) -> Result<(), CliError> {
     if args.shard.has_others() && args.shard.name(&args.output) == args.output {
         return Err(EmbedCommandError::NoShardInOutput(args.output.clone()).into());

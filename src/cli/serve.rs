@@ -11,7 +11,7 @@ use crate::{
     telemetry::{Traces, logging},
 };
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM, SIGINT or SIGHUP.
 pub(super) fn run(args: ConfigArgs) -> Result<(), CliError> {
     let config = args.load()?;
     let traces = Traces::start(&config.traces)?;

@@ -1,6 +1,6 @@
 //! How the service ends: after answering.
 
-use std::{env, process::Command, time::Duration};
+use std::{env, os::unix::process::CommandExt, process::Command, time::Duration};
 
 use serde_json::json;
 use sidelens::{
@@ -9,7 +9,7 @@ use sidelens::{
 };
 use tokio::net::TcpStream;
 
-use crate::support::{Running, STUB_DIMENSIONS, TestApp, answer, client, slow_model};
+use crate::support::{Running, STUB_DIMENSIONS, TestApp, answer, client, sidelens, slow_model};
 
 #[tokio::test]
 async fn answers_what_is_queued_and_accepts_no_more() {
@@ -105,6 +105,42 @@ async fn the_program_that_is_told_twice_ends_at_once() {
     running.signal("TERM");
     let status = tokio::task::spawn_blocking(move || running.ended()).await.expect("joined");
     assert_eq!(status.code(), Some(130), "{status}");
+}
+
+/// The service, started by one who lets SIGHUP do this.
+async fn start_with_hangup(action: libc::sighandler_t) -> Running {
+    let mut command = sidelens(&["serve", "--model", "demo", "--device", "cpu"]);
+    // SAFETY: `signal` may be called between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            libc::signal(libc::SIGHUP, action);
+            Ok(())
+        });
+    }
+    tokio::task::spawn_blocking(move || Running::start_command(command)).await.expect("started")
+}
+
+#[cfg_attr(not(feature = "torch"), ignore = "needs the feature `torch`")]
+#[tokio::test]
+async fn a_closed_terminal_stops_the_program_as_sigterm_does() {
+    let mut running = start_with_hangup(libc::SIG_DFL).await;
+    // The shell's, and the system's.
+    running.signal("HUP");
+    running.signal("HUP");
+    let status = tokio::task::spawn_blocking(move || running.ended()).await.expect("joined");
+    assert_eq!(status.code(), Some(0), "{status}");
+}
+
+#[cfg_attr(not(feature = "torch"), ignore = "needs the feature `torch`")]
+#[tokio::test]
+async fn a_program_under_nohup_outlives_its_terminal() {
+    let mut running = start_with_hangup(libc::SIG_IGN).await;
+    running.signal("HUP");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(answer(client().get(format!("{}/health", running.url))).await.0, 200);
+    running.signal("TERM");
+    let status = tokio::task::spawn_blocking(move || running.ended()).await.expect("joined");
+    assert_eq!(status.code(), Some(0), "{status}");
 }
 
 /// libtorch's destructors end the process by a segmentation fault where threads still compute.
