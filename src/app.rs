@@ -21,7 +21,7 @@ use futures_util::FutureExt;
 use tokio::{
     net::TcpSocket,
     task::{JoinError, spawn_blocking},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -36,6 +36,8 @@ use crate::{
     telemetry::Metrics,
 };
 
+/// So long before requests are cut off they are counted.
+const BEFORE_CUT: Duration = Duration::from_millis(100);
 /// For what the bounded stop itself takes: closing threads, a last forward pass.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -212,7 +214,8 @@ pub struct App {
     scheme: &'static str,
     models: Models,
     servers: Servers,
-    stop_within: Duration,
+    metrics: Arc<Metrics>,
+    shutdown_timeout: Duration,
 }
 
 impl App {
@@ -230,15 +233,15 @@ impl App {
         let address = listeners.main.local_addr()?;
         let admin_address = listeners.admin.as_ref().map(|admin| admin.local_addr()).transpose()?;
         let scheme = if config.server.tls_cert.is_some() { "https" } else { "http" };
-        let stop_within = Duration::from_secs(config.server.shutdown_timeout_s) + STOP_GRACE;
+        let shutdown_timeout = Duration::from_secs(config.server.shutdown_timeout_s);
         let metrics = Metrics::new();
         let models = join(&config, models, decode_worker, metrics.clone())?;
-        let state = HttpState::new(models.clone(), metrics, Arc::new(config))?;
+        let state = HttpState::new(models.clone(), metrics.clone(), Arc::new(config))?;
         let servers = serve(listeners, state).map_err(|error| match error {
             ServeError::Socket(error) => AppError::Start(error),
             ServeError::Files(error) => AppError::Files(error),
         })?;
-        Ok(Self { address, admin_address, scheme, models, servers, stop_within })
+        Ok(Self { address, admin_address, scheme, models, servers, metrics, shutdown_timeout })
     }
 
     /// Where it listens, with the port that was picked for port 0.
@@ -275,7 +278,7 @@ impl App {
     /// # Cancel safety
     /// Dropped half-way it leaves the server's threads to end with the runtime; let `stop` end instead.
     pub async fn run_until_stopped(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
-        let Self { models, servers, stop_within, .. } = self;
+        let Self { models, servers, metrics, shutdown_timeout, .. } = self;
         let handle = servers.main.handle();
         let mut serving = tokio::spawn(servers.main);
         let mut admin = servers.admin.map(|admin| (admin.handle(), tokio::spawn(admin)));
@@ -291,8 +294,24 @@ impl App {
                 }
             } => Err(ended_unasked(ended)),
         };
+        // What the server cuts off it does not tell, and then nobody counts it any more.
+        let tell_of_cut = async {
+            sleep(shutdown_timeout.saturating_sub(BEFORE_CUT)).await;
+            let n_requests = metrics.requests_in_flight.get();
+            if n_requests > 0 {
+                let limit_s = shutdown_timeout.as_secs();
+                tracing::warn!(
+                    n_requests,
+                    "cut off, without an answer within `server.shutdown_timeout_s` {limit_s}"
+                );
+            }
+            pending().await
+        };
         let finish = async {
-            handle.stop(true).await;
+            tokio::select! {
+                () = handle.stop(true) => (),
+                () = tell_of_cut => (),
+            }
             // Only now: the requests that were just answered needed it.
             models.shut_down().await;
             // Last, so that the stop can be watched.
@@ -300,6 +319,7 @@ impl App {
                 admin.stop(false).await;
             }
         };
+        let stop_within = shutdown_timeout + STOP_GRACE;
         if timeout(stop_within, finish).await.is_err() {
             tracing::warn!("still busy after {} s, stopping anyway", stop_within.as_secs());
         }

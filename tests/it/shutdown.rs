@@ -1,13 +1,13 @@
 //! How the service ends: after answering.
 
-use std::{env, os::unix::process::CommandExt, process::Command, time::Duration};
+use std::{env, fs, os::unix::process::CommandExt, process::Command, time::Duration};
 
 use serde_json::json;
 use sidelens::{
     app::AppError,
     runtime::stub::{StubBackend, StubFault, stub_model_over},
 };
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{Running, STUB_DIMENSIONS, TestApp, answer, client, sidelens, slow_model};
 
@@ -141,6 +141,31 @@ async fn a_program_under_nohup_outlives_its_terminal() {
     running.signal("TERM");
     let status = tokio::task::spawn_blocking(move || running.ended()).await.expect("joined");
     assert_eq!(status.code(), Some(0), "{status}");
+}
+
+#[cfg_attr(not(feature = "torch"), ignore = "needs the feature `torch`")]
+#[tokio::test]
+async fn requests_that_the_stop_cuts_off_are_told_by_their_number() {
+    let host = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let picture = format!("http://{}/a.png", host.local_addr().expect("an address"));
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let mut command = sidelens(&["serve", "--model", "demo", "--device", "cpu"]);
+    command.args(["--set", "server.shutdown_timeout_s=1", "--set", "fetch.allow_networks=127.0.0.0/8"]);
+    command.stderr(log.reopen().expect("the file"));
+    let mut running =
+        tokio::task::spawn_blocking(move || Running::start_command(command)).await.expect("started");
+    let (client, url) = (client(), running.url.clone());
+    while answer(client.get(format!("{url}/ready"))).await.0 != 200 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let asked = client.post(format!("{url}/embed")).body(json!({ "image_url": picture }).to_string());
+    tokio::spawn(asked.send());
+    let _silent = host.accept().await.expect("the picture is asked for");
+    running.signal("TERM");
+    let status = tokio::task::spawn_blocking(move || running.ended()).await.expect("joined");
+    assert_eq!(status.code(), Some(0), "{status}");
+    let log = fs::read_to_string(log.path()).expect("the log");
+    assert!(log.contains("`server.shutdown_timeout_s` 1") && log.contains("n_requests=1"), "{log}");
 }
 
 /// libtorch's destructors end the process by a segmentation fault where threads still compute.
