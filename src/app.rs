@@ -1,8 +1,8 @@
 //! The composition root: the one place that knows every room and joins them.
 //!
-//! Start: [`bind`] takes the address (a busy port fails before a model is read), [`load_models`] reads the
-//! models while connections are refused, [`App::build`] joins the rooms around the opened listener, and
-//! [`App::run_until_stopped`] serves. `/health` answers from then on; `/ready` and the embedding
+//! Start: [`bind`] takes the address, and [`Foundation::lay`] sets up whatever needs no model, so that a busy port or a file
+//! that is not there fails before a model is read. [`load_models`] reads the models while connections are refused,
+//! [`Foundation::build`] joins the rooms around the opened listener, and [`App::run_until_stopped`] serves. `/health` answers from then on; `/ready` and the embedding
 //! routes answer 503 until the warm-up has ended. A liveness probe needs a start-up allowance that covers
 //! reading the weights.
 //!
@@ -29,7 +29,7 @@ use crate::{
     domain::EmbedError,
     embedder::{EmbedderSetupError, Models, Shared},
     fetch::{FetchSetupError, Fetcher},
-    http::{FilesError, HttpState, Listeners, ServeError, Servers, serve},
+    http::{Edge, FilesError, HttpState, Listeners, Servers, serve},
     hub::{self, HubError},
     imaging::WorkerCommand,
     runtime::{LoadedModel, open_cuda_for},
@@ -188,23 +188,81 @@ fn load_blocking(_config: &ModelConfig) -> Result<LoadedModel, AppError> {
     Err(AppError::Model("this binary was built without the feature `torch`, so it has no engine".into()))
 }
 
-/// Joins the rooms behind the edge around `models`, as [`load_models`] gave them for this `config`: all that embeds,
-/// without an address. `decode_worker` starts a process that decodes. Needs a tokio runtime around it.
-///
-/// # Errors
-/// [`AppError`] when a room cannot be set up.
-pub fn join(
-    config: &Config,
-    models: Vec<LoadedModel>,
-    decode_worker: WorkerCommand,
+/// The rooms behind the edge that need no model.
+pub struct Rooms {
+    shared: Shared,
     metrics: Arc<Metrics>,
-) -> Result<Models, AppError> {
-    models.iter().for_each(log_model);
-    let wrong = |error: EmbedderSetupError| AppError::Model(error.to_string());
-    let fetcher = Fetcher::new(&config.fetch, metrics.clone())?;
-    let shared = Shared::new(config, fetcher, decode_worker, metrics).map_err(wrong)?;
-    let batches = config.served().into_iter().map(|served| served.batch);
-    Models::new(models.into_iter().zip(batches).collect(), &shared).map_err(wrong)
+}
+
+impl Rooms {
+    /// Sets them up: all files but the models' that they need are read. `decode_worker` starts a process that decodes.
+    /// Needs a tokio runtime around it.
+    ///
+    /// # Errors
+    /// [`AppError`] when a room cannot be set up.
+    pub fn open(config: &Config, decode_worker: WorkerCommand) -> Result<Self, AppError> {
+        let metrics = Metrics::new();
+        let fetcher = Fetcher::new(&config.fetch, metrics.clone())?;
+        let shared = Shared::new(config, fetcher, decode_worker, metrics.clone()).map_err(no_service)?;
+        Ok(Self { shared, metrics })
+    }
+
+    /// Joins them around `models`, as [`load_models`] gave them for this `config`: all that embeds, without an address.
+    ///
+    /// # Errors
+    /// [`AppError::Model`] when one cannot be put into service.
+    pub fn join(&self, config: &Config, models: Vec<LoadedModel>) -> Result<Models, AppError> {
+        models.iter().for_each(log_model);
+        let batches = config.served().into_iter().map(|served| served.batch);
+        Models::new(models.into_iter().zip(batches).collect(), &self.shared).map_err(no_service)
+    }
+}
+
+fn no_service(error: EmbedderSetupError) -> AppError {
+    AppError::Model(error.to_string())
+}
+
+/// A service that lacks its models.
+pub struct Foundation {
+    config: Config,
+    rooms: Rooms,
+    edge: Edge,
+}
+
+impl Foundation {
+    /// Reads the files that the settings name, but for the models'. `decode_worker` starts a process that decodes. Needs a
+    /// tokio runtime around it.
+    ///
+    /// # Errors
+    /// [`AppError`] when a room cannot be set up.
+    pub fn lay(config: Config, decode_worker: WorkerCommand) -> Result<Self, AppError> {
+        let rooms = Rooms::open(&config, decode_worker)?;
+        let edge = Edge::new(&config, &rooms.metrics)?;
+        Ok(Self { config, rooms, edge })
+    }
+
+    /// The settings that it was laid for.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Joins the rooms around `models`, as [`load_models`] gave them for these settings; `listeners` are open already.
+    /// Needs a tokio runtime around it.
+    ///
+    /// # Errors
+    /// [`AppError`] when a model or a socket cannot be used.
+    pub fn build(self, models: Vec<LoadedModel>, listeners: Listeners) -> Result<App, AppError> {
+        let Self { config, rooms, edge } = self;
+        let address = listeners.main.local_addr()?;
+        let admin_address = listeners.admin.as_ref().map(|admin| admin.local_addr()).transpose()?;
+        let scheme = if config.server.tls_cert.is_some() { "https" } else { "http" };
+        let shutdown_timeout = Duration::from_secs(config.server.shutdown_timeout_s);
+        let models = rooms.join(&config, models)?;
+        let metrics = rooms.metrics;
+        let state = HttpState::new(models.clone(), metrics.clone(), Arc::new(config), edge);
+        let servers = serve(listeners, state)?;
+        Ok(App { address, admin_address, scheme, models, servers, metrics, shutdown_timeout })
+    }
 }
 
 /// The rooms, joined and ready to serve.
@@ -219,31 +277,6 @@ pub struct App {
 }
 
 impl App {
-    /// Joins the rooms around `models`, as [`load_models`] gave them for this `config`; `listeners` are
-    /// open already, and `decode_worker` starts a process that decodes. Needs a tokio runtime around it.
-    ///
-    /// # Errors
-    /// [`AppError`] when a room cannot be set up.
-    pub fn build(
-        config: Config,
-        models: Vec<LoadedModel>,
-        listeners: Listeners,
-        decode_worker: WorkerCommand,
-    ) -> Result<Self, AppError> {
-        let address = listeners.main.local_addr()?;
-        let admin_address = listeners.admin.as_ref().map(|admin| admin.local_addr()).transpose()?;
-        let scheme = if config.server.tls_cert.is_some() { "https" } else { "http" };
-        let shutdown_timeout = Duration::from_secs(config.server.shutdown_timeout_s);
-        let metrics = Metrics::new();
-        let models = join(&config, models, decode_worker, metrics.clone())?;
-        let state = HttpState::new(models.clone(), metrics.clone(), Arc::new(config))?;
-        let servers = serve(listeners, state).map_err(|error| match error {
-            ServeError::Socket(error) => AppError::Start(error),
-            ServeError::Files(error) => AppError::Files(error),
-        })?;
-        Ok(Self { address, admin_address, scheme, models, servers, metrics, shutdown_timeout })
-    }
-
     /// Where it listens, with the port that was picked for port 0.
     pub fn address(&self) -> SocketAddr {
         self.address

@@ -5,7 +5,7 @@ use std::{sync::Arc, thread, time::Duration};
 
 use criterion::{Criterion, Throughput};
 use sidelens::{
-    app::{self, App},
+    app::{self, Foundation},
     config::{Config, DEFAULT_TOML},
     load::{Form, Inputs, Lane, Length, Peer, Picture, Target, Template},
     runtime::stub::stub_model,
@@ -62,7 +62,8 @@ impl Service {
         let thread = thread::spawn(move || {
             let serve = async {
                 let listener = app::bind(&config.server)?.listen()?;
-                let app = App::build(config, vec![stub_model(DIMENSIONS)], listener, decode_worker)?;
+                let foundation = Foundation::lay(config, decode_worker)?;
+                let app = foundation.build(vec![stub_model(DIMENSIONS)], listener)?;
                 started.send(app.address()).expect("the bench waits");
                 app.run_until_stopped(async { _ = stopped.await }).await
             };

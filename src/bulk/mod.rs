@@ -20,11 +20,12 @@ use std::{
     io,
     iter::Peekable,
     panic::resume_unwind,
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::{Pin, pin},
     time::Duration,
 };
 
+use rustix::fs::Access;
 use tokio::task::spawn_blocking;
 
 pub use output::{Output, OutputError};
@@ -129,6 +130,19 @@ pub enum BulkError {
         /// How it is.
         now: String,
     },
+}
+
+/// Finds out whether `list` may be read, before a model is. It is not opened for that: to whoever writes to a pipe, closing
+/// it again would be the end.
+///
+/// # Errors
+/// [`BulkError::List`].
+pub fn look_for(list: &Path) -> Result<(), BulkError> {
+    match list.as_os_str() == "-" {
+        true => Ok(()),
+        false => rustix::fs::access(list, Access::READ_OK)
+            .map_err(|error| BulkError::List { list: list.into(), source: error.into() }),
+    }
 }
 
 /// Does what is left of `plan`, until `stop` ends: what is under way then is finished and written. Warms the model up

@@ -7,11 +7,11 @@ use serde_json::json;
 
 use super::{CliError, ConfigArgs, decode_worker, descriptors};
 use crate::{
-    app::{self, AppError},
+    app::{self, AppError, Rooms},
     bulk::{self, BulkError, End, Output, OutputError, Plan, Shard, Summary},
     config::Config,
     shutdown,
-    telemetry::{Metrics, logging},
+    telemetry::logging,
 };
 
 /// The exit status of a run that is to be continued: `EX_TEMPFAIL`.
@@ -141,12 +141,14 @@ pub(super) fn run(args: &EmbedArgs) -> Result<(), CliError> {
 async fn embed(args: &EmbedArgs, config: Config) -> Result<(Summary, End), CliError> {
     let output =
         Output::new(&args.shard.name(&args.output), &config.fetch).map_err(EmbedCommandError::Output)?;
+    bulk::look_for(&args.input).map_err(EmbedCommandError::Bulk)?;
     let mut stop = pin!(shutdown::requested()?);
+    let rooms = Rooms::open(&config, decode_worker::command)?;
     let models = tokio::select! {
         models = app::load_models(&config) => models?,
         () = &mut stop => return Err(EmbedCommandError::Stopped.into()),
     };
-    let models = app::join(&config, models, decode_worker::command, Metrics::new())?;
+    let models = rooms.join(&config, models)?;
     let embedder = models.default_model();
     let plan = Plan {
         list: args.input.clone(),

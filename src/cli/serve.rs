@@ -4,7 +4,7 @@ use std::pin::pin;
 
 use super::{CliError, ConfigArgs, decode_worker, descriptors};
 use crate::{
-    app::{self, App, AppError},
+    app::{self, AppError, Foundation},
     cache,
     config::Config,
     shutdown,
@@ -33,11 +33,12 @@ pub(super) fn run(args: ConfigArgs) -> Result<(), CliError> {
 async fn serve(config: Config) -> Result<(), AppError> {
     let bound = app::bind(&config.server)?;
     let mut stop = pin!(shutdown::requested()?);
+    let foundation = Foundation::lay(config, decode_worker::command)?;
     let models = tokio::select! {
-        models = app::load_models(&config) => models?,
+        models = app::load_models(foundation.config()) => models?,
         () = &mut stop => return Ok(()),
     };
-    let app = App::build(config, models, bound.listen()?, decode_worker::command)?;
+    let app = foundation.build(models, bound.listen()?)?;
     // The one line on stdout: scripts read the port from it.
     println!("listening on {}", app.url());
     if let Some(address) = app.admin_address() {

@@ -44,7 +44,7 @@ pub(super) fn configure(app: &mut ServiceConfig) {
 
 /// The keys in force, by name: whether a rotation has arrived.
 async fn keys(state: web::Data<HttpState>) -> HttpResponse {
-    let keys = state.keys.get();
+    let keys = state.edge.keys.get();
     let keys = keys.names().into_iter().map(|(name, is_admin)| json!({"name": name, "admin": is_admin}));
     HttpResponse::Ok().json(json!({"keys": keys.collect::<Vec<Value>>()}))
 }
@@ -66,7 +66,7 @@ async fn guard(
 
 fn check(request: &ServiceRequest) -> Result<(), HttpError> {
     let state = request.app_data::<web::Data<HttpState>>().expect("registered beside the routes");
-    let caller = state.keys.get().identify(request.request())?;
+    let caller = state.edge.keys.get().identify(request.request())?;
     let is_allowed = match caller.key {
         Some(_) => caller.is_admin,
         None => request.app_data() == Some(&Listener::Admin) || is_local(request),

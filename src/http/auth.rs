@@ -63,7 +63,7 @@ impl Keys {
         let Some(path) = config.keys_file.clone() else {
             return Ok(Live::fixed(Self::new(config, listed, metrics)));
         };
-        let paths = vec![path.clone()];
+        let files = vec![("auth.keys_file", path.clone())];
         let (config, own_metrics) = (config.clone(), metrics.clone());
         let make = move |contents: &[Vec<u8>]| {
             let more = read_keys(&contents[0], &listed);
@@ -71,7 +71,7 @@ impl Keys {
             // Limits start afresh: every key may send a burst.
             Ok(Self::new(&config, listed.iter().cloned().chain(more).collect(), &own_metrics))
         };
-        Live::of_files("keys", paths, metrics.clone(), make)
+        Live::of_files("keys", files, metrics.clone(), make)
     }
 
     fn new(config: &AuthConfig, keys: Vec<NamedKey>, metrics: &Metrics) -> Self {

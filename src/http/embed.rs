@@ -44,7 +44,7 @@ async fn answer(
     payload: web::Payload,
 ) -> Result<Vec<u8>, HttpError> {
     let since = Instant::now();
-    let caller = state.keys.get().identify(request)?;
+    let caller = state.edge.keys.get().identify(request)?;
     if !state.models.is_ready() {
         // At once, before the body: Meilisearch tries again, and its first call may block a worker of its own.
         return Err(HttpError::NotReady);

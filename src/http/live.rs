@@ -24,8 +24,10 @@ const MAX_BYTES: u64 = 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
     /// Not there, not readable, or far too large.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("`{key}` {} cannot be read: {source}", path.display())]
     Read {
+        /// The setting that names it.
+        key: &'static str,
         /// The file.
         path: PathBuf,
         /// What the system says.
@@ -51,6 +53,9 @@ pub enum FilesError {
     },
 }
 
+/// The setting that names a file, and the file.
+pub(super) type NamedFile = (&'static str, PathBuf);
+
 /// A value that may be replaced while others read it.
 #[derive(Debug)]
 pub(super) struct Live<T> {
@@ -64,7 +69,7 @@ impl<T: Send + Sync + 'static> Live<T> {
         Self { current: Arc::new(RwLock::new(Arc::new(value))), follower: None }
     }
 
-    /// A value that `make` makes of the contents of files, in their order. From now on, until this is dropped, it is
+    /// A value that `make` makes of the contents of files, each named by a setting, in their order. From now on, until this is dropped, it is
     /// made anew when they change; what cannot be used is logged, counted under `label`, and changes nothing.
     /// Needs a tokio runtime around it.
     ///
@@ -72,11 +77,11 @@ impl<T: Send + Sync + 'static> Live<T> {
     /// [`FilesError`] when there is no value to start with.
     pub(super) fn of_files(
         label: &'static str,
-        paths: Vec<PathBuf>,
+        files: Vec<NamedFile>,
         metrics: Arc<Metrics>,
         make: impl Fn(&[Vec<u8>]) -> Result<T, FilesError> + Send + 'static,
     ) -> Result<Self, FilesError> {
-        let contents = read(&paths)?;
+        let contents = read(&files)?;
         let mut seen = Ok(digest(&contents));
         let mut live = Self::fixed(make(&contents)?);
         let note = move |is_ok: bool| {
@@ -94,9 +99,9 @@ impl<T: Send + Sync + 'static> Live<T> {
             let mut every = tokio::time::interval(INTERVAL);
             loop {
                 every.tick().await;
-                let paths = paths.clone();
+                let files = files.clone();
                 // A network file system may take its time.
-                let Ok(read) = spawn_blocking(move || read(&paths)).await else { continue };
+                let Ok(read) = spawn_blocking(move || read(&files)).await else { continue };
                 let found = read.as_ref().map(|contents| digest(contents)).map_err(ToString::to_string);
                 if found == seen {
                     continue;
@@ -134,7 +139,7 @@ impl<T> Drop for Live<T> {
     }
 }
 
-fn read(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, FilesError> {
+fn read(files: &[NamedFile]) -> Result<Vec<Vec<u8>>, FilesError> {
     let read_one = |path: &Path| {
         let mut contents = Vec::new();
         File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut contents)?;
@@ -143,10 +148,10 @@ fn read(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, FilesError> {
         }
         Ok(contents)
     };
-    paths
-        .iter()
-        .map(|path| read_one(path).map_err(|source| FilesError::Read { path: path.clone(), source }))
-        .collect()
+    let named = |(key, path): &NamedFile| {
+        read_one(path).map_err(|source| FilesError::Read { key, path: path.clone(), source })
+    };
+    files.iter().map(named).collect()
 }
 
 /// Tells contents apart; keeps nothing of them.
@@ -165,12 +170,12 @@ mod tests {
     use super::*;
 
     fn text(path: &Path, metrics: &Arc<Metrics>) -> Result<Live<String>, FilesError> {
-        let paths = vec![path.to_path_buf()];
+        let files = vec![("auth.keys_file", path.to_path_buf())];
         let make = |contents: &[Vec<u8>]| match &contents[0][..] {
             b"" => Err(FilesError::Keys { path: "x".into(), source: KeysError::Empty }),
             text => Ok(String::from_utf8(text.to_vec()).unwrap()),
         };
-        Live::of_files("keys", paths, metrics.clone(), make)
+        Live::of_files("keys", files, metrics.clone(), make)
     }
 
     async fn until(what: &str, condition: impl Fn() -> bool) {
@@ -232,7 +237,7 @@ mod tests {
 
     #[test]
     fn what_is_too_large_is_not_read_to_its_end() {
-        let error = read(&["/dev/zero".into()]).unwrap_err().to_string();
-        assert!(error.starts_with("cannot read /dev/zero: it has more"), "{error}");
+        let error = read(&[("auth.keys_file", "/dev/zero".into())]).unwrap_err().to_string();
+        assert!(error.starts_with("`auth.keys_file` /dev/zero cannot be read: it has more"), "{error}");
     }
 }

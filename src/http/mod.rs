@@ -22,7 +22,7 @@ use actix_web::web::{self, ServiceConfig};
 
 pub use error::HttpError;
 pub use live::FilesError;
-pub use server::{Listeners, ServeError, Servers, serve};
+pub use server::{Listeners, Servers, serve};
 pub use tls::CertificateError;
 
 use crate::{config::Config, dialect::DIALECTS, embedder::Models, telemetry::Metrics};
@@ -36,19 +36,33 @@ pub struct HttpState {
     pub metrics: Arc<Metrics>,
     /// The settings.
     pub config: Arc<Config>,
-    keys: Arc<live::Live<auth::Keys>>,
+    edge: Edge,
     bodies: body::Bodies,
 }
 
-impl HttpState {
-    /// Joins the edge to the rest of the house. Needs a tokio runtime around it.
+/// What the edge needs of files, in force as they change. Cheap to clone.
+#[derive(Clone)]
+pub struct Edge {
+    keys: Arc<live::Live<auth::Keys>>,
+    tls: Option<rustls::ServerConfig>,
+}
+
+impl Edge {
+    /// Reads the keys and the certificate. Needs a tokio runtime around it.
     ///
     /// # Errors
-    /// [`FilesError`] when `auth.keys_file` cannot be used.
-    pub fn new(models: Models, metrics: Arc<Metrics>, config: Arc<Config>) -> Result<Self, FilesError> {
-        let keys = Arc::new(auth::Keys::live(&config.auth, &metrics)?);
+    /// [`FilesError`] when one of them cannot be used.
+    pub fn new(config: &Config, metrics: &Arc<Metrics>) -> Result<Self, FilesError> {
+        let keys = Arc::new(auth::Keys::live(&config.auth, metrics)?);
+        Ok(Self { keys, tls: tls::tls_config(&config.server, metrics)? })
+    }
+}
+
+impl HttpState {
+    /// Joins the edge to the rest of the house.
+    pub fn new(models: Models, metrics: Arc<Metrics>, config: Arc<Config>, edge: Edge) -> Self {
         let bodies = body::Bodies::new(&config.server, &config.batch);
-        Ok(Self { models, metrics, config, keys, bodies })
+        Self { models, metrics, config, edge, bodies }
     }
 }
 

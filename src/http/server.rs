@@ -26,10 +26,9 @@ use rustls::ServerConfig as TlsConfig;
 use tracing_actix_web::TracingLogger;
 
 use super::{
-    FilesError, HttpState, Listener, configure,
+    HttpState, Listener, configure,
     observe::{RequestSpan, observe},
     socket::{Carrier, Intake, Socket},
-    tls::tls_config,
 };
 use crate::config::MAX_WORKERS;
 
@@ -61,27 +60,15 @@ pub struct Servers {
     pub admin: Option<Server>,
 }
 
-/// Why nothing is served.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// A socket cannot be used.
-    #[error(transparent)]
-    Socket(#[from] io::Error),
-    /// The certificate cannot be used.
-    #[error(transparent)]
-    Files(#[from] FilesError),
-}
-
 /// Serves on listeners that are open already. Signals are left to the caller. Needs a tokio runtime around it.
 ///
 /// A stop accepts nothing more, and lets requests finish for `server.shutdown_timeout_s` seconds.
 ///
 /// # Errors
-/// [`ServeError`].
-pub fn serve(listeners: Listeners, state: HttpState) -> Result<Servers, ServeError> {
+/// When a socket cannot be used.
+pub fn serve(listeners: Listeners, state: HttpState) -> io::Result<Servers> {
     let Listeners { main, admin } = listeners;
     let config = &state.config.server;
-    let tls = tls_config(config, &state.metrics)?;
     let cores = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let workers = if config.workers == 0 { cores().min(MAX_WORKERS) } else { config.workers };
     let per_worker = config.max_connections.div_ceil(workers);
@@ -94,7 +81,7 @@ pub fn serve(listeners: Listeners, state: HttpState) -> Result<Servers, ServeErr
             .shutdown_timeout(config.shutdown_timeout_s)
             .disable_signals();
         let stop = builder.graceful_shutdown_signal();
-        let (state, tls) = (state.clone(), tls.clone());
+        let (state, tls) = (state.clone(), state.edge.tls.clone());
         let server = match tls {
             None => {
                 let connect = move || plain().and_then(http(state.clone(), listener, stop.clone()));

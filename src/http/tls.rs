@@ -37,7 +37,7 @@ pub(super) fn tls_config(
 ) -> Result<Option<TlsConfig>, FilesError> {
     let (Some(cert), Some(key)) = (config.tls_cert.clone(), config.tls_key.clone()) else { return Ok(None) };
     let provider = Arc::new(ring::default_provider());
-    let paths = vec![cert.clone(), key.clone()];
+    let files = vec![("server.tls_cert", cert.clone()), ("server.tls_key", key.clone())];
     let make = {
         let provider = provider.clone();
         move |contents: &[Vec<u8>]| {
@@ -45,7 +45,7 @@ pub(super) fn tls_config(
             pair.map_err(|source| FilesError::Certificate { cert: cert.clone(), key: key.clone(), source })
         }
     };
-    let certificate = Live::of_files("certificate", paths, metrics.clone(), make)?;
+    let certificate = Live::of_files("certificate", files, metrics.clone(), make)?;
     let tls = TlsConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("ring speaks TLS 1.2 and 1.3")

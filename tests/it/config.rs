@@ -88,6 +88,22 @@ fn a_file_that_could_not_be_written_at_the_stop_fails_before_a_model_is_read() {
 }
 
 #[test]
+fn other_files_are_missed_before_a_model_is_read() {
+    let model = ["--listen", "127.0.0.1:0", "--model", "/nowhere/model", "--set", "log.level=off"];
+    for key in ["auth.keys_file", "fetch.files_root", "cache.redis.url_file"] {
+        let file = format!("{key}=/nowhere/file");
+        let message = refusal(&[&model[..], &["--set", &file]].concat());
+        assert!(message.contains(&format!("`{key}`")) && message.contains("/nowhere/file"), "{message}");
+    }
+    let tls = ["--set", "server.tls_cert=/nowhere/file", "--set", "server.tls_key=/nowhere/key"];
+    let message = refusal(&[&model[..], &tls].concat());
+    assert!(message.contains("`server.tls_cert` /nowhere/file cannot be read"), "{message}");
+    let list = ["embed", "--input", "/nowhere/list", "--output", "/nowhere/out", "--model", "/nowhere/model"];
+    let message = refusal(&list);
+    assert!(message.contains("the list /nowhere/list cannot be read"), "{message}");
+}
+
+#[test]
 fn says_what_it_is_built_from() {
     let text = stdout(&sidelens(&["--version"]).output().unwrap());
     assert!(text.starts_with(concat!("sidelens ", env!("CARGO_PKG_VERSION"), "\n")), "{text}");

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::json;
 use sidelens::{
-    app,
+    app::Rooms,
     bulk::{self, End, Output, Plan, Shard, Summary},
     config::{Config, DEFAULT_TOML},
     imaging::WorkerCommand,
@@ -16,7 +16,6 @@ use sidelens::{
         LoadedModel,
         stub::{StubBackend, stub_model, stub_model_over},
     },
-    telemetry::Metrics,
 };
 
 use super::{Work, rows};
@@ -39,7 +38,8 @@ impl Work {
         let mut here = Here { config, decode_worker, table_items: 2, max_in_flight: 1, retries: 0 };
         adjust(&mut here);
         let Here { config, decode_worker, table_items, max_in_flight, retries } = here;
-        let models = app::join(&config, vec![model], decode_worker, Metrics::new()).expect("joined");
+        let rooms = Rooms::open(&config, decode_worker).expect("set up");
+        let models = rooms.join(&config, vec![model]).expect("joined");
         let plan = Plan {
             list: self.list.clone(),
             is_json: false,

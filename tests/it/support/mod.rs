@@ -17,7 +17,7 @@ use reqwest::{Client, header::CONTENT_TYPE};
 use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 use sidelens::{
-    app::{self, App, AppError},
+    app::{self, AppError, Foundation},
     config::{Config, DEFAULT_TOML},
     runtime::{LoadedModel, stub::stub_model},
 };
@@ -93,7 +93,7 @@ impl TestApp {
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
             let outcome = runtime.block_on(async {
                 let listener = app::bind(&config.server)?.listen()?;
-                let app = App::build(config, models, listener, decode_worker)?;
+                let app = Foundation::lay(config, decode_worker)?.build(models, listener)?;
                 // Whoever asked is gone: then the other channel is closed as well.
                 let _gone = started.send((app.address(), app.admin_address(), app.url()));
                 app.run_until_stopped(async { _ = stopped.await }).await
