@@ -249,14 +249,42 @@ fn collect_paths(dict: &Dict, prefix: &str, paths: &mut Vec<String>) {
 fn invalid(error: Error) -> ConfigError {
     let origin = error.metadata.as_ref().map_or_else(|| "settings".into(), |m| m.name.to_string());
     let key = error.path.join(".");
+    let form = FORMS.iter().find(|(prefix, _)| key.starts_with(prefix));
     let message = match &error.kind {
         // figment quotes what it found, and here that may be a secret.
         Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) if holds_secrets(&key) => {
-            format!("expected {expected}")
+            format!("expected {}", plain(expected))
         }
+        Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => match plain(expected) {
+            "a table" if !key.contains('.') => {
+                format!("found {found}, expected a table; its keys are set one by one, as `{key}.KEY`")
+            }
+            expected => format!("found {found}, expected {expected}"),
+        },
+        // The parser's own words do not say what it parses.
+        Kind::Message(said) => form.map_or_else(|| said.clone(), |(_, form)| format!("write it as {form}")),
         kind => kind.to_string(),
     };
     ConfigError::Invalid { origin, key, message }
+}
+
+/// How values are written whose types say only that they are not.
+const FORMS: [(&str, &str); 4] = [
+    ("server.listen", "ADDRESS:PORT, such as 127.0.0.1:7800 or [::]:7800; names are not looked up"),
+    ("server.admin_listen", "ADDRESS:PORT, such as 127.0.0.1:7801 or [::]:7801; names are not looked up"),
+    ("fetch.allow_networks", "a network such as 10.0.0.0/8, and a single address as 127.0.0.1/32"),
+    ("fetch.deny_networks", "a network such as 10.0.0.0/8, and a single address as 127.0.0.1/32"),
+];
+
+/// What was expected, where serde tells it by a type of Rust.
+fn plain(expected: &str) -> &str {
+    match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a sequence" => "a list",
+        _ if expected.starts_with("struct ") => "a table",
+        other => other,
+    }
 }
 
 fn holds_secrets(key: &str) -> bool {

@@ -22,7 +22,12 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         let Self { server, hub, image, fetch, .. } = self;
         at_least("server.max_body_bytes", server.max_body_bytes, 1024)?;
-        at_least("server.max_inflight_body_bytes", server.max_inflight_body_bytes, server.max_body_bytes)?;
+        no_more_than(
+            "server.max_body_bytes",
+            server.max_body_bytes as u64,
+            "server.max_inflight_body_bytes",
+            server.max_inflight_body_bytes as u64,
+        )?;
         at_least("server.max_inflight_bodies", server.max_inflight_bodies, 1)?;
         at_most("server.workers", server.workers, MAX_WORKERS)?;
         at_least("server.backlog", server.backlog, 1)?;
@@ -236,7 +241,7 @@ mod tests {
         );
         check(
             |c| c.server.max_inflight_body_bytes = 5000,
-            "`server.max_inflight_body_bytes` is 5000, but must be 104857600 or more",
+            "`server.max_body_bytes` is 104857600, but must not be above `server.max_inflight_body_bytes`, which is 5000",
         );
     }
 

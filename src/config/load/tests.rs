@@ -167,6 +167,38 @@ fn mistakes_name_their_layer() {
 }
 
 #[test]
+fn mistakes_are_told_without_types_of_rust() {
+    let check = |key: &str, value: &str, expected: &str| {
+        let message = refusal(None, &[(key, value)]);
+        assert!(message.starts_with("command line: ") && message.contains(expected), "{message}");
+        assert!(!["struct", "u64", "usize", "syntax"].iter().any(|word| message.contains(word)), "{message}");
+    };
+    jailed(|_| {
+        check("model", "openai/clip", "expected a table; its keys are set one by one, as `model.KEY`");
+        check(
+            "batch.deadline_ms",
+            "soon",
+            "`batch.deadline_ms`: found string \"soon\", expected a whole number",
+        );
+        check("batch.max_batch_size", "-1", "a whole number");
+        check("models", "clip", "expected a table");
+        check("fetch.hosts", "cdn.example.com", "expected a table");
+        for network in ["127.0.0.1", "10.0.0.0/33"] {
+            check(
+                "fetch.allow_networks",
+                network,
+                "`fetch.allow_networks.0`: write it as a network such as 10.0.0.0/8",
+            );
+            check("fetch.deny_networks", network, "127.0.0.1/32");
+        }
+        for address in ["localhost:7800", ":7800", "0.0.0.0", ""] {
+            check("server.listen", address, "`server.listen`: write it as ADDRESS:PORT");
+        }
+        check("server.admin_listen", "7801", "`server.admin_listen`: write it as ADDRESS:PORT");
+    });
+}
+
+#[test]
 fn secrets_stay_out_of_errors_and_output() {
     jailed(|jail| {
         jail.create_file("type.toml", "[auth]\napi_keys = \"hunter2\"").unwrap();
