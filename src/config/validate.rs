@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, fmt::Display};
 
 use super::{
-    BatchConfig, CacheConfig, Config, ConfigError, MAX_WORKERS, ModelSource, RedisConfig, ServedModel,
+    BatchConfig, CacheConfig, Config, ConfigError, MAX_WORKERS, ModelConfig, ModelSource, RedisConfig,
+    ServedModel,
     keys::{KeyFault, check_keys},
 };
 
@@ -112,13 +113,17 @@ impl Config {
     /// What holds for each model that is served.
     fn validate_models(&self) -> Result<(), ConfigError> {
         let wrong = |key, value: &str, limit: &str| Err(out_of_range(key, value, limit.into()));
-        let is_set = self.model.source != ModelSource::Demo || self.model.image.is_some();
-        if !self.models.is_empty() && is_set {
-            return wrong(
-                "model.source",
-                "set beside `models`",
-                "must be left out then: list the model there",
-            );
+        let ModelConfig { source, name, image, text, .. } = &self.model;
+        let of_one = [
+            ("model.source", *source != ModelSource::Demo),
+            ("model.name", name.is_some()),
+            ("model.image", image.is_some()),
+            ("model.text", text.is_some()),
+        ];
+        for (key, is_set) in of_one {
+            if is_set && !self.models.is_empty() {
+                return wrong(key, "set beside `models`", "must be left out then: list the model there");
+            }
         }
         for (i, entry) in self.models.iter().enumerate() {
             if entry.source.is_none() && (entry.image.is_none() || entry.text.is_none()) {
@@ -310,6 +315,13 @@ mod tests {
                 c.model.source = ModelSource::Directory("/b".into());
             },
             "`model.source` is set beside `models`, but must be left out then: list the model there",
+        );
+        check(
+            |c| {
+                c.models = vec![entry("a")];
+                c.model.name = Some("b".into());
+            },
+            "`model.name` is set beside `models`, but must be left out then: list the model there",
         );
         check(
             |c| c.model.image = Some(ModelSource::Demo),
