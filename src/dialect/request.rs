@@ -29,9 +29,27 @@ pub(super) fn parse(body: BytesMut) -> Result<Call, EmbedError> {
         // Says where, and does not mind what nobody reads.
         Err(_) => serde_json::from_slice(&body),
     };
-    let read =
-        read.map_err(|error| EmbedError::InvalidRequest(format!("the body is not valid JSON: {error}")))?;
+    let read = read.map_err(|error| EmbedError::InvalidRequest(no_json(&body, error)))?;
     read.check(&mut Cuts::new(body)).map_err(EmbedError::InvalidRequest)
+}
+
+/// Why `body` is no JSON: what it is instead where its first bytes tell, or else what the parser says.
+fn no_json(body: &[u8], error: serde_json::Error) -> String {
+    let what = match body {
+        [0x1f, 0x8b, ..] | [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            "is compressed, which is not read; send it as it is, without `Content-Encoding`"
+        }
+        [0xef, 0xbb, 0xbf, ..] => "begins with a byte order mark; leave that out",
+        [0xff, 0xd8, 0xff, ..]
+        | [0x89, b'P', b'N', b'G', ..]
+        | [b'G', b'I', b'F', b'8', ..]
+        | [b'R', b'I', b'F', b'F', ..] => {
+            "is a picture; upload it as `file` of a form, or send it in JSON, as base64 in `image`"
+        }
+        [b'-', b'-', ..] => "is a form, but no `Content-Type: multipart/form-data` tells its `boundary`",
+        _ => return format!("the body is not valid JSON: {error}"),
+    };
+    format!("the body {what}")
 }
 
 enum Body {

@@ -203,6 +203,21 @@ fn the_number_of_dimensions_has_two_names() {
 }
 
 #[test]
+fn what_is_no_json_is_told_by_what_it_is() {
+    for (body, expected) in [
+        (&b"\x1f\x8b\x08\0"[..], "the body is compressed"),
+        (b"x\x9c\x03\0", "the body is compressed"),
+        (b"\xef\xbb\xbf{\"input\": []}", "the body begins with a byte order mark"),
+        (b"\xff\xd8\xff\xe0", "the body is a picture"),
+        (b"--edge\r\nContent-Disposition: form-data", "the body is a form"),
+        (b"-x", "the body is not valid JSON"),
+    ] {
+        let message = parse(body.into()).unwrap_err().to_string();
+        assert!(message.starts_with(expected), "{message}");
+    }
+}
+
+#[test]
 fn refuses_weights_that_no_mean_can_use() {
     for weight in ["0", "-1", "1e-60", "1e60", "\"1\"", "[]"] {
         let body = format!(r#"{{"input":[{{"content":[{{"type":"text","text":"x","weight":{weight}}}]}}]}}"#);
