@@ -74,6 +74,11 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Reads an address. The parser's own words speak of URLs without a base.
+pub(super) fn address(text: &str) -> Result<Url, String> {
+    text.parse().map_err(|_| "write it as http://127.0.0.1:7800".into())
+}
+
 /// Why nobody can be asked at an address.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {

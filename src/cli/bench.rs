@@ -13,7 +13,7 @@ use url::Url;
 
 use super::{
     CliError,
-    args::{AddressError, FileError, endpoint, read},
+    args::{AddressError, FileError, address, endpoint, read},
     meilisearch::{fragment, fragments_request, picture_part, text_part},
     settings,
 };
@@ -29,6 +29,7 @@ use crate::{
 #[derive(Debug, Clone, Args)]
 pub struct BenchArgs {
     /// The server, such as http://127.0.0.1:7800; a path wins over that of the shape.
+    #[arg(value_parser = address)]
     url: Url,
     /// What the server understands: as `sidelens settings` sets it up, as OpenAI with Infinity's `modality`
     /// (/embeddings), or as text-embeddings-inference (/embed).
@@ -48,7 +49,7 @@ pub struct BenchArgs {
     #[arg(long, conflicts_with = "texts")]
     multipart: bool,
     /// Where single texts go, if not where the bulk goes.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = address)]
     search_url: Option<Url>,
     /// Bulk requests in flight.
     #[arg(long, value_name = "N", default_value = "40")]

@@ -18,7 +18,9 @@ use url::Url;
 use self::judge::{Judge, vector, wrong_dimensions};
 use super::{
     CliError,
-    args::{AddressError, FOR_A_CERTIFICATE, FileError, TrustArgs, TrustError, endpoint, read},
+    args::{
+        AddressError, FOR_A_CERTIFICATE, FileError, TrustArgs, TrustError, address, endpoint, read,
+    },
     meilisearch::{fragment, fragments_request, picture_part, text_part},
     settings::{ROUTE, info_path},
 };
@@ -31,6 +33,7 @@ use crate::{
 #[derive(Debug, Clone, Args)]
 pub struct CheckArgs {
     /// Where Meilisearch reaches Sidelens, such as http://127.0.0.1:7800.
+    #[arg(value_parser = address)]
     url: Url,
     /// Dimensions that Meilisearch is told; without it, those that the service itself reports.
     #[arg(long, value_name = "N")]

@@ -22,7 +22,10 @@ pub(super) struct Refusal(pub(super) &'static str);
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum HttpError {
     /// No key, or a wrong one.
-    #[error("missing or unknown API key: set `apiKey` in the embedder's settings to a key of `[auth]`")]
+    #[error(
+        "missing or unknown API key: send one of `[auth]`, which is `apiKey` in the embedder's settings and `--api-key` or \
+         `--key-file` of commands"
+    )]
     Unauthorized,
     /// A caller that may not use `/admin`.
     #[error("{}", if *.has_key {
