@@ -11,7 +11,8 @@ use crate::model::ModelError;
 /// [`ModelError::Weights`] when the header is not as it should be.
 pub(super) fn read(bytes: &[u8], place: &str) -> Result<Layouts, ModelError> {
     let broken = |reason| ModelError::Weights { file: place.into(), reason };
-    let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| broken(e.to_string()))?;
+    let cut = |error| broken(format!("{error}; it was cut off or damaged, so download it again"));
+    let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(cut)?;
     // Eight bytes hold the header's length.
     let data = header + 8;
     let mut layouts = Layouts::new();
