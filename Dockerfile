@@ -85,7 +85,8 @@ USER 65532:65532
 EXPOSE 7800
 STOPSIGNAL SIGTERM
 # Large models take minutes to load; the first success ends the start period. Each check loads libtorch, which takes most
-# of a second of one core, and longer where cores are busy.
+# of a second of one core, and longer where cores are busy. It asks where the variables SIDELENS_* say that the service is, and
+# knows nothing of the flags and files that the service was started with.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=300s --retries=3 CMD ["sidelens", "healthcheck"]
 ENTRYPOINT ["sidelens"]
 # A library that is missing is found here.

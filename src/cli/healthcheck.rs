@@ -9,7 +9,10 @@ use std::{
 use reqwest::{Client, StatusCode};
 
 use super::ConfigArgs;
-use crate::config::{ConfigError, ServerConfig};
+use crate::{
+    config::{ConfigError, ServerConfig},
+    load::Failure,
+};
 
 /// A ready service answers at once. The image's health check allows ten seconds, most of them for loading libtorch.
 const TIMEOUT: Duration = Duration::from_millis(2500);
@@ -27,8 +30,13 @@ pub enum HealthcheckError {
     #[error("cannot ask: {0}")]
     Client(String),
     /// No answer.
-    #[error("no answer from {0} within 2.5 s")]
-    NoAnswer(SocketAddr),
+    #[error("no answer from {address}, where the service is by these settings: {cause}")]
+    NoAnswer {
+        /// Who was asked.
+        address: SocketAddr,
+        /// What went wrong.
+        cause: String,
+    },
     /// It says so.
     #[error("{address} answered {status}: the model is loading, or its device is lost")]
     NotReady {
@@ -49,7 +57,13 @@ pub(super) fn run(args: &ConfigArgs) -> Result<(), HealthcheckError> {
     let status = runtime.block_on(async {
         let client = client()?;
         let answer = client.get(format!("{scheme}://{address}/ready")).send().await;
-        answer.map(|answer| answer.status()).map_err(|_| HealthcheckError::NoAnswer(address))
+        answer.map(|answer| answer.status()).map_err(|error| {
+            let cause = match Failure::from(error) {
+                Failure::Timeout => format!("none within {} s", TIMEOUT.as_secs_f64()),
+                failure => failure.to_string(),
+            };
+            HealthcheckError::NoAnswer { address, cause }
+        })
     })?;
     if status.is_success() { Ok(()) } else { Err(HealthcheckError::NotReady { address, status }) }
 }

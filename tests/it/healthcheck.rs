@@ -28,7 +28,7 @@ async fn nobody_is_not_healthy() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     drop(listener);
-    for (listen, word) in [(address.to_string(), "no answer from"), ("127.0.0.1:0".into(), "fixed one")] {
+    for (listen, word) in [(address.to_string(), "refused"), ("127.0.0.1:0".into(), "fixed one")] {
         let output = healthcheck(listen, vec![]).await;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{said}");
