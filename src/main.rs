@@ -1,5 +1,7 @@
 //! Arguments -> settings -> telemetry -> app -> run.
 
+use std::io::{self, Write};
+
 use clap::Parser;
 use sidelens::{cli::Cli, shutdown};
 
@@ -7,7 +9,8 @@ fn main() {
     let status = match Cli::parse().run() {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("sidelens: {error}");
+            // Nobody is left to be told where this fails.
+            let _ = writeln!(io::stderr(), "sidelens: {error}");
             error.exit_status()
         }
     };

@@ -1,5 +1,10 @@
 //! The command line: one file per subcommand, and the flags they share.
 
+// First, as its macros are known from here on. Tests keep those whose words they catch.
+#[cfg(not(test))]
+#[macro_use]
+mod print;
+
 mod args;
 mod bench;
 mod cache;

@@ -1,6 +1,9 @@
 //! `sidelens serve`: the service itself.
 
-use std::pin::pin;
+use std::{
+    io::{self, Write},
+    pin::pin,
+};
 
 use super::{CliError, ConfigArgs, decode_worker, descriptors};
 use crate::{
@@ -39,8 +42,8 @@ async fn serve(config: Config) -> Result<(), AppError> {
         () = &mut stop => return Ok(()),
     };
     let app = foundation.build(models, bound.listen()?)?;
-    // The one line on stdout: scripts read the port from it.
-    println!("listening on {}", app.url());
+    // The one line on stdout: scripts read the port from it. Where it cannot be written, there is a service all the same.
+    let _ = writeln!(io::stdout(), "listening on {}", app.url());
     if let Some(address) = app.admin_address() {
         tracing::info!(%address, "metrics and admin");
     }

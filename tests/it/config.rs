@@ -51,6 +51,24 @@ fn prints_what_flags_and_variables_say_but_no_secret() {
 }
 
 #[test]
+fn output_that_nobody_takes_is_no_panic() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = sidelens(&["config"]).stdout(writer).output().unwrap();
+    assert_eq!(output.status.code(), Some(141), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+    #[cfg(target_os = "linux")]
+    for command in ["config", "--version"] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = sidelens(&[command]).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(message.starts_with("sidelens: cannot write to standard output: "), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+}
+
+#[test]
 fn a_mistake_is_one_sentence_and_exit_status_1() {
     let message = refusal(&["--set", "batch.max_batchsize=7"]);
     assert!(message.contains("did you mean `batch.max_batch_size`?"), "{message}");
