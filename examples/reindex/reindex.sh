@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds an index anew beside the one that is searched, checks it, and swaps the two; docs/reindexing.md tells when that
-# is needed. Needs curl and jq. What it reads:
+# is needed. Vectors that documents bring themselves (`_vectors`) are not copied. Needs curl and jq. What it reads:
 #
 #   MEILISEARCH       address of Meilisearch, such as http://127.0.0.1:7700
 #   MEILI_KEY         a key for it, if it has keys, with the actions that docs/reindexing.md names
