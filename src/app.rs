@@ -2,9 +2,9 @@
 //!
 //! Start: [`bind`] takes the address, and [`Foundation::lay`] sets up whatever needs no model, so that a busy port or a file
 //! that is not there fails before a model is read. [`load_models`] reads the models while connections are refused,
-//! [`Foundation::build`] joins the rooms around the opened listener, and [`App::run_until_stopped`] serves. `/health` answers from then on; `/ready` and the embedding
-//! routes answer 503 until the warm-up has ended. A liveness probe needs a start-up allowance that covers
-//! reading the weights.
+//! [`Foundation::build`] joins the rooms around the opened listener, and [`App::run_until_stopped`] serves. `/health`
+//! answers from then on; `/ready` and the embedding routes answer 503 until the warm-up has ended. A liveness probe needs
+//! a start-up allowance that covers reading the weights.
 //!
 //! Stop: the listener closes, requests under way are answered for up to `server.shutdown_timeout_s`,
 //! then the batcher and its device thread end, and `cache.file` is written.

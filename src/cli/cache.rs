@@ -15,7 +15,7 @@ use url::Url;
 
 use super::{
     CliError,
-    args::{AddressError, FOR_A_CERTIFICATE, TrustArgs, TrustError, endpoint},
+    args::{AddressError, FOR_A_CERTIFICATE, TrustArgs, TrustError, address, endpoint},
 };
 use crate::cache::{TableError, check_table, replace_file};
 
@@ -58,7 +58,7 @@ pub struct ImportArgs {
 #[derive(Debug, Args)]
 pub struct ServiceArgs {
     /// Where the service listens; `server.admin_listen` where that is set.
-    #[arg(long, default_value = "http://127.0.0.1:7800")]
+    #[arg(long, value_parser = address, default_value = "http://127.0.0.1:7800")]
     url: Url,
     /// A key of `[auth]` with `admin = true`.
     #[arg(long, value_name = "KEY")]

@@ -18,9 +18,7 @@ use url::Url;
 use self::judge::{Judge, vector, wrong_dimensions};
 use super::{
     CliError,
-    args::{
-        AddressError, FOR_A_CERTIFICATE, FileError, TrustArgs, TrustError, address, endpoint, read,
-    },
+    args::{AddressError, FOR_A_CERTIFICATE, FileError, TrustArgs, TrustError, address, endpoint, read},
     meilisearch::{fragment, fragments_request, picture_part, text_part},
     settings::{ROUTE, info_path},
 };

@@ -17,7 +17,7 @@ use url::{Host, Url};
 
 use super::{
     CliError, ConfigArgs,
-    args::{AddressError, FOR_A_CERTIFICATE, TrustArgs, TrustError, endpoint},
+    args::{AddressError, FOR_A_CERTIFICATE, TrustArgs, TrustError, address, endpoint},
     check::message,
     meilisearch::{Embedder, index_settings, picture_template},
 };
@@ -52,7 +52,7 @@ const PRIVATE: [&str; 7] = [
 #[command(group(clap::ArgGroup::new("content").required(true).multiple(true).args(["image_field", "text_template"])))]
 pub struct SettingsArgs {
     /// Where Meilisearch reaches Sidelens, such as http://127.0.0.1:7800.
-    #[arg(long)]
+    #[arg(long, value_parser = address)]
     url: Url,
     /// The field of a document with its picture's URL, such as poster, or a Liquid template of it.
     #[arg(long, value_name = "FIELD|TEMPLATE")]

@@ -24,9 +24,11 @@ use actix_web::{
     dev::{Extensions, ServiceRequest},
     rt::net::{ActixStream, Ready, TcpStream},
 };
+use futures_util::{FutureExt, future::LocalBoxFuture};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take},
-    time::{Sleep, sleep},
+    task::yield_now,
+    time::sleep,
 };
 
 /// So many bytes are handed on before the request's handler has its turn. actix's buffer is twice as large then, also of
@@ -47,7 +49,8 @@ pub(super) struct Intake {
     /// Who reads, while that pauses.
     reader: Cell<Option<Waker>>,
     /// Runs until the first head is there.
-    first_head: RefCell<Option<Pin<Box<Sleep>>>>,
+    first_head: RefCell<Option<LocalBoxFuture<'static, ()>>>,
+    is_late: Cell<bool>,
 }
 
 /// Nothing is read until this is dropped.
@@ -85,7 +88,12 @@ impl Socket {
 
     /// Puts the [`Intake`] beside the requests, whose first head has to come within `first_head`.
     pub(super) fn serve(&self, first_head: Duration, beside: &mut Extensions) {
-        *self.intake.first_head.borrow_mut() = Some(Box::pin(sleep(first_head)));
+        let clock = async move {
+            sleep(first_head).await;
+            // After a pause of the process what has come meanwhile is read first.
+            yield_now().await;
+        };
+        *self.intake.first_head.borrow_mut() = Some(clock.boxed_local());
         beside.insert(self.intake.clone());
     }
 }
@@ -110,7 +118,12 @@ impl Intake {
     }
 
     fn is_late(&self, context: &mut Context<'_>) -> bool {
-        self.first_head.borrow_mut().as_mut().is_some_and(|clock| clock.as_mut().poll(context).is_ready())
+        let mut first_head = self.first_head.borrow_mut();
+        if first_head.as_mut().is_some_and(|clock| clock.as_mut().poll(context).is_ready()) {
+            *first_head = None;
+            self.is_late.set(true);
+        }
+        self.is_late.get()
     }
 }
 
@@ -142,7 +155,6 @@ impl AsyncRead for Socket {
         let read = Pin::new(&mut *tcp).poll_read(context, buffer);
         if read.is_pending() {
             tcp.set_limit(READ_AT_ONCE);
-            // Asked after the socket: what came during a pause of the process counts.
             if intake.is_late(context) {
                 tracing::debug!("no whole head in `server.client_timeout_ms`: the connection ends");
                 return Poll::Ready(Ok(()));
@@ -193,7 +205,7 @@ impl ActixStream for Socket {
 mod tests {
     use std::future::poll_fn;
 
-    use futures_util::{FutureExt, future::join};
+    use futures_util::future::join;
     use tokio::{io::AsyncWriteExt, net::TcpListener, time::timeout};
 
     use super::*;
