@@ -221,11 +221,12 @@ fn a_long_side_is_reckoned_before_it_is_resampled() {
 
 #[test]
 fn resampling_is_held_to_the_time() {
-    let encoded = encode(GrayImage::new(1, 1_000_000), ImageFormat::Png);
-    let exact = spec(Resize::Exact { height: 384, width: 384 }, None, Filter::Bicubic);
-    let options = ImagingOptions { timeout_ms: 200, ..OPTIONS };
+    // Decoded in no time, and then a hundred thousand columns of each row, before the rows become ten.
+    let encoded = encode(GrayImage::new(20, 2000), ImageFormat::Png);
+    let exact = spec(Resize::Exact { height: 10, width: 100_000 }, None, Filter::Bicubic);
+    let options = ImagingOptions { timeout_ms: 20, ..OPTIONS };
     let error = prepare(&encoded, &exact, &options).unwrap_err();
-    assert_eq!(error, ImagingError::TooSlow { format: "PNG", limit_ms: 200 });
+    assert_eq!(error, ImagingError::TooSlow { format: "PNG", limit_ms: 20 });
 }
 
 #[test]
