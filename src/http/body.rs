@@ -35,8 +35,9 @@ const STEP: usize = 1024 * 1024;
 /// picture must not wait behind bulky ones either.
 const RESERVE: u32 = 8;
 const RESERVE_PARTS: u32 = 32;
-/// Requests that may wait for room: with those that have it, more than are answered in time by most machines.
-const MAX_WAITING: usize = 256;
+/// Requests that may wait for room, above `server.max_connections` as it is by default. Each takes some 32 KB; one that is
+/// refused at once may come again at once, which costs more.
+const MAX_WAITING: usize = 1024;
 /// For so long the room that a body will take is kept for it. At a lower pace than the one after that, even the largest
 /// would be late, so others come first.
 const PROMISE: Pace = Pace { pause: Duration::from_millis(500), bytes_per_s: 4 << 20 };

@@ -158,7 +158,8 @@ fn memory_is_the_same_however_many_inputs_wait() {
     // As many as Meilisearch sends, which the room is just large enough for.
     let few = peak_of(40, 10);
     let many = peak_of(600, 50);
-    assert!(many < few * 2, "{few} bytes with 400 inputs waiting, {many} with 30,000");
+    // Besides a full room each connection has its buffers, 32 KB.
+    assert!(many < few * 3, "{few} bytes with 400 inputs waiting, {many} with 30,000");
 }
 
 /// Posts so many bytes, and looks what they took.
