@@ -69,9 +69,9 @@ impl<T: Send + Sync + 'static> Live<T> {
         Self { current: Arc::new(RwLock::new(Arc::new(value))), follower: None }
     }
 
-    /// A value that `make` makes of the contents of files, each named by a setting, in their order. From now on, until this is dropped, it is
-    /// made anew when they change; what cannot be used is logged, counted under `label`, and changes nothing.
-    /// Needs a tokio runtime around it.
+    /// A value that `make` makes of the contents of files, each named by a setting, in their order. From now on, until this
+    /// is dropped, it is made anew when they change; what cannot be used is logged, counted under `label`, and changes
+    /// nothing. Needs a tokio runtime around it.
     ///
     /// # Errors
     /// [`FilesError`] when there is no value to start with.
