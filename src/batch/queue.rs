@@ -156,7 +156,7 @@ impl Queue {
     /// The most jobs of a batch of `kind`, of which one waits; at least 1.
     fn most(&self, lane: Lane, kind: Kind, demand: &Demand, now: Instant) -> usize {
         let by_tokens = match kind {
-            Kind::Text(tokens) => self.policy.max_batch_tokens / tokens,
+            Kind::Text(tokens) => self.policy.max_tokens / tokens,
             Kind::Image(..) => usize::MAX,
         };
         // Nobody waits for an answer beyond the deadline, and a batch is answered as a whole.
@@ -176,7 +176,7 @@ impl Queue {
             Kind::Text(tokens) => cap / tokens,
             Kind::Image(..) => cap,
         };
-        self.policy.max_batch_size.min(by_tokens).min(by_time).min(by_memory).max(1)
+        self.policy.max_inputs(kind.modality()).min(by_tokens).min(by_time).min(by_memory).max(1)
     }
 
     /// The kind whose head is the oldest among those that may go.
@@ -191,7 +191,10 @@ impl Queue {
     fn take(&mut self, lane: Lane, kind: Kind, most: usize) -> Vec<Job> {
         let kinds = &mut self.lanes[lane as usize];
         let queue = kinds.get_mut(&kind).expect("the kind was found there");
-        let jobs = queue.drain(..most.min(queue.len())).collect();
+        let jobs = match kind {
+            Kind::Text(_) if most < queue.len() => take_of_a_length(queue, most),
+            _ => queue.drain(..most.min(queue.len())).collect(),
+        };
         if queue.is_empty() {
             kinds.remove(&kind);
         }
@@ -213,6 +216,19 @@ impl Queue {
             });
         }
     }
+}
+
+/// Takes `n` of more texts: the oldest, and those whose length is nearest to its, since all are padded to the longest.
+fn take_of_a_length(queue: &mut VecDeque<Job>, n: usize) -> Vec<Job> {
+    let oldest = queue[0].prepared.length();
+    let mut places: Vec<usize> = (0..queue.len()).collect();
+    places.select_nth_unstable_by_key(n - 1, |i| (queue[*i].prepared.length().abs_diff(oldest), *i));
+    places.truncate(n);
+    places.sort_unstable();
+    // From the back, where nothing that is still to be taken moves.
+    let mut jobs: Vec<Job> = places.iter().rev().filter_map(|i| queue.remove(*i)).collect();
+    jobs.reverse();
+    jobs
 }
 
 #[cfg(test)]

@@ -17,6 +17,14 @@ impl Prepared {
             Self::Pixels(_) => Modality::Image,
         }
     }
+
+    /// What others of its batch are padded to: a text's tokens, and 1 for a picture.
+    pub fn length(&self) -> usize {
+        match self {
+            Self::Tokens(tokens) => tokens.ids.len(),
+            Self::Pixels(_) => 1,
+        }
+    }
 }
 
 /// Text or image.

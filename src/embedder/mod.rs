@@ -216,7 +216,7 @@ impl Embedder {
             .set(1);
         let n_bulk = threads.iter().filter(|(_, lanes)| lanes.serve(Lane::Bulk)).count();
         let policy = BatchPolicy::new(batch, &device);
-        let max_pixels = PIXEL_BATCHES * n_bulk * policy.max_batch_size + pool.threads();
+        let max_pixels = PIXEL_BATCHES * n_bulk * policy.max_pictures + pool.threads();
         let pipeline = Pipeline {
             spec: spec.clone(),
             fingerprint,

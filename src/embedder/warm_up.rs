@@ -51,7 +51,7 @@ impl Embedder {
         let policy = &self.inner.policy;
         match modality {
             Modality::Image => {
-                let largest = calibration.chunks(policy.max_batch_size).next();
+                let largest = calibration.chunks(policy.max_pictures).next();
                 Ok(largest.map(<[_]>::to_vec).into_iter().collect())
             }
             Modality::Text => {
@@ -61,7 +61,7 @@ impl Embedder {
                     std::iter::successors(Some(1), |n| Some(n * 2).filter(|n| n / 2 < text.max_length));
                 let of_length = |n_words: usize| {
                     let tokens = self.encode(&"photo ".repeat(n_words))?;
-                    let n = (policy.max_batch_tokens / n_words).clamp(1, policy.max_batch_size);
+                    let n = (policy.max_tokens / n_words).clamp(1, policy.max_texts);
                     Ok(vec![tokens; n])
                 };
                 lengths.map(of_length).collect()
@@ -71,7 +71,7 @@ impl Embedder {
 
     /// Inputs for a tower of the model: none for a modality without one.
     fn calibration(&self, modality: Modality) -> Result<Vec<Prepared>, EmbedError> {
-        let n_inputs = self.inner.policy.max_batch_size.max(calibration::MIN_INPUTS);
+        let n_inputs = self.inner.policy.max_inputs(modality).max(calibration::MIN_INPUTS);
         let spec = &self.inner.pipeline.spec;
         match (modality, &spec.text, &spec.image) {
             (Modality::Text, Some(_), _) => {

@@ -15,7 +15,7 @@ pub trait Backend: Send {
 
     /// One forward pass: one vector per input, in order.
     ///
-    /// `batch` has 1 to `max_batch_size` inputs, all of one modality that the model has.
+    /// `batch` has at least one input, and no more than the settings allow, all of one modality that the model has.
     ///
     /// # Errors
     /// [`BackendError`]; no input of the batch has a vector then.

@@ -49,11 +49,7 @@ impl Caps {
 
 /// What each input of a batch of one modality counts for: 1 for a picture, for texts the tokens of the longest.
 fn size_of_each(batch: &[Prepared]) -> usize {
-    let size = |input: &Prepared| match input {
-        Prepared::Tokens(tokens) => tokens.ids.len(),
-        Prepared::Pixels(_) => 1,
-    };
-    batch.iter().map(size).max().unwrap_or(1).max(1)
+    batch.iter().map(Prepared::length).max().unwrap_or(1).max(1)
 }
 
 /// A backend whose batches are as large as its memory allows, and whose inputs do not fail for each other.

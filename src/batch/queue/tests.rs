@@ -20,8 +20,9 @@ impl Bench {
     fn new(max_batch_size: usize, delay_ms: u64) -> Self {
         let max_queue_delay = Duration::from_millis(delay_ms);
         let queue = Queue::new(BatchPolicy {
-            max_batch_size,
-            max_batch_tokens: 64,
+            max_pictures: max_batch_size,
+            max_texts: max_batch_size,
+            max_tokens: 64,
             max_bulk_batch: Some(Duration::from_millis(100)),
             max_queue_delay,
         });
@@ -177,6 +178,22 @@ fn texts_go_with_others_of_their_length() {
     assert_eq!(order, [vec![1, 3], vec![2], vec![4], vec![5], vec![6], vec![7]]);
     (0..6).for_each(|id| bench.push_prepared(tokens(id, 5), Bulk, 20));
     assert_eq!(bench.batch(20), Some(vec![0, 1, 2, 3]));
+}
+
+#[test]
+fn texts_of_nearly_one_length_go_together() {
+    let mut bench = Bench::new(8, 0);
+    for (id, length) in [(1, 20), (2, 32), (3, 28), (4, 21), (5, 31), (6, 20)] {
+        bench.push_prepared(tokens(id, length), Bulk, u64::from(id));
+    }
+    // Two to a batch. The oldest always goes, and of two as near the older.
+    let order: Vec<Vec<u32>> = std::iter::from_fn(|| bench.batch(10)).collect();
+    assert_eq!(order, [vec![1, 6], vec![2, 5], vec![3, 4]]);
+    for (id, length) in [(1, 9), (2, 10), (3, 8), (4, 9), (5, 16), (6, 10)] {
+        bench.push_prepared(tokens(id, length), Bulk, 20);
+    }
+    assert_eq!(bench.batch(20), Some(vec![1, 2, 3, 4]), "in the order they came");
+    assert_eq!(bench.batch(20), Some(vec![5, 6]));
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn spawn(max_queue_delay: Duration) -> (Batcher, StubRecord) {
 }
 
 fn policy(max_queue_delay: Duration) -> BatchPolicy {
-    BatchPolicy { max_batch_size: 4, max_batch_tokens: 1024, max_bulk_batch: None, max_queue_delay }
+    BatchPolicy { max_pictures: 4, max_texts: 4, max_tokens: 1024, max_bulk_batch: None, max_queue_delay }
 }
 
 /// Two engines for bulk and one for searches, each taking a second per batch, and what each was given.
