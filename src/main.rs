@@ -3,9 +3,11 @@
 use std::io::{self, Write};
 
 use clap::Parser;
-use sidelens::{cli::Cli, shutdown};
+use sidelens::{cli::Cli, runtime::bound_kernels, shutdown};
 
 fn main() {
+    // SAFETY: No other thread has begun.
+    unsafe { bound_kernels() };
     let status = match Cli::parse().run() {
         Ok(()) => 0,
         Err(error) => {

@@ -4,6 +4,7 @@ mod backend;
 mod device;
 #[cfg(any(feature = "torch", test))]
 mod fingerprint;
+mod kernels;
 mod memory;
 mod schedule;
 #[cfg(feature = "torch")]
@@ -22,6 +23,7 @@ pub use backend::{Backend, BackendError};
 #[cfg(all(feature = "torch", test))]
 pub(crate) use device::cuda_devices;
 pub use device::{DeviceFacts, cores, facts, open_cuda_for};
+pub use kernels::bound_kernels;
 pub use memory::Caps;
 #[cfg(test)]
 pub(crate) use memory::run_guarded;

@@ -5,12 +5,14 @@ use std::{
     env, fs,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
+    path::Path,
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use serde_json::json;
 use sidelens::{
     domain::{Embedding, Prepared, Resize},
     runtime::{
@@ -19,7 +21,7 @@ use sidelens::{
     },
 };
 
-use crate::support::{STUB_DIMENSIONS, TestApp, answer, slow_model};
+use crate::support::{Running, STUB_DIMENSIONS, TestApp, answer, client, slow_model};
 
 /// Room for bodies; far below what is sent.
 const ROOM: usize = 32 << 20;
@@ -187,6 +189,51 @@ fn a_hundred_megabytes_of_texts_are_in_memory_once() {
     let text = format!("\"{}", "a long description ".repeat(5500));
     let body = TEXTS * text.len();
     assert_in_memory_once(body, |service| service.post(&text, |i| format!("{i:09}\""), TEXTS));
+}
+
+/// Each number of tokens has kernels of its own, of which only some are kept.
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn texts_of_every_length_take_no_more_memory_than_some() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, contents: &[u8]| fs::write(dir.path().join(name), contents).expect("writable");
+    let fixture =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/sentence-transformers/bert-mean");
+    for name in ["config.json", "model.safetensors"] {
+        write(name, &fs::read(fixture.join(name)).expect("the fixture"));
+    }
+    let tokenizer = json!({"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": {"type": "BertProcessing", "sep": ["b", 1], "cls": ["b", 1]},
+        "model": {"type": "WordLevel", "unk_token": "b", "vocab": {"a": 0, "b": 1}}});
+    write("tokenizer.json", tokenizer.to_string().as_bytes());
+    write("tokenizer_config.json", br#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#);
+    let model = dir.path().to_str().expect("UTF-8");
+    let service = Running::start(&["--model", model, "--device", "cpu", "--dtype", "bf16"]);
+    let client = client();
+    while answer(client.get(format!("{}/ready", service.url))).await.0 != 200 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let post = async |n_words: usize, n_texts: usize| {
+        let texts = vec!["a ".repeat(n_words); n_texts];
+        let texts = texts.iter().enumerate().map(|(i, text)| format!("{text}{i}")).collect::<Vec<_>>();
+        let request = client.post(format!("{}/embed", service.url)).json(&json!({"input": texts}));
+        let (status, body) = answer(request).await;
+        assert_eq!(status, 200, "{body}");
+    };
+    let resident = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", service.pid())).expect("it lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux");
+        line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") >> 10
+    };
+    for n_texts in 1..=8 {
+        post(1, n_texts).await;
+    }
+    let before = resident();
+    for n_words in 1..160 {
+        post(n_words, 1 + n_words % 8).await;
+    }
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 200, "{grown} MB beside {before}");
 }
 
 #[tokio::test]
