@@ -9,6 +9,10 @@ use tokio::time::Instant;
 use super::{Embedder, calibration, placeholder};
 use crate::domain::{EmbedError, Embedding, Lane, Modality, Prepared};
 
+/// Searches of up to so many words are computed once: on the CPU kernels are made for each number of tokens, which takes as
+/// long as half a search.
+const SEARCH_WORDS: usize = 16;
+
 /// A cold start on a slow machine is still a start.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -59,12 +63,14 @@ impl Embedder {
                 // A word is a token at least; more than the tower takes is cut.
                 let lengths =
                     std::iter::successors(Some(1), |n| Some(n * 2).filter(|n| n / 2 < text.max_length));
-                let of_length = |n_words: usize| {
+                let batches = lengths.map(|n| (n, (policy.max_tokens / n).clamp(1, policy.max_texts)));
+                // Last, as what a search needs is not to make room for what bulk does.
+                let searches = (1..=SEARCH_WORDS.min(text.max_length)).map(|n| (n, 1));
+                let of_length = |(n_words, n_texts): (usize, usize)| {
                     let tokens = self.encode(&"photo ".repeat(n_words))?;
-                    let n = (policy.max_tokens / n_words).clamp(1, policy.max_texts);
-                    Ok(vec![tokens; n])
+                    Ok(vec![tokens; n_texts])
                 };
-                lengths.map(of_length).collect()
+                batches.chain(searches).map(of_length).collect()
             }
         }
     }
