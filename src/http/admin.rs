@@ -1,7 +1,7 @@
 //! `/admin`: tools of whoever runs the service. Not for everybody: as soon as there is any key, one with `admin` is
-//! asked for; without keys it is there on `server.admin_listen` and for callers on this machine.
+//! asked for; without keys it is there for callers on this machine, and on a `server.admin_listen` that is kept private.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use actix_web::{
     Error, HttpResponse,
@@ -69,9 +69,16 @@ fn check(request: &ServiceRequest) -> Result<(), HttpError> {
     let caller = state.edge.keys.get().identify(request.request())?;
     let is_allowed = match caller.key {
         Some(_) => caller.is_admin,
-        None => request.app_data() == Some(&Listener::Admin) || is_local(request),
+        None => is_kept_private(request, state.config.server.admin_listen) || is_local(request),
     };
     if is_allowed { Ok(()) } else { Err(HttpError::NotAdmin { has_key: caller.key.is_some() }) }
+}
+
+/// Whether the listener is that of the operator, on one address. On every address, as where probes need it, others may reach
+/// it, too.
+fn is_kept_private(request: &ServiceRequest, admin_listen: Option<SocketAddr>) -> bool {
+    let is_one_address = admin_listen.is_some_and(|address| !address.ip().to_canonical().is_unspecified());
+    request.app_data() == Some(&Listener::Admin) && is_one_address
 }
 
 /// Whether the caller is on this machine, and no proxy or page that speaks for others. Not all of those say so; but most

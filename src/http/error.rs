@@ -32,7 +32,7 @@ pub enum HttpError {
         "this key does not open /admin; use one with `admin = true`"
     } else {
         "without keys /admin is for programs on this machine that ask for localhost and come through no proxy; set a \
-         key with `admin = true` in `[[auth.keys]]`, or `server.admin_listen`"
+         key with `admin = true` in `[[auth.keys]]`, or `server.admin_listen` to one private address"
     })]
     NotAdmin {
         /// Whether there are keys at all.

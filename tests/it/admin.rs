@@ -89,6 +89,22 @@ async fn a_listener_of_their_own_takes_them_away_from_the_first() {
 }
 
 #[tokio::test]
+async fn a_second_listener_on_every_address_is_not_kept_private() {
+    for (address, status_of_others) in [("0.0.0.0:0", 403), ("127.0.0.1:0", 200)] {
+        let app = TestApp::spawn(|config| {
+            config.server.admin_listen = Some(address.parse().expect("an address"));
+        })
+        .await;
+        let url = app.admin_url("/admin/keys").replace("0.0.0.0", "127.0.0.1");
+        assert_eq!(answer(app.client.get(&url)).await.0, 200, "{address}");
+        let (status, body) = answer(app.client.get(&url).header("X-Forwarded-For", "192.0.2.1")).await;
+        assert_eq!(status, status_of_others, "{address}: {body}");
+        let metrics = url.replace("/admin/keys", "/metrics");
+        assert_eq!(answer(app.client.get(metrics).header("Host", "sidelens.search.svc")).await.0, 200);
+    }
+}
+
+#[tokio::test]
 async fn the_second_listener_asks_for_keys_too() {
     let app = TestApp::spawn(|config| {
         config.server.admin_listen = Some("127.0.0.1:0".parse().expect("an address"));
