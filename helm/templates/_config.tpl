@@ -1,7 +1,8 @@
 {{/* The settings as Sidelens gets them, as JSON: `config`, and what other values of the chart imply. A setting that
 `config` names itself wins. */}}
 {{- define "sidelens.config" -}}
-{{- $implied := dict -}}
+{{- $server := dict "admin_listen" (regexReplaceAll ":[0-9]+$" .Values.config.server.listen ":7801") -}}
+{{- $implied := dict "server" $server -}}
 {{- if eq .Values.preset "gpu" -}}
 {{- /* A pod that pays for a GPU must not compute on the CPU unseen. */ -}}
 {{- $_ := set $implied "model" (dict "device" "cuda") -}}
@@ -11,8 +12,8 @@
 {{- end -}}
 {{- if .Values.secrets.tls.existingSecret -}}
 {{- $tls := .Values.secrets.tls -}}
-{{- $files := dict "tls_cert" (print "/etc/sidelens/tls/" $tls.certKey) "tls_key" (print "/etc/sidelens/tls/" $tls.keyKey) -}}
-{{- $_ := set $implied "server" $files -}}
+{{- $_ := set $server "tls_cert" (print "/etc/sidelens/tls/" $tls.certKey) -}}
+{{- $_ := set $server "tls_key" (print "/etc/sidelens/tls/" $tls.keyKey) -}}
 {{- end -}}
 {{- with .Values.secrets.apiKeys -}}
 {{- if .existingSecret -}}
@@ -80,13 +81,13 @@
 {{- include "sidelens.portOf" .Values.config.server.listen -}}
 {{- end -}}
 
-{{/* The port of the listener for metrics and administration; nothing where that is the main one. */}}
+{{/* The port of the listener for probes, metrics and administration; nothing where that is the main one. */}}
 {{- define "sidelens.adminPort" -}}
-{{- with .Values.config.server.admin_listen }}{{ include "sidelens.portOf" . }}{{ end -}}
+{{- with (include "sidelens.config" . | fromJson).server.admin_listen }}{{ include "sidelens.portOf" . }}{{ end -}}
 {{- end -}}
 
-{{/* The name of the port with the metrics. */}}
-{{- define "sidelens.metricsPortName" -}}
+{{/* The name of the port that probes and scrapers ask. */}}
+{{- define "sidelens.adminPortName" -}}
 {{- ternary "admin" "http" (ne (include "sidelens.adminPort" .) "") -}}
 {{- end -}}
 

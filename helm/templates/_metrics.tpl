@@ -1,6 +1,6 @@
 {{/* One endpoint of a ServiceMonitor or PodMonitor. */}}
 {{- define "sidelens.endpoint" -}}
-port: {{ include "sidelens.metricsPortName" . }}
+port: {{ include "sidelens.adminPortName" . }}
 path: /metrics
 {{- if eq (include "sidelens.scheme" .) "https" }}
 scheme: https

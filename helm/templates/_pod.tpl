@@ -285,11 +285,11 @@ chart's, since a name listed twice is refused by server-side apply. */}}
 {{- end }}
 {{- end -}}
 
-{{/* A probe's handler. */}}
+{{/* A probe's handler. Callers hold no connections of the admin listener, so a busy pod is not taken for a dead one. */}}
 {{- define "sidelens.probe" -}}
 httpGet:
   path: {{ .path }}
-  port: http
+  port: {{ include "sidelens.adminPortName" .root }}
   {{- if eq (include "sidelens.scheme" .root) "https" }}
   scheme: HTTPS
   {{- end }}

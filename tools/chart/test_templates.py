@@ -188,7 +188,8 @@ def test_the_network_is_open_where_needed_only(rendered):
     assert rule_ports(plain["egress"]) == [[53, 53], [7800], [80, 443]]
     assert rule_ports(policy("secrets")["egress"]) == [[53, 53], [7800], [6379], [80, 443]]
     assert rule_ports(policy("models")["egress"]) == [[53, 53], [7800], [80, 443], [443]]
-    assert rule_ports(policy("monitoring")["ingress"]) == [[7800], [7800]]
+    # The metrics have a listener of their own, which callers and gateways do not reach.
+    assert rule_ports(policy("monitoring")["ingress"]) == [[7800], [7801]]
     assert rule_ports(policy("monitoring")["egress"]) == [[53, 53], [7800], [80, 443], [4318]]
     assert rule_ports(policy("ingress")["ingress"]) == [[7800], [7800]]
     pictures = policy("network")["egress"][2]
@@ -259,23 +260,39 @@ def test_settings_to_come_need_the_schema_alone(helm, render, tmp_path):
         ({"auth": {"keys": [{"name": "a", "key": "b"}]}}, "config.auth.keys would put secrets into a ConfigMap"),
         ({"cache": {"redis": {"url": "redis://:word@redis:6379"}}}, "config.cache.redis.url has a password"),
         ({"fetch": {"buckets": [{"url": "s3://a", "options": {"secret_access_key": "b"}}]}}, "has the option secret_"),
-        ({"server": {"admin_listen": "0.0.0.0:7800"}}, "has the port of config.server.listen"),
+        ({"server": {"admin_listen": "0.0.0.0:7800"}}, "of config.server.listen, too"),
     ]:
         assert message in helm.ask(chart=str(chart), values={"config": config})["error"]
     buckets = [{"url": "s3://scans", "options": {"skip_signature": "true"}}]
-    config = {"server": {"admin_listen": "0.0.0.0:7801"}, "fetch": {"buckets": buckets}}
-    config["cache"] = {"redis": {"url": "redis://redis:6379/0"}}
-    manifest, _ = render({"config": config, "metrics": {"serviceMonitor": {"enabled": True}}}, chart=chart)
+    config = {"fetch": {"buckets": buckets}, "cache": {"redis": {"url": "redis://redis:6379/0"}}}
+    manifest, _ = render({"config": config}, chart=chart)
     written = tomllib.loads(configuration(manifest))
     assert written["fetch"] == {"buckets": buckets} and written["cache"] == config["cache"]
-    # The metrics have left the first address, and every reader follows.
-    assert [port["containerPort"] for port in server(manifest)["ports"]] == [7800, 7801]
+
+
+@pytest.mark.parametrize(
+    "listeners, written, ports",
+    [
+        ({}, "0.0.0.0:7801", {"http": 7800, "admin": 7801}),
+        ({"listen": "[::]:7900"}, "[::]:7801", {"http": 7900, "admin": 7801}),
+        ({"admin_listen": "0.0.0.0:9100"}, "0.0.0.0:9100", {"http": 7800, "admin": 9100}),
+        ({"admin_listen": ""}, "", {"http": 7800}),
+    ],
+)
+def test_probes_and_scrapers_share_no_connection_with_callers(listeners, written, ports, render):
+    values = {"config": {"server": listeners}, "metrics": {"serviceMonitor": {"enabled": True}}}
+    manifest, _ = render(values)
+    assert tomllib.loads(configuration(manifest))["server"]["admin_listen"] == written
+    container = server(manifest)
+    assert {port["name"]: port["containerPort"] for port in container["ports"]} == ports
+    own = list(ports)[-1]
+    assert {container[f"{kind}Probe"]["httpGet"]["port"] for kind in ("startup", "liveness", "readiness")} == {own}
     [monitor] = of_kind(manifest, "ServiceMonitor")
-    assert monitor["spec"]["endpoints"][0]["port"] == "admin"
+    assert monitor["spec"]["endpoints"][0]["port"] == own
     [policy] = of_kind(manifest, "NetworkPolicy")
-    assert rule_ports(policy["spec"]["ingress"]) == [[7800], [7801]]
+    assert rule_ports(policy["spec"]["ingress"]) == [[ports["http"]], [ports[own]]]
     [service] = of_kind(manifest, "Service")
-    assert [port["name"] for port in service["spec"]["ports"]] == ["http", "admin"]
+    assert [port["name"] for port in service["spec"]["ports"]] == list(ports)
 
 
 RECORDED_ELSEWHERE = {"scrapedOtherwise": True, "rules": {"recordedOtherwise": True}}
@@ -317,7 +334,7 @@ def test_the_adapter_serves_what_the_scaler_asks_for(rendered):
 def test_a_prometheus_without_monitors_reaches_the_metrics(render):
     manifest, _ = render({"autoscaling": {"keda": {"enabled": True}}, "metrics": {"scrapedOtherwise": True}})
     [policy] = of_kind(manifest, "NetworkPolicy")
-    assert rule_ports(policy["spec"]["ingress"]) == [[7800], [7800]] and of_kind(manifest, "ScaledObject")
+    assert rule_ports(policy["spec"]["ingress"]) == [[7800], [7801]] and of_kind(manifest, "ScaledObject")
 
 
 def test_rules_and_dashboards_come_from_files(render, tmp_path):
@@ -378,6 +395,11 @@ def test_the_sidecar_is_a_valid_container(kube_):
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "meilisearch"}, "spec": spec}
     check(pod, kube_)
     [sidecar] = values["containers"]
+    # Meilisearch is not killed for callers that hold every connection of Sidelens.
+    probed = {sidecar[f"{kind}Probe"]["httpGet"]["port"] for kind in ("startup", "liveness")}
+    ports = {port["name"]: port["containerPort"] for port in sidecar["ports"]}
+    admin_listen = environment(sidecar)["SIDELENS_SERVER__ADMIN_LISTEN"]
+    assert [f"0.0.0.0:{ports[port]}" for port in probed] == [admin_listen]
     known = dict(leaves(DEFAULTS)).keys()
     for variable in environment(sidecar):
         if variable.startswith("SIDELENS_"):

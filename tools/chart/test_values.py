@@ -164,8 +164,13 @@ VOLUME = {
 }
 REFUSED = {
     "config.server.listen is 127.0.0.1:7800": {"config": {"server": {"listen": "127.0.0.1:7800"}}},
-    "needs a fixed port": {"config": {"server": {"listen": "0.0.0.0:0"}}},
-    "use [::]:7800": {"service": {"ipFamilies": ["IPv6"]}},
+    "config.server.listen is 0.0.0.0:0, but a pod needs": {"config": {"server": {"listen": "0.0.0.0:0"}}},
+    # Sidelens looks up no names.
+    "config.server.listen is localhost:7800, but": {"config": {"server": {"listen": "localhost:7800"}}},
+    "config.server.admin_listen is 127.0.0.1:7801": {"config": {"server": {"admin_listen": "127.0.0.1:7801"}}},
+    "but config.server.listen is 0.0.0.0:7800: use [::]": {"service": {"ipFamilies": ["IPv6"]}},
+    "admin_listen has the port 7801": {"config": {"server": {"listen": "0.0.0.0:7801"}}},
+    "service.adminPort is 7800, as service.port is": {"service": {"adminPort": 7800}},
     "config.auth.api_keys would put a secret into a ConfigMap": {"config": {"auth": {"api_keys": ["k"]}}},
     "config.hub.token would put a secret into a ConfigMap": {"config": {"hub": {"token": "k"}}},
     "config.fetch.hosts has headers for cdn.example.com": {
@@ -217,9 +222,6 @@ REFUSED = {
     "metrics.rules is enabled, but nothing scrapes": {"metrics": {"rules": {"enabled": True}}},
     "reads what metrics.rules records": {
         "autoscaling": {"hpa": {"enabled": True}}, "metrics": {"serviceMonitor": {"enabled": True}}
-    },
-    "no Prometheus can reach the metrics": {
-        "config": {"server": {"admin_listen": "127.0.0.1:7801"}}, "metrics": {"podMonitor": {"enabled": True}}
     },
     "would count everything twice": {"metrics": {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}},
     "without a host": {"ingress": {"enabled": True}},
