@@ -48,7 +48,7 @@ sum(rate(sidelens_queue_wait_seconds_sum{ {{- $own -}} }[1m]))
 {{- default (include "sidelens.preset" . | fromJson).itemsPerReplica .Values.autoscaling.itemsPerReplica -}}
 {{- end -}}
 
-{{/* Requests a second that were refused for lack of room, over all replicas. */}}
+{{/* Requests a second that were refused for lack of room, over all replicas: what `sidelens:requests_shed:rate1m` records. */}}
 {{- define "sidelens.shedRate" -}}
-sum(rate(sidelens_requests_total{ {{- include "sidelens.seriesSelector" . }},route="embed",status=~"429|503"}[1m]))
+sum(rate(sidelens_refused_requests_total{ {{- include "sidelens.seriesSelector" . }},reason=~"queue_full|deadline|body_room"}[1m]))
 {{- end -}}
