@@ -5,6 +5,35 @@
 {{- if and (has $cache.mode (list "claim" "existingClaim")) (not $shared) }}true{{ end -}}
 {{- end -}}
 
+{{/* The volumes that the service's container mounts, as JSON: their directories, whether it may write there, and whether they
+are on a claim. */}}
+{{- define "sidelens.mounts" -}}
+{{- $claims := list -}}
+{{- range .Values.extraVolumes -}}
+{{- if .persistentVolumeClaim }}{{ $claims = append $claims .name }}{{ end -}}
+{{- end -}}
+{{- $mounts := list (dict "path" "/tmp/" "writable" true) -}}
+{{- with .Values.modelCache -}}
+{{- if ne .mode "image" -}}
+{{- $mounts = append $mounts (dict "path" (print (trimSuffix "/" .mountPath) "/") "writable" (not .readOnly) "claim" (ne .mode "emptyDir")) -}}
+{{- end -}}
+{{- end -}}
+{{- range .Values.extraVolumeMounts -}}
+{{- $mounts = append $mounts (dict "path" (print (trimSuffix "/" .mountPath) "/") "writable" (not .readOnly) "claim" (has .name $claims)) -}}
+{{- end -}}
+{{- toJson $mounts -}}
+{{- end -}}
+
+{{/* "true" where the file of cached vectors is on a claim, for the next pod to read. */}}
+{{- define "sidelens.keepsCacheFile" -}}
+{{- $file := dig "cache" "file" "" .Values.config -}}
+{{- $on := dict -}}
+{{- range include "sidelens.mounts" . | fromJsonArray -}}
+{{- if and .writable (hasPrefix .path $file) }}{{ $on = . }}{{ end -}}
+{{- end -}}
+{{- if $on.claim }}true{{ end -}}
+{{- end -}}
+
 {{- define "sidelens.claimName" -}}
 {{- default (printf "%s-models" (include "sidelens.fullname" .)) .Values.modelCache.existingClaim -}}
 {{- end -}}
@@ -13,6 +42,10 @@
 {{- $preset := include "sidelens.preset" . | fromJson -}}
 {{- if .Values.strategy -}}
 {{- toYaml .Values.strategy -}}
+{{- else if include "sidelens.keepsCacheFile" . -}}
+{{- /* The old pod writes the file when it stops; anything but this starts the next one before that, which then reads the
+file of the start before. */ -}}
+type: Recreate
 {{- else if include "sidelens.isExclusive" . -}}
 {{- toYaml (dict "type" "RollingUpdate" "rollingUpdate" (dict "maxSurge" 0 "maxUnavailable" 1)) -}}
 {{- else -}}

@@ -92,6 +92,27 @@ def test_claims(name_, expected, rendered):
         assert environment(server(manifest))["SIDELENS_HUB__OFFLINE"] == "true"
 
 
+def test_a_cache_on_a_claim_is_written_before_it_is_read(render):
+    """By `Recreate`: a rolling update without a surge starts the next pod while the last one still stops."""
+    claim = {"extraVolumes": [{"name": "own", "persistentVolumeClaim": {"claimName": "own"}}]}
+    empty = {"extraVolumes": [{"name": "own", "emptyDir": {}}]}
+    mount = {"extraVolumeMounts": [{"name": "own", "mountPath": "/data/"}]}
+    models = {"modelCache": {"mode": "existingClaim", "existingClaim": "models", "accessModes": ["ReadWriteMany"]}}
+    own = {"strategy": {"type": "RollingUpdate"}}
+    for file, values, expected in [
+        ("/data/vectors.parquet", {**claim, **mount}, "Recreate"),
+        ("/data/vectors.parquet", {**claim, **mount, "preset": "gpu"}, "Recreate"),
+        ("/data/vectors.parquet", {**empty, **mount}, "RollingUpdate"),
+        ("/tmp/vectors.parquet", {**claim, **mount}, "RollingUpdate"),
+        ("/var/lib/sidelens/models/vectors.parquet", models, "Recreate"),
+        ("", models, "RollingUpdate"),
+        ("/data/vectors.parquet", {**claim, **mount, **own}, "RollingUpdate"),
+    ]:
+        manifest, _ = render({"config": {"cache": {"file": file}}, **values})
+        [deployment] = of_kind(manifest, "Deployment")
+        assert deployment["spec"]["strategy"]["type"] == expected, (file, values)
+
+
 def test_no_secret_is_in_a_configmap(rendered):
     manifest = rendered("secrets")
     [deployment] = of_kind(manifest, "Deployment")
