@@ -19,7 +19,7 @@ promql_parser = pytest.importorskip("promql_parser")
 
 HERE = Path(__file__).parent
 SOURCE = (ROOT / "src/telemetry/metrics.rs").read_text()
-# What Prometheus itself adds, as far as queries may rely on it.
+# What Prometheus itself adds, as far as queries may rely on it; `up` beside these.
 TARGET_LABELS = {"namespace", "pod", "instance", "job"}
 RULES = [
     rule
@@ -48,7 +48,7 @@ def metrics():
     return found
 
 
-METRICS = metrics()
+METRICS = metrics() | {"up": TARGET_LABELS}
 # Values of labels that the source lists.
 VALUES = {
     "route": "ROUTES", "status": "STATUSES", "files": "FILES", "lane": "LANES", "tier": "TIERS",
