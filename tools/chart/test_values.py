@@ -223,6 +223,13 @@ REFUSED = {
     "reads what metrics.rules records": {
         "autoscaling": {"hpa": {"enabled": True}}, "metrics": {"serviceMonitor": {"enabled": True}}
     },
+    "metrics.interval is 60s, but autoscaling": {
+        "autoscaling": {"keda": {"enabled": True}}, "metrics": {"interval": "60s", "podMonitor": {"enabled": True}}
+    },
+    "metrics.interval is 1m, but autoscaling": {
+        "autoscaling": {"hpa": {"enabled": True}},
+        "metrics": {"interval": "1m", "serviceMonitor": {"enabled": True}, "rules": {"enabled": True}},
+    },
     "would count everything twice": {"metrics": {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}},
     "without a host": {"ingress": {"enabled": True}},
     "without a gateway": {"httpRoute": {"enabled": True}},
