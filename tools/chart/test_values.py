@@ -253,6 +253,28 @@ def test_impossible_combinations_are_refused(message, refusal):
     assert sentence.endswith(".") and "\n" not in sentence
 
 
+# The names of object_store, with and without what they begin with.
+SECRET_OPTIONS = [
+    "access_key_id", "aws_secret_access_key", "secret_access_key", "session_token", "aws_token", "sse_customer_key_base64",
+    "google_service_account_key", "bearer_token", "azure_storage_account_key", "access_key", "azure_storage_master_key",
+    "client_secret", "sas_key", "azure_storage_sas_token", "azure_storage_token", "fabric_session_token", "encryption_key",
+]
+OTHER_OPTIONS = [
+    "region", "skip_signature", "sse_kms_key_id", "aws_sse_bucket_key_enabled", "web_identity_token_file",
+    "container_credentials_relative_uri", "container_authorization_token_file", "google_service_account",
+    "application_credentials", "azure_storage_account_name", "client_id", "credential_type", "fabric_token_service_url",
+]
+
+
+def test_secret_options_of_buckets_are_refused(refusal, render):
+    def bucket(*options):
+        return {"config": {"fetch": {"buckets": [{"url": "s3://scans", "options": dict.fromkeys(options, "x")}]}}}
+
+    for option in SECRET_OPTIONS:
+        assert f"has the option {option}, a secret" in refusal(bucket(option))
+    assert render(bucket(*OTHER_OPTIONS))[0]
+
+
 @pytest.mark.parametrize(
     "values, needs",
     [
