@@ -220,6 +220,19 @@ def test_the_network_is_open_where_needed_only(rendered):
     assert {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"} <= set(private)
 
 
+def test_the_addresses_of_identities_can_be_opened(render, rendered):
+    """The rules in helm/README.md, against a policy that closes what they open."""
+    [block] = re.findall(r"```yaml\n(networkPolicy:\n  extraEgress:.*?)```", (CHART / "README.md").read_text(), re.S)
+    values = yaml.safe_load(block)
+    manifest, _ = render(values)
+    [policy], [plain] = of_kind(manifest, "NetworkPolicy"), of_kind(rendered("default"), "NetworkPolicy")
+    check(policy, KUBES[-1])
+    added = [rule for rule in policy["spec"]["egress"] if rule not in plain["spec"]["egress"]]
+    assert added == values["networkPolicy"]["extraEgress"]
+    opened = {peer["ipBlock"]["cidr"] for rule in added for peer in rule["to"]}
+    assert opened == {"169.254.169.254/32", "169.254.169.252/32", "169.254.170.23/32"}
+
+
 def test_tls_reaches_every_reader(rendered):
     manifest = rendered("tls")
     container = server(manifest)
