@@ -26,9 +26,6 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/part-of: meilisearch
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
 {{- end -}}
 
 {{/* Metadata of an object, from a dict of `root`, and at will `name`, `suffix`, `labels` and `annotations`. */}}
@@ -37,7 +34,7 @@ name: {{ default (include "sidelens.fullname" .root) .name }}{{ .suffix }}
 namespace: {{ .root.Release.Namespace }}
 labels:
   {{- include "sidelens.labels" .root | nindent 2 }}
-  {{- with .labels }}
+  {{- with merge (dict) (.labels | default dict) .root.Values.commonLabels }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
 {{- with merge (dict) (.annotations | default dict) .root.Values.commonAnnotations }}

@@ -60,10 +60,7 @@ labels:
   {{- include "sidelens.selectorLabels" .root | nindent 2 }}
   app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
   app.kubernetes.io/component: {{ .component }}
-  {{- with .root.Values.commonLabels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
-  {{- with .root.Values.podLabels }}
+  {{- with merge (dict) .root.Values.podLabels .root.Values.commonLabels }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
 annotations:

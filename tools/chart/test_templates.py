@@ -395,6 +395,21 @@ def test_rules_and_dashboards_come_from_files(render, tmp_path):
     assert config["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 
+def test_nearer_labels_win_over_common_ones(render):
+    values = {"commonLabels": {"team": "search", "tier": "a"}, "podLabels": {"tier": "b"}, "service": {"labels": {"tier": "c"}}}
+    manifest, _ = render(values)
+    [deployment], [service] = of_kind(manifest, "Deployment"), of_kind(manifest, "Service")
+    metadata = [deployment["metadata"], deployment["spec"]["template"]["metadata"], service["metadata"]]
+    assert [labels["labels"]["tier"] for labels in metadata] == ["a", "b", "c"]
+    assert all(labels["labels"]["team"] == "search" for labels in metadata)
+
+
+@pytest.mark.parametrize("seconds, tries", [(5, 60), (7, 43), (299, 2), (400, 1)])
+def test_a_start_has_its_time_however_it_is_probed(seconds, tries, render):
+    manifest, _ = render({"probes": {"startup": {"periodSeconds": seconds}}})
+    assert server(manifest)["startupProbe"]["failureThreshold"] == tries
+
+
 def test_names_stay_within_limits(render):
     manifest, _ = render({"fullnameOverride": "n" * 60, "metrics": {"rules": {"enabled": True}, "scrapedOtherwise": True}})
     for document in objects(manifest):
