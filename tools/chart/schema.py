@@ -30,6 +30,8 @@ SECONDS = {"type": "integer", "minimum": 0}
 PATH = {"type": "string", "pattern": "^/."}
 # Amounts such as 10Gi.
 SIZE = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?([kMGTPE]i?)?$"}
+# Of strings alone.
+SHARE = {"minimum": 0, "pattern": "^[0-9]+%$"}
 DURATION = {"type": "string", "pattern": "^([0-9]+(ms|s|m|h))+$"}
 ACCESS_MODES = ["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"]
 REFERENCE = {
@@ -66,8 +68,8 @@ RULES = {
     "service.type": one_of("ClusterIP", "NodePort", "LoadBalancer"),
     "service.ipFamilyPolicy": one_of("", "SingleStack", "PreferDualStack", "RequireDualStack"),
     "service.ipFamilies": {"type": "array", "items": one_of("IPv4", "IPv6"), "maxItems": 2},
-    "podDisruptionBudget.maxUnavailable": {"type": ["integer", "string"]},
-    "podDisruptionBudget.minAvailable": {"type": ["integer", "string", "null"]},
+    "podDisruptionBudget.maxUnavailable": {"type": ["integer", "string"], **SHARE},
+    "podDisruptionBudget.minAvailable": {"type": ["integer", "string", "null"], **SHARE},
     "terminationGracePeriodSeconds": or_null("integer", minimum=1),
     "autoscaling.itemsPerReplica": or_null("number", exclusiveMinimum=0),
     "meilisearch.dimensions": or_null("integer", minimum=1),

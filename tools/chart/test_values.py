@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import schema
-from chart import CHART, DEFAULTS, JOB, PENDING, ROOT, leaves
+from chart import CHART, DEFAULTS, JOB, PENDING, ROOT, leaves, of_kind
 
 
 def test_generated_files_are_up_to_date():
@@ -215,8 +215,22 @@ REFUSED = {
     "would both count the replicas": {"autoscaling": {"keda": {"enabled": True}, "hpa": {"enabled": True}}},
     "minReplicas is above": {"autoscaling": {"minReplicas": 9, "keda": {"enabled": True}}},
     "fallbackReplicas is above": {"autoscaling": {"maxReplicas": 1, "keda": {"enabled": True}}},
-    "not below replicaCount, so no node could ever be drained": {"podDisruptionBudget": {"minAvailable": 1}},
-    "minAvailable is 100%, so no node could ever be drained": {"podDisruptionBudget": {"minAvailable": "100%"}},
+    "minAvailable is 1, which leaves none of 1 pods": {"podDisruptionBudget": {"minAvailable": 1}},
+    "minAvailable is 50%, which leaves none of 1 pods": {"podDisruptionBudget": {"minAvailable": "50%"}},
+    "minAvailable is 67%, which leaves none of 3 pods": {
+        "replicaCount": 3, "podDisruptionBudget": {"minAvailable": "67%"}
+    },
+    "minAvailable is 2, which leaves none of 2 pods": {
+        "podDisruptionBudget": {"minAvailable": 2}, "metrics": {"scrapedOtherwise": True},
+        "autoscaling": {"keda": {"enabled": True}, "minReplicas": 2},
+    },
+    "minAvailable is 100%, which leaves none of 5 pods": {
+        "replicaCount": 5, "podDisruptionBudget": {"minAvailable": "100%"}
+    },
+    "podLabels has app.kubernetes.io/component": {"podLabels": {"app.kubernetes.io/component": "vectors"}},
+    "commonLabels has app.kubernetes.io/component": {"commonLabels": {"app.kubernetes.io/component": "vectors"}},
+    "commonLabels has app.kubernetes.io/part-of": {"commonLabels": {"app.kubernetes.io/part-of": "shop"}},
+    "service.labels has helm.sh/chart": {"service": {"labels": {"helm.sh/chart": "own"}}},
     "maxUnavailable is 0, so no node could ever be drained": {"podDisruptionBudget": {"maxUnavailable": 0}},
     "autoscaling.keda is enabled, but nothing scrapes": {"autoscaling": {"keda": {"enabled": True}}},
     "metrics.rules is enabled, but nothing scrapes": {"metrics": {"rules": {"enabled": True}}},
@@ -288,6 +302,15 @@ def test_secret_options_of_buckets_are_refused(refusal, render):
 )
 def test_a_kind_that_the_cluster_lacks_is_named(values, needs, refusal):
     assert f"the cluster has no {needs}" in refusal(values, crds=False)
+
+
+def test_a_budget_leaves_a_pod_to_take_away(render, refusal):
+    for budget, replicas in [({"minAvailable": "66%"}, 3), ({"minAvailable": 2}, 3), ({"minAvailable": 1}, 0)]:
+        manifest, _ = render({"replicaCount": replicas, "podDisruptionBudget": budget})
+        [document] = of_kind(manifest, "PodDisruptionBudget")
+        assert document["spec"]["minAvailable"] == budget["minAvailable"]
+    # A number in quotes is none to Kubernetes.
+    assert "minAvailable" in refusal({"replicaCount": 2, "podDisruptionBudget": {"minAvailable": "1"}})
 
 
 def test_an_old_kubernetes_is_refused(refusal):
