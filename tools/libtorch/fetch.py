@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Puts libtorch (CPU parts) into a folder: `fetch.py DIR`. Needs Python 3.9 or later with pip, nothing else.
+"""Puts libtorch (CPU parts) into a folder: `fetch.py DIR`. Needs Python 3.9 or later with pip 22.2 or later, nothing else.
 
 `fetch.py --cuda DIR` puts the CUDA half into another: libtorch_cuda.so and the libraries of NVIDIA that it needs
 (2.3 GB to download, 2.8 GB unpacked). A binary that has both `lib` folders on the loader's path computes on GPUs.
