@@ -39,8 +39,8 @@ def test_the_notes_have_settings_that_meilisearch_takes(name_, render):
 def test_the_notes_say_what_sidelens_says(fields, render):
     _, notes = render({"meilisearch": fields})
     settings = json.loads(re.search(r"<<'SETTINGS'\n(.*?)\nSETTINGS", notes, re.S)[1])
-    # Nobody listens there, so that the facts are those of the demo model in the binary.
-    command = [BINARY, "settings", "--url", "http://127.0.0.1:1"]
+    # Nobody listens there, so that the facts are those of the demo model in the binary, which has to be named then.
+    command = [BINARY, "settings", "--url", "http://127.0.0.1:1", "--model", "demo"]
     wanted = {"imageField": "image", "textTemplate": ""} | fields
     command += ["--image-field", wanted["imageField"]] if wanted["imageField"] else []
     command += ["--text-template", wanted["textTemplate"]] if wanted["textTemplate"] else []
