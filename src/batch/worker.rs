@@ -29,6 +29,11 @@ pub trait Device: Send + 'static {
     /// Passes over the first of `inputs`, in the sizes that are worth one before the first request.
     fn warm_up(&mut self, inputs: Arc<[Prepared]>) -> impl Future<Output = Result<(), BackendError>> + Send;
 
+    /// How long the last batch waited for those of other models that are computed there, too.
+    fn waited(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// What fits into its memory, if that is known ever.
     fn caps(&self) -> Option<&Caps> {
         None
@@ -47,6 +52,10 @@ impl Device for DeviceThread {
 
     async fn warm_up(&mut self, inputs: Arc<[Prepared]>) -> Result<(), BackendError> {
         DeviceThread::warm_up(self, inputs).await
+    }
+
+    fn waited(&self) -> Duration {
+        DeviceThread::waited(self)
     }
 
     fn caps(&self) -> Option<&Caps> {
@@ -264,13 +273,15 @@ impl<D: Device> Worker<D> {
     fn finish_batch(&mut self, engine: &Engine<D>, pass: Pass) -> Result<(), String> {
         let Pass { kind, lane, started, spans, mut replies, results } = pass;
         let elapsed = started.elapsed();
+        // The passes of other models say nothing of this one's pace.
+        let computed = elapsed.saturating_sub(engine.device.waited());
         if engine.lanes == Lanes::Only(Lane::Search) {
             self.share.spend(started, started + elapsed);
         }
         // Before the answers, whose callers close the spans around these.
         drop(spans);
         let modality = kind.modality().as_str();
-        self.metrics.inference_seconds.with_label_values(&[modality]).observe(elapsed.as_secs_f64());
+        self.metrics.inference_seconds.with_label_values(&[modality]).observe(computed.as_secs_f64());
         let item_seconds = elapsed.as_secs_f64() * replies.len() as f64;
         self.metrics.input_compute_seconds.with_label_values(&[lane.as_str()]).inc_by(item_seconds);
         if let Some(caps) = engine.device.caps() {
@@ -284,7 +295,7 @@ impl<D: Device> Worker<D> {
         let errors: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
         let lost = self.look_for_loss(errors.iter().copied());
         match (&errors[..], &lost) {
-            ([], _) => self.inbox.queue.learn(lane, kind, replies.len(), elapsed),
+            ([], _) => self.inbox.queue.learn(lane, kind, replies.len(), computed),
             (_, Err(_)) => {}
             ([error, ..], Ok(())) => {
                 let n_failed = errors.len();

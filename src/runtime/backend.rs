@@ -1,5 +1,7 @@
 //! What the batch room asks of an engine.
 
+use std::time::Duration;
+
 use crate::domain::{Embedding, Prepared};
 
 /// A loaded model on one device. Lives on the device's own OS thread.
@@ -20,6 +22,11 @@ pub trait Backend: Send {
     /// # Errors
     /// [`BackendError`]; no input of the batch has a vector then.
     fn embed(&mut self, batch: &[Prepared]) -> Result<Vec<Embedding>, BackendError>;
+
+    /// How long the last pass waited for those of other models, where it shares a thread with them.
+    fn waited(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// Why a batch has no vectors.

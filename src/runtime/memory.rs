@@ -5,6 +5,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::{Backend, BackendError};
 use crate::domain::{Embedding, Modality, Prepared};
@@ -56,12 +57,13 @@ fn size_of_each(batch: &[Prepared]) -> usize {
 pub(super) struct Splitter {
     backend: Box<dyn Backend>,
     caps: Arc<Caps>,
+    waited: Duration,
 }
 
 impl Splitter {
     /// Writes what it learns to `caps`.
     pub fn new(backend: Box<dyn Backend>, caps: Arc<Caps>) -> Self {
-        Self { backend, caps }
+        Self { backend, caps, waited: Duration::ZERO }
     }
 
     /// As [`Backend::enter_thread`].
@@ -88,12 +90,15 @@ impl Splitter {
         let mut results = Vec::with_capacity(batch.len());
         // Behind a failure; it grows again with each pass.
         let mut most = usize::MAX;
+        self.waited = Duration::ZERO;
         while let rest = &batch[results.len()..]
             && let Some(first) = rest.first()
         {
             let size = self.caps.most(rest).min(most).min(rest.len());
             let part = &rest[..size];
-            match run_guarded(self.backend.as_mut(), part) {
+            let result = run_guarded(self.backend.as_mut(), part);
+            self.waited += self.backend.waited();
+            match result {
                 Ok(vectors) => {
                     results.extend(vectors.into_iter().map(Ok));
                     most = most.saturating_mul(2);
@@ -115,6 +120,11 @@ impl Splitter {
             }
         }
         results
+    }
+
+    /// As [`Backend::waited`], for all passes of the last batch.
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
 }
 

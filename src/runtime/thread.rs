@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -17,7 +18,7 @@ pub type Results = Vec<Result<Embedding, BackendError>>;
 
 /// What the thread is asked for.
 enum Order {
-    Embed { batch: Vec<Prepared>, reply: oneshot::Sender<Results> },
+    Embed { batch: Vec<Prepared>, reply: oneshot::Sender<(Results, Duration)> },
     WarmUp { inputs: Arc<[Prepared]>, reply: oneshot::Sender<Result<(), BackendError>> },
 }
 
@@ -28,6 +29,7 @@ pub struct DeviceThread {
     thread: Option<JoinHandle<()>>,
     device: String,
     caps: Arc<Caps>,
+    waited: Duration,
 }
 
 impl DeviceThread {
@@ -43,12 +45,16 @@ impl DeviceThread {
             for order in inbox {
                 // A caller that has left is not missed.
                 match order {
-                    Order::Embed { batch, reply } => _ = reply.send(splitter.embed(&batch)),
+                    Order::Embed { batch, reply } => {
+                        let results = splitter.embed(&batch);
+                        let _ = reply.send((results, splitter.waited()));
+                    }
                     Order::WarmUp { inputs, reply } => _ = reply.send(splitter.warm_up(&inputs)),
                 }
             }
         })?;
-        Ok(Self { orders: Some(orders), thread: Some(thread), device: device.to_owned(), caps })
+        let device = device.to_owned();
+        Ok(Self { orders: Some(orders), thread: Some(thread), device, caps, waited: Duration::ZERO })
     }
 
     /// The device, as it was given.
@@ -61,15 +67,22 @@ impl DeviceThread {
         &self.caps
     }
 
+    /// How long the passes of the last batch waited for those of other models.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
     /// One forward pass, or several where the batch does not fit into memory or fails: one vector or error per input, in
     /// order. A panic of the backend is [`BackendError::Failed`].
     ///
     /// # Cancel safety
     /// A pass that was begun runs to its end; its vectors are dropped.
-    pub async fn embed(&self, batch: Vec<Prepared>) -> Results {
+    pub async fn embed(&mut self, batch: Vec<Prepared>) -> Results {
         let n_inputs = batch.len();
-        let results = self.ask(|reply| Order::Embed { batch, reply }).await;
-        results.unwrap_or_else(|ended| vec![Err(ended); n_inputs])
+        let answer = self.ask(|reply| Order::Embed { batch, reply }).await;
+        let (results, waited) = answer.unwrap_or_else(|ended| (vec![Err(ended); n_inputs], Duration::ZERO));
+        self.waited = waited;
+        results
     }
 
     /// Passes over the first of `inputs`, of one modality, in the sizes that the backend names.
@@ -115,7 +128,7 @@ mod tests {
     async fn a_panic_is_an_answer_and_the_thread_lives_on() {
         let backend =
             StubBackend::new(4).with_faults(|input| (*input == text(9)).then_some(StubFault::Panic));
-        let thread = DeviceThread::spawn(Box::new(backend), "stub", Arc::default()).unwrap();
+        let mut thread = DeviceThread::spawn(Box::new(backend), "stub", Arc::default()).unwrap();
         let results = thread.embed(vec![text(1), text(9)]).await;
         let [Ok(_), Err(BackendError::Failed(reason))] = &results[..] else { panic!("{results:?}") };
         assert!(reason.starts_with("panicked: "), "{reason}");
@@ -134,9 +147,34 @@ mod tests {
 
     #[tokio::test]
     async fn a_wrong_number_of_vectors_is_a_failure() {
-        let thread = DeviceThread::spawn(Box::new(Forgetful), "stub", Arc::default()).unwrap();
+        let mut thread = DeviceThread::spawn(Box::new(Forgetful), "stub", Arc::default()).unwrap();
         let results = thread.embed(vec![text(1)]).await;
         assert_eq!(results, [Err(BackendError::Failed("0 vectors for 1 inputs".into()))]);
+    }
+
+    /// Waits a second before each pass.
+    struct Patient(StubBackend);
+
+    impl Backend for Patient {
+        fn embed(&mut self, batch: &[Prepared]) -> Result<Vec<Embedding>, BackendError> {
+            self.0.embed(batch)
+        }
+
+        fn waited(&self) -> Duration {
+            Duration::from_secs(1)
+        }
+    }
+
+    #[tokio::test]
+    async fn it_tells_how_long_all_passes_of_the_last_batch_waited() {
+        let backend = StubBackend::new(4).with_faults(|input| (*input == text(9)).then_some(StubFault::Fail));
+        let mut thread = DeviceThread::spawn(Box::new(Patient(backend)), "stub", Arc::default()).unwrap();
+        thread.warm_up([text(1)].into()).await.unwrap();
+        assert_eq!(thread.waited(), Duration::ZERO, "that was no batch");
+        for (batch, passes) in [(vec![text(1), text(9)], 3), (vec![text(1), text(2)], 1)] {
+            thread.embed(batch).await;
+            assert_eq!(thread.waited(), Duration::from_secs(passes));
+        }
     }
 
     struct SetOnDrop(Arc<AtomicBool>);

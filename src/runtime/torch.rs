@@ -1,6 +1,13 @@
 //! The engine over libtorch.
 
-use std::{collections::BTreeSet, io, panic::resume_unwind, sync::Arc, thread};
+use std::{
+    collections::BTreeSet,
+    io,
+    panic::resume_unwind,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use tch::{Device, Kind, TchError};
 
@@ -123,7 +130,7 @@ fn engines(model: Model, layout: &Layout, cores: &CoreList) -> io::Result<Vec<En
     let schedule = |threads, niceness| Schedule { threads, niceness, cores: cores.clone() };
     let engine = |turn, lanes| {
         let (model, staging, device) = (model.clone(), Staging::new(model.device), name(model.device));
-        Engine { backend: Box::new(Torch { model, turn, staging }), lanes, device }
+        Engine { backend: Box::new(Torch { model, turn, staging, waited: Duration::ZERO }), lanes, device }
     };
     match model.device {
         Device::Cpu => {
@@ -158,6 +165,8 @@ struct Torch {
     model: Arc<Model>,
     turn: Turn,
     staging: Staging,
+    /// For the turn of the last pass.
+    waited: Duration,
 }
 
 /// The thread that an engine computes on.
@@ -195,8 +204,18 @@ impl Backend for Torch {
     fn embed(&mut self, batch: &[Prepared]) -> Result<Vec<Embedding>, BackendError> {
         match &self.turn {
             Turn::Own(_) => self.compute(batch),
-            Turn::Shared(thread) => thread.clone().run(|| self.compute(batch)),
+            Turn::Shared(thread) => {
+                let asked = Instant::now();
+                thread.clone().run(|| {
+                    self.waited = asked.elapsed();
+                    self.compute(batch)
+                })
+            }
         }
+    }
+
+    fn waited(&self) -> Duration {
+        self.waited
     }
 }
 
@@ -290,7 +309,7 @@ fn classify(error: &TchError, ask_device: impl FnOnce() -> Result<(), TchError>)
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::{fs, path::Path, sync::mpsc};
 
     use super::*;
     use crate::{
@@ -393,6 +412,31 @@ mod tests {
         let texts = [text(vec![49, 5, 50]), text(vec![49, 1_000_000, 50])];
         let error = model.forward(&texts, 2, &mut Staging::new(Device::Cpu)).unwrap_err().to_string();
         assert!(error.contains("token 1000000") && error.contains("do not belong together"), "{error}");
+    }
+
+    #[test]
+    fn a_pass_tells_how_long_it_waited_for_those_of_other_models() {
+        let (model, _) = demo();
+        // No other test has this niceness.
+        let schedule = Schedule { threads: 1, niceness: 5, cores: CoreList::default() };
+        let thread = SearchThread::shared(&schedule).unwrap();
+        let turn = Turn::Shared(thread.clone());
+        let staging = Staging::new(Device::Cpu);
+        let mut torch = Torch { model: Arc::new(model), turn, staging, waited: Duration::ZERO };
+        let (begin, begun) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                thread.run(|| {
+                    begin.send(()).unwrap();
+                    thread::sleep(Duration::from_secs(1));
+                });
+            });
+            begun.recv().unwrap();
+            torch.embed(&[text(vec![49, 5, 50])]).unwrap();
+        });
+        assert!(torch.waited() > Duration::from_millis(100), "{:?}", torch.waited());
+        torch.embed(&[text(vec![49, 5, 50])]).unwrap();
+        assert!(torch.waited() < Duration::from_millis(100), "{:?}", torch.waited());
     }
 
     #[test]

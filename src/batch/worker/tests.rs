@@ -413,6 +413,49 @@ async fn every_engine_warms_up() {
     assert_eq!(lost, Err(BatchError::Unavailable(reason)));
 }
 
+/// Computes for five milliseconds, for which it waits a second while another model has the device.
+struct SharedDevice(StubBackend);
+
+impl Device for SharedDevice {
+    async fn embed(&mut self, batch: Vec<Prepared>) -> Results {
+        let computed = SECOND / 200;
+        tokio::time::sleep(self.waited() + computed).await;
+        self.0.embed(&batch).unwrap().into_iter().map(Ok).collect()
+    }
+
+    async fn warm_up(&mut self, _: Arc<[Prepared]>) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn waited(&self) -> Duration {
+        SECOND
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_for_other_models_makes_no_batch_smaller() {
+    let backend = StubBackend::new(4);
+    let record = backend.record();
+    let engines = vec![(SharedDevice(backend), Lanes::Only(Lane::Search))];
+    let policy = BatchPolicy { max_texts: 8, ..policy(Duration::ZERO) };
+    let batcher = Batcher::spawn(engines, policy, Arc::default(), Metrics::new());
+    let mut waiting = Vec::new();
+    for id in 0..17 {
+        waiting.push(submit(&batcher, id, Lane::Search, SECOND * 30).await);
+    }
+    for task in waiting {
+        task.await.unwrap().unwrap();
+    }
+    let sizes: Vec<_> = record.batches().iter().map(Vec::len).collect();
+    assert_eq!(sizes, [1, 8, 8]);
+    // Inputs spend the wait here all the same.
+    let metrics = &batcher.inner.metrics;
+    let inference = metrics.inference_seconds.with_label_values(&["text"]);
+    let computed = metrics.input_compute_seconds.with_label_values(&["search"]);
+    assert!((inference.get_sample_sum() - 3.0 * 0.005).abs() < 1e-6, "{}", inference.get_sample_sum());
+    assert!((computed.get() - 17.0 * 1.005).abs() < 1e-6, "{}", computed.get());
+}
+
 #[tokio::test(start_paused = true)]
 async fn searches_that_never_end_leave_a_quarter_of_the_time_to_bulk() {
     let share = Arc::new(CpuShare::default());
