@@ -160,6 +160,7 @@ async fn a_worker_that_dies_costs_one_picture() {
     for (n, (signal, expected, words)) in [
         // A system that is short of memory kills so: the fault is no item's, and the request may be sent again.
         (Signal::KILL, (500, None), "its process was killed"),
+        (Signal::USR1, (500, None), "its process was killed"),
         (Signal::ABORT, (400, Some("corrupt")), "signal: 6"),
         (Signal::XCPU, (400, Some("corrupt")), "`image.timeout_ms` 10000"),
     ]
@@ -177,7 +178,20 @@ async fn a_worker_that_dies_costs_one_picture() {
     // One that is killed while it is idle is no picture's fault.
     service.worker().signal(Signal::KILL);
     assert_eq!(service.answers("420_full.avif").await, vectors);
-    assert_eq!(service.n_lost().await, 3);
+    assert_eq!(service.n_lost().await, 4);
+}
+
+#[cfg_attr(not(feature = "torch"), ignore = "needs the feature `torch`")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_told_to_end_finishes_its_picture() {
+    let service = Service::start(&[]).await;
+    let (status, error, worker) = service
+        .interrupted(|worker| {
+            [Signal::TERM, Signal::INT, Signal::HUP].into_iter().for_each(|signal| worker.signal(signal));
+        })
+        .await;
+    assert_eq!((status, error), (200, Value::Null));
+    assert_eq!((service.worker(), service.n_lost().await), (worker, 0));
 }
 
 #[cfg_attr(not(feature = "torch"), ignore = "needs the feature `torch`")]

@@ -70,6 +70,12 @@ struct Cell {
 
 impl Cell {
     fn enter() -> io::Result<Self> {
+        // Whoever ends the service may tell all of its processes, as systemd does, but pictures are waited for. This one
+        // ends with its socket.
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+            // SAFETY: It sets no handler, which could run in the middle of anything.
+            unsafe { libc::signal(signal, libc::SIG_IGN) };
+        }
         let mut cell = Self { status: None, at_start: 0 };
         #[cfg(target_os = "linux")]
         {

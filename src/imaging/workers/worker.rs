@@ -19,6 +19,17 @@ use crate::domain::{ImageSpec, Pixels};
 const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 /// The most bytes that are kept of a process's last words.
 const LAST_WORDS: usize = 2048;
+/// The signals that a decoder brings upon itself. All others come from outside.
+const ITS_OWN: [Signal; 8] = [
+    Signal::ABORT,
+    Signal::BUS,
+    Signal::FPE,
+    Signal::ILL,
+    Signal::SEGV,
+    Signal::SYS,
+    Signal::TRAP,
+    Signal::XCPU,
+];
 
 /// Killed when dropped, and waited for.
 #[derive(Debug)]
@@ -104,10 +115,11 @@ impl Worker {
         if error.kind() == io::ErrorKind::TimedOut {
             return no_decoder(error);
         }
-        // By the system, for want of memory, or by us, for an answer that makes no sense: a picture that takes more than its
-        // own share ends otherwise.
-        if status.signal() == Some(Signal::KILL.as_raw()) {
-            return no_decoder(io::Error::other(format!("its process was killed ({error})")));
+        // By the system, for want of memory, by whoever ends processes, or by us, for an answer that makes no sense: a picture
+        // that takes more than its own share ends otherwise.
+        let is_its_own = |signal| ITS_OWN.iter().any(|own| own.as_raw() == signal);
+        if status.signal().is_some_and(|signal| !is_its_own(signal)) {
+            return no_decoder(io::Error::other(format!("its process was killed ({status}; {error})")));
         }
         if status.signal() == Some(Signal::XCPU.as_raw()) {
             return ImagingError::TooSlow { format, limit_ms: options.timeout_ms };
