@@ -19,6 +19,9 @@ const SHORT_TEXT: usize = 16;
 /// How long a batch of searches may take: whoever comes while it runs waits for all of it, and so do other models' searches.
 const MAX_SEARCH_BATCH: Duration = Duration::from_millis(300);
 
+/// How much longer than by its pace a batch may take without being late.
+const SLACK: f64 = 1.25;
+
 /// How much the newest batch counts in what is known of a kind's pace.
 const NEWEST: f64 = 0.3;
 
@@ -70,6 +73,15 @@ pub(super) struct Queue {
     pace: [HashMap<Kind, f64>; Lane::ALL.len()],
 }
 
+/// Jobs of one lane and kind for the next batch.
+struct Portion {
+    kind: Kind,
+    /// The place of the oldest of them.
+    first: usize,
+    /// How many, if as many wait behind it; at least 1.
+    most: usize,
+}
+
 /// What to do now.
 pub(super) enum Next {
     /// Compute these: jobs of one kind and one lane, at least one.
@@ -119,30 +131,28 @@ impl Queue {
         let bulk_first = demand.lanes == Lanes::All && self.searches_in_a_row >= MAX_SEARCHES_IN_A_ROW;
         if demand.lanes.serve(Lane::Search)
             && !bulk_first
-            && let Some(kind) = self.oldest(Lane::Search, |_, _| true)
+            && let Some(portion) = self.oldest(Lane::Search, demand, now, |_, _| true)
         {
             if let Some(moment) = demand.rests_until {
                 return Next::WaitUntil(moment);
             }
             self.searches_in_a_row += 1;
-            return Next::Batch(self.take(Lane::Search, kind, self.most(Lane::Search, kind, demand, now)));
+            return Next::Batch(self.take(Lane::Search, portion));
         }
         if !demand.lanes.serve(Lane::Bulk) {
             return Next::Empty;
         }
         let delay = self.policy.max_queue_delay;
         let due_at = |queue: &VecDeque<Job>| queue.front().map(|head| head.wait.since + delay);
-        let is_due = |kind, queue: &VecDeque<Job>| {
-            bulk_first
-                || queue.len() >= self.most(Lane::Bulk, kind, demand, now)
-                || due_at(queue).is_some_and(|at| at <= now)
+        let is_due = |queue: &VecDeque<Job>, portion: &Portion| {
+            bulk_first || queue.len() >= portion.most || due_at(queue).is_some_and(|at| at <= now)
         };
-        if let Some(kind) = self.oldest(Lane::Bulk, is_due) {
+        if let Some(portion) = self.oldest(Lane::Bulk, demand, now, is_due) {
             self.searches_in_a_row = 0;
-            let waiting = self.lanes[Lane::Bulk as usize][&kind].len();
+            let waiting = self.lanes[Lane::Bulk as usize][&portion.kind].len();
             let share = waiting.div_ceil(demand.sharers.max(1));
-            let most = self.most(Lane::Bulk, kind, demand, now).min(share);
-            return Next::Batch(self.take(Lane::Bulk, kind, most));
+            let most = portion.most.min(share);
+            return Next::Batch(self.take(Lane::Bulk, Portion { most, ..portion }));
         }
         let bulk = self.lanes[Lane::Bulk as usize].values();
         bulk.filter_map(due_at).min().map_or(Next::Empty, Next::WaitUntil)
@@ -153,47 +163,62 @@ impl Queue {
         std::mem::take(&mut self.lanes).into_iter().flatten().flat_map(|(_, queue)| queue)
     }
 
-    /// The most jobs of a batch of `kind`, of which one waits; at least 1.
-    fn most(&self, lane: Lane, kind: Kind, demand: &Demand, now: Instant) -> usize {
+    /// What goes next of `kind`, of which a job waits.
+    fn portion(&self, lane: Lane, kind: Kind, demand: &Demand, now: Instant) -> Portion {
         let by_tokens = match kind {
             Kind::Text(tokens) => self.policy.max_tokens / tokens,
             Kind::Image(..) => usize::MAX,
         };
-        // Nobody waits for an answer beyond the deadline, and a batch is answered as a whole.
-        let head = self.lanes[lane as usize].get(&kind).and_then(VecDeque::front);
-        let until_late = head.map_or(Duration::MAX, |head| head.deadline.saturating_duration_since(now));
         // A search waits for the batch that runs on the engine that serves it.
         let budget = match lane {
             Lane::Search => Some(MAX_SEARCH_BATCH),
             Lane::Bulk if demand.lanes == Lanes::All => self.policy.max_bulk_batch,
             Lane::Bulk => None,
         };
-        let time = budget.map_or(until_late, |budget| budget.min(until_late));
-        let pace = self.pace[lane as usize].get(&kind);
-        let by_time = pace.map_or(usize::MAX, |pace| (time.as_secs_f64() / pace) as usize);
         let cap = demand.caps[kind.modality() as usize];
         let by_memory = match kind {
             Kind::Text(tokens) => cap / tokens,
             Kind::Image(..) => cap,
         };
-        self.policy.max_inputs(kind.modality()).min(by_tokens).min(by_time).min(by_memory).max(1)
+        let fitting = self.policy.max_inputs(kind.modality()).min(by_tokens).min(by_memory);
+        let queue = &self.lanes[lane as usize][&kind];
+        let until_late = |job: &Job| job.deadline.saturating_duration_since(now);
+        let Some(pace) = self.pace[lane as usize].get(&kind) else {
+            return Portion { kind, first: 0, most: fitting.max(1) };
+        };
+        let within = |time: Duration| fitting.min((time.as_secs_f64() / pace) as usize).max(1);
+        // Where more comes than can be computed every head is nearly late. Batches that shrink for those compute less still,
+        // so that from then on all are late, even once less comes. So what would be late in a full batch goes last; where
+        // inputs are slow, what would be late alone.
+        let enough = Duration::from_secs_f64(SLACK * pace * within(MAX_SEARCH_BATCH) as f64);
+        let first = queue.iter().position(|job| until_late(job) >= enough).unwrap_or(0);
+        // Nobody waits for an answer beyond the deadline, and a batch is answered as a whole.
+        let time = until_late(&queue[first]).min(budget.unwrap_or(Duration::MAX));
+        Portion { kind, first, most: within(time) }
     }
 
-    /// The kind whose head is the oldest among those that may go.
-    fn oldest(&self, lane: Lane, may_go: impl Fn(Kind, &VecDeque<Job>) -> bool) -> Option<Kind> {
+    /// Of the portions that may go the one that begins with the oldest job.
+    fn oldest(
+        &self,
+        lane: Lane,
+        demand: &Demand,
+        now: Instant,
+        may_go: impl Fn(&VecDeque<Job>, &Portion) -> bool,
+    ) -> Option<Portion> {
         self.lanes[lane as usize]
             .iter()
-            .filter(|(kind, queue)| may_go(**kind, queue))
-            .max_by_key(|(_, queue)| queue.front().map(|head| Reverse(head.wait.since)))
-            .map(|(kind, _)| *kind)
+            .map(|(kind, queue)| (queue, self.portion(lane, *kind, demand, now)))
+            .filter(|(queue, portion)| may_go(queue, portion))
+            .max_by_key(|(queue, portion)| Reverse(queue[portion.first].wait.since))
+            .map(|(_, portion)| portion)
     }
 
-    fn take(&mut self, lane: Lane, kind: Kind, most: usize) -> Vec<Job> {
+    fn take(&mut self, lane: Lane, Portion { kind, first, most }: Portion) -> Vec<Job> {
         let kinds = &mut self.lanes[lane as usize];
         let queue = kinds.get_mut(&kind).expect("the kind was found there");
         let jobs = match kind {
-            Kind::Text(_) if most < queue.len() => take_of_a_length(queue, most),
-            _ => queue.drain(..most.min(queue.len())).collect(),
+            Kind::Text(_) if most < queue.len() - first => take_of_a_length(queue, first, most),
+            _ => queue.drain(first..queue.len().min(first + most)).collect(),
         };
         if queue.is_empty() {
             kinds.remove(&kind);
@@ -218,11 +243,12 @@ impl Queue {
     }
 }
 
-/// Takes `n` of more texts: the oldest, and those whose length is nearest to its, since all are padded to the longest.
-fn take_of_a_length(queue: &mut VecDeque<Job>, n: usize) -> Vec<Job> {
-    let oldest = queue[0].prepared.length();
-    let mut places: Vec<usize> = (0..queue.len()).collect();
-    places.select_nth_unstable_by_key(n - 1, |i| (queue[*i].prepared.length().abs_diff(oldest), *i));
+/// Takes `n` of more texts: the `first`, and those behind it whose length is nearest to its, since all are padded to the
+/// longest.
+fn take_of_a_length(queue: &mut VecDeque<Job>, first: usize, n: usize) -> Vec<Job> {
+    let length = queue[first].prepared.length();
+    let mut places: Vec<usize> = (first..queue.len()).collect();
+    places.select_nth_unstable_by_key(n - 1, |i| (queue[*i].prepared.length().abs_diff(length), *i));
     places.truncate(n);
     places.sort_unstable();
     // From the back, where nothing that is still to be taken moves.

@@ -299,3 +299,42 @@ fn an_engine_that_rests_takes_searches_that_came_meanwhile_together() {
     bench.demand.rests_until = None;
     assert_eq!(bench.batch(20), Some(vec![1, 2]));
 }
+
+#[test]
+fn a_burst_of_more_than_can_be_computed_makes_nothing_late_for_long() {
+    let mut bench = Bench::new(32, 0);
+    let (mut n_pushed, mut n_in_time, mut now) = (0, 0, 0);
+    while now < 20_000 {
+        // In full batches 780 a second are computed, one by one a hundred.
+        let comes_by = |ms: u64| if ms < 3000 { 2 * ms } else { 6000 + (ms - 3000) * 2 / 5 };
+        while n_pushed < comes_by(now) {
+            bench.push(n_pushed as u32, Search, Image, now);
+            n_pushed += 1;
+        }
+        let Next::Batch(jobs) = bench.next(now) else {
+            now += 1;
+            continue;
+        };
+        let took = 9 + jobs.len() as u64;
+        now += took;
+        bench.queue.learn(Search, Kind::of(&jobs[0].prepared), jobs.len(), Duration::from_millis(took));
+        n_in_time += jobs.iter().filter(|job| now > 5000 && job.deadline >= bench.at(now)).count();
+    }
+    assert!(n_in_time >= 5990, "{n_in_time} of 400 a second for 15 s");
+}
+
+#[test]
+fn what_would_be_late_goes_last_and_another_kind_goes_before_it() {
+    let mut bench = Bench::new(4, 0);
+    let image = Kind::of(&picture(0, 1));
+    bench.queue.learn(Bulk, image, 1, Duration::from_millis(50));
+    bench.demand.lanes = Lanes::Only(Bulk);
+    (0..3).for_each(|id| bench.push(id, Bulk, Image, 0));
+    bench.push(10, Bulk, Text, 100);
+    (3..5).for_each(|id| bench.push(id, Bulk, Image, 200));
+    // Four take 200 ms and may take 250 ms.
+    assert_eq!(bench.batch(760), Some(vec![10]));
+    assert_eq!(bench.batch(760), Some(vec![3, 4]));
+    assert_eq!(bench.batch(860), Some(vec![0, 1]), "nothing else waits, and 140 ms are enough for two");
+    assert_eq!(bench.batch(960), Some(vec![2]), "late as it may be");
+}
