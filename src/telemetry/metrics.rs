@@ -77,8 +77,9 @@ pub struct Metrics {
     pub queue_depth: IntGauge,
     /// Seconds that an input waited in the batch queue, by `lane`: until its pass began, or in vain.
     pub queue_wait_seconds: HistogramVec,
-    /// Seconds of forward passes, counted for each of their inputs, by `lane`: 8 inputs in a pass of 1 s add 8. With the
-    /// sum of the waits these are the seconds that inputs spend here, and their rate is how many are here.
+    /// Seconds of forward passes, counted for each of their inputs, by `lane`: 8 inputs in a pass of 1 s add 8. What a pass
+    /// waited for those of other models counts too: with the sum of the waits these are the seconds that inputs spend here,
+    /// and their rate is how many are here.
     pub input_compute_seconds: CounterVec,
     /// Inputs of one forward pass, by `modality`.
     pub batch_size: HistogramVec,
@@ -89,7 +90,7 @@ pub struct Metrics {
     pub device_errors: IntCounterVec,
     /// 1 for each model in service: its name (`model`), `fingerprint`, `dtype`, `device` and `dimensions`.
     pub model_info: IntGaugeVec,
-    /// Seconds of one forward pass, by `modality`.
+    /// Seconds of one forward pass, by `modality`, without what it waited for those of other models.
     pub inference_seconds: HistogramVec,
     /// Seconds to decode, resize and crop one picture.
     pub decode_seconds: Histogram,
