@@ -1,5 +1,9 @@
 //! What goes out comes back; what is damaged, of another model or half written does no harm.
 
+use std::panic::catch_unwind;
+
+use bytes::Bytes;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 
@@ -156,6 +160,32 @@ async fn a_file_that_cannot_be_read_is_told_and_set_aside() {
         assert!(taken.unwrap().rows >= 1);
         holds(&fresh, &new).await;
     }
+}
+
+#[tokio::test]
+async fn a_byte_that_makes_the_reader_panic_costs_that_file_alone() {
+    let (dir, path) = file();
+    cache(&[row("a", 8, "old")]).await.save(&path, MAX).unwrap();
+    let whole = fs::read(&path).unwrap();
+    let panics = |bytes: &Vec<u8>| {
+        let bytes = Bytes::copy_from_slice(bytes);
+        let read = || ParquetRecordBatchReaderBuilder::try_new(bytes).and_then(|table| table.build());
+        catch_unwind(|| read().map(|batches| batches.take_while(Result::is_ok).count())).is_err()
+    };
+    let damaged = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    // None where `parquet` was mended.
+    let Some(bytes) = (0..whole.len()).rev().map(damaged).find(panics) else { return };
+    fs::write(&path, &bytes).unwrap();
+    let message = warmed(&path, &[("a", 8)]).await.1.unwrap_err().to_string();
+    assert!(message.contains("damaged"), "{message}");
+    let new = [row("a", 8, "new")];
+    cache(&new).await.save(&path, MAX).unwrap();
+    assert_eq!(fs::read(dir.path().join("vectors.parquet.unreadable")).unwrap(), bytes);
+    holds(&warmed(&path, &[("a", 8)]).await.0, &new).await;
 }
 
 #[tokio::test]

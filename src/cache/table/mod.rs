@@ -45,6 +45,9 @@ pub enum TableError {
     /// The same, said by the layer above.
     #[error("it is no Parquet file that can be read: {0}")]
     Arrow(#[from] ArrowError),
+    /// Damaged so that its reader panics.
+    #[error("it is no Parquet file that can be read: it is damaged")]
+    Damaged,
     /// A column is not there, or holds something else.
     #[error("its column `{column}` should be {expected}, and is {found}")]
     Column {

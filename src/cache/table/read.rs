@@ -4,7 +4,11 @@
 //! in any order and with others, vectors as lists of any size, times in any unit. Rows without a key are passed over:
 //! their items have no vector.
 
-use std::{collections::BTreeSet, fs::File};
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use arrow_array::{
     Array, ArrayRef, ArrowPrimitiveType, BooleanArray, Float32Array, Int32Array, ListArray, RecordBatch,
@@ -38,6 +42,12 @@ pub(crate) struct Rows {
     at: usize,
 }
 
+/// What `read` makes of a file. `parquet` panics over some damage: that is an error like others here, and whoever gets one
+/// reads on no further.
+fn caught<T>(read: impl FnOnce() -> Result<T, TableError>) -> Result<T, TableError> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(TableError::Damaged))
+}
+
 /// What the file is, without its rows.
 fn open(file: File) -> Result<ParquetRecordBatchReaderBuilder<File>, TableError> {
     // The schema of Parquet alone: what Arrow adds to it has several types for one content.
@@ -50,7 +60,12 @@ fn open(file: File) -> Result<ParquetRecordBatchReaderBuilder<File>, TableError>
 /// # Errors
 /// [`TableError`] when it is none.
 pub(crate) fn models(file: File) -> Result<BTreeSet<(String, i32)>, TableError> {
-    let builder = open(file)?;
+    caught(|| read_models(open(file)?))
+}
+
+fn read_models(
+    builder: ParquetRecordBatchReaderBuilder<File>,
+) -> Result<BTreeSet<(String, i32)>, TableError> {
     let mask = ProjectionMask::columns(builder.parquet_schema(), ["model_fingerprint", "dimensions"]);
     let mut found = BTreeSet::new();
     for batch in builder.with_projection(mask).build()? {
@@ -74,10 +89,12 @@ impl Rows {
     /// # Errors
     /// [`TableError`] when it is no table.
     pub fn open(file: File) -> Result<Self, TableError> {
-        let builder = open(file)?;
-        let key = ProjectionMask::columns(builder.parquet_schema(), ["key"]);
-        let filter = RowFilter::new(vec![Box::new(ArrowPredicateFn::new(key, |batch| Ok(with_key(&batch))))]);
-        let reader = builder.with_row_filter(filter).build()?;
+        let reader = caught(|| {
+            let builder = open(file)?;
+            let key = ProjectionMask::columns(builder.parquet_schema(), ["key"]);
+            let with_key = ArrowPredicateFn::new(key, |batch| Ok(with_key(&batch)));
+            Ok(builder.with_row_filter(RowFilter::new(vec![Box::new(with_key)])).build()?)
+        })?;
         let mut rows = Self { reader, batch: None, before: 0, at: 0 };
         rows.next_batch()?;
         Ok(rows)
@@ -92,9 +109,7 @@ impl Rows {
         self.before += self.batch.as_ref().map_or(0, |batch| batch.key.len() as u64);
         self.at = 0;
         self.batch = None;
-        if let Some(batch) = self.reader.next() {
-            self.batch = Some(Batch::new(&batch?)?);
-        }
+        self.batch = caught(|| self.reader.next().map(|batch| Batch::new(&batch?)).transpose())?;
         Ok(())
     }
 

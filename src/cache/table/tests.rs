@@ -1,6 +1,9 @@
 //! The table as others see it, and tables as others write them.
 
-use std::{fs::File, io::Seek};
+use std::{
+    fs::File,
+    io::{Read, Seek},
+};
 
 use arrow_array::{
     Array, ArrayRef, Float32Array, LargeStringArray, ListArray, RecordBatch, StringArray,
@@ -91,6 +94,23 @@ fn a_narrow_vector_is_filled_up_and_comes_back_narrow() {
     assert!(read(file).unwrap() == rows(2));
     let mut table = TableWriter::new(Vec::new(), 2).unwrap();
     assert!(matches!(table.push(rows(1).remove(0)), Err(TableError::Row { row: 0, .. })));
+}
+
+#[test]
+fn no_damage_to_the_end_of_a_table_makes_a_panic() {
+    let mut whole = Vec::new();
+    written(&rows(2), 3).read_to_end(&mut whole).unwrap();
+    let end = whole.len() - 8;
+    let footer = u32::from_le_bytes(whole[end..][..4].try_into().unwrap()) as usize;
+    for at in end - footer..end {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, &damaged).unwrap();
+        // Some of it does no harm.
+        _ = models(file.try_clone().unwrap());
+        _ = read(file);
+    }
 }
 
 #[test]
