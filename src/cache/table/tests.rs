@@ -9,7 +9,10 @@ use arrow_array::{
     Array, ArrayRef, Float32Array, LargeStringArray, ListArray, RecordBatch, StringArray,
     TimestampMicrosecondArray, cast::AsArray, types::Float32Type,
 };
-use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
+use parquet::{
+    arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder},
+    basic::Compression,
+};
 
 use super::*;
 use crate::{
@@ -94,6 +97,23 @@ fn a_narrow_vector_is_filled_up_and_comes_back_narrow() {
     assert!(read(file).unwrap() == rows(2));
     let mut table = TableWriter::new(Vec::new(), 2).unwrap();
     assert!(matches!(table.push(rows(1).remove(0)), Err(TableError::Row { row: 0, .. })));
+}
+
+#[test]
+fn vectors_are_neither_counted_nor_gathered_in_a_dictionary_but_their_filling_is_compressed() {
+    let wide = 2000;
+    let file = written(&rows(1000), wide);
+    let n_bytes = file.metadata().unwrap().len();
+    assert!(n_bytes < 1000 * wide as u64 * 4 / 10, "{n_bytes} bytes, nearly all of them zeros");
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+    let group = builder.metadata().row_group(0);
+    let column =
+        |path: &str| group.columns().iter().find(|column| column.column_path().string() == path).unwrap();
+    let vector = column("vector.list.element");
+    assert_eq!(vector.compression(), Compression::SNAPPY);
+    assert_eq!((vector.dictionary_page_offset(), vector.statistics()), (None, None));
+    let key = column("key");
+    assert_eq!((key.compression(), key.dictionary_page_offset()), (Compression::UNCOMPRESSED, None));
 }
 
 #[test]

@@ -82,13 +82,14 @@ impl<W: Write + Send> TableWriter<W> {
 
 /// How every table is written.
 pub(super) fn properties() -> WriterProperties {
-    let [key, vector] = ["key", "vector.list.element"].map(ColumnPath::from);
+    let [key, vector] = [&["key"][..], &["vector", "list", "element"]]
+        .map(|path| ColumnPath::new(path.iter().map(ToString::to_string).collect()));
     WriterProperties::builder()
         .set_created_by(concat!("sidelens ", env!("CARGO_PKG_VERSION")).into())
-        // Addresses and fingerprints repeat themselves. Digests and vectors do not: they would only cost time.
+        // Addresses and fingerprints repeat themselves. Digests and components do not: a dictionary of them would only
+        // cost time. What fills up narrow vectors is compressed to next to nothing.
         .set_compression(Compression::SNAPPY)
         .set_column_compression(key.clone(), Compression::UNCOMPRESSED)
-        .set_column_compression(vector.clone(), Compression::UNCOMPRESSED)
         .set_column_dictionary_enabled(key, false)
         .set_column_dictionary_enabled(vector.clone(), false)
         .set_column_statistics_enabled(vector, EnabledStatistics::None)
