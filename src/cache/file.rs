@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    cmp::Reverse,
     collections::HashSet,
     ffi::OsString,
     fs::{self, File, Permissions},
@@ -155,8 +156,9 @@ impl VectorCache {
         Ok(taken)
     }
 
-    /// Writes what memory holds to the file at `path`, and behind it what that file held before, of whatever model,
-    /// up to `max_bytes` in all. Gives the number of rows; 0 if memory holds none, and the file stays as it is. Blocks.
+    /// Writes what memory holds to the file at `path`, the newest first, and behind it what that file held before, of
+    /// whatever model, up to `max_bytes` in all. Gives the number of rows; 0 if memory holds none, and the file stays as
+    /// it is. Blocks.
     ///
     /// The file is replaced whole or not at all. One that cannot be read to its end is kept, its name with
     /// `.unreadable` behind it.
@@ -164,10 +166,11 @@ impl VectorCache {
     /// # Errors
     /// [`TableError`] when it cannot be written, or there is something else than a file.
     pub fn save(&self, path: &Path, max_bytes: u64) -> Result<u64, TableError> {
-        let new: Vec<Row> = self.memory.rows().collect();
+        let mut new: Vec<Row> = self.memory.rows().collect();
         if new.is_empty() {
             return Ok(0);
         }
+        new.sort_unstable_by_key(|(_, value)| Reverse(value.created_ms));
         let unreadable = Cell::new(None);
         let old =
             open(path)?.and_then(|file| Rows::open(file).map_err(|error| unreadable.set(Some(error))).ok());

@@ -125,6 +125,19 @@ async fn the_file_keeps_the_newest_within_its_limit_and_memory_takes_what_it_has
 }
 
 #[tokio::test]
+async fn of_more_than_the_file_may_hold_it_keeps_the_newest() {
+    let (_dir, path) = file();
+    let dated = |i: u64| {
+        let (key, value) = row("a", 8, &format!("row {i:02}"));
+        (key, CachedVector { created_ms: 1_700_000_000_000 + i, ..value })
+    };
+    let rows: Vec<_> = (0..20).map(dated).collect();
+    let room_for_ten = u64::from(weight(&rows[0].1)) * 10;
+    assert_eq!(cache(&rows).await.save(&path, room_for_ten).unwrap(), 10);
+    holds(&warmed(&path, &[("a", 8)]).await.0, &rows[10..]).await;
+}
+
+#[tokio::test]
 async fn a_write_that_fails_half_way_leaves_the_old_file() {
     let (dir, path) = file();
     let rows = [row("a", 8, "red")];
