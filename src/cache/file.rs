@@ -8,7 +8,7 @@ use std::{
     fs::{self, File, Permissions},
     io::{self, Read, Seek, Write},
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use tempfile::NamedTempFile;
@@ -64,12 +64,14 @@ pub struct CacheFileError {
 /// # Errors
 /// [`CacheFileError`].
 pub fn check_file(config: &CacheConfig) -> Result<(), CacheFileError> {
-    let path = Path::new(&config.file);
+    let check = |path: &Path| {
+        let path = file_at(path)?;
+        open(&path)?;
+        part_of(&path).map(drop)
+    };
     match config.file.is_empty() {
         true => Ok(()),
-        false => open(path)
-            .and_then(|_| part_of(path))
-            .map(drop)
+        false => check(Path::new(&config.file))
             .map_err(|source| CacheFileError { file: config.file.clone(), source }),
     }
 }
@@ -171,6 +173,7 @@ impl VectorCache {
             return Ok(0);
         }
         new.sort_unstable_by_key(|(_, value)| Reverse(value.created_ms));
+        let path = &file_at(path)?;
         let unreadable = Cell::new(None);
         let old =
             open(path)?.and_then(|file| Rows::open(file).map_err(|error| unreadable.set(Some(error))).ok());
@@ -208,13 +211,31 @@ impl VectorCache {
 /// Opens the file at `path`; none if nothing is there.
 ///
 /// # Errors
-/// When it cannot be opened, or is something that is not to be replaced by a file, such as a directory or a device.
+/// When it cannot be opened, or is not to be replaced, see [`file_at`].
 fn open(path: &Path) -> io::Result<Option<File>> {
-    match fs::metadata(path) {
+    match File::open(file_at(path)?) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Ok(found) if !found.is_file() => Err(io::Error::other("there is something that is no regular file")),
-        found => found.and_then(|_| File::open(path)).map(Some),
+        found => found.map(Some),
     }
+}
+
+/// The file that `path` leads to by whatever links; it need not be there yet.
+///
+/// # Errors
+/// When something is there that is not to be replaced by a file, such as a directory or a device.
+fn file_at(path: &Path) -> io::Result<PathBuf> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_file() => {}
+        Ok(_) => return Err(io::Error::other("there is something that is no regular file")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let mut path = path.to_owned();
+    // Links that lead in a circle are an error already.
+    while let Ok(target) = fs::read_link(&path) {
+        path = dir_of(&path).join(target);
+    }
+    Ok(path)
 }
 
 /// A new file in the directory of the file at `path`; removed when dropped.
@@ -235,15 +256,16 @@ fn dir_of(path: &Path) -> &Path {
     }
 }
 
-/// Replaces the file at `path` by what `write` writes, whole or not at all: it is written beside it, brought to the
-/// disk, and renamed.
+/// Replaces the file at `path`, or what a link there leads to, by what `write` writes, whole or not at all: it is written
+/// beside it, brought to the disk, and renamed.
 ///
 /// # Errors
-/// What `write` failed with, or the file system; the old file is as it was then.
+/// What `write` failed with, or the file system, or that there is something else than a file; the old file is as it was then.
 pub fn replace_file<T, E: From<io::Error>>(
     path: &Path,
     write: impl FnOnce(&mut File) -> Result<T, E>,
 ) -> Result<T, E> {
+    let path = &file_at(path)?;
     let mut part = part_of(path)?;
     let written = write(part.as_file_mut())?;
     part.as_file().sync_all()?;

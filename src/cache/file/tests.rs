@@ -1,6 +1,9 @@
 //! What goes out comes back; what is damaged, of another model or half written does no harm.
 
-use std::panic::catch_unwind;
+use std::{
+    os::unix::{fs::symlink, net::UnixListener},
+    panic::catch_unwind,
+};
 
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -199,6 +202,40 @@ async fn a_byte_that_makes_the_reader_panic_costs_that_file_alone() {
     cache(&new).await.save(&path, MAX).unwrap();
     assert_eq!(fs::read(dir.path().join("vectors.parquet.unreadable")).unwrap(), bytes);
     holds(&warmed(&path, &[("a", 8)]).await.0, &new).await;
+}
+
+#[tokio::test]
+async fn what_a_link_leads_to_is_replaced_and_the_link_stays() {
+    let (dir, path) = file();
+    fs::create_dir(dir.path().join("data")).unwrap();
+    symlink("data/vectors.parquet", &path).unwrap();
+    let target = dir.path().join("data/vectors.parquet");
+    let rows = [row("a", 8, "red"), row("a", 8, "green")];
+    for n in 1..=2 {
+        // At first nothing is there.
+        assert_eq!(cache(&rows[..n]).await.save(&path, MAX).unwrap(), n as u64);
+        assert!(path.is_symlink() && !target.is_symlink());
+        holds(&warmed(&target, &[("a", 8)]).await.0, &rows[..n]).await;
+    }
+    fs::write(&target, "no table").unwrap();
+    cache(&rows).await.save(&path, MAX).unwrap();
+    assert!(path.is_symlink() && dir.path().join("data/vectors.parquet.unreadable").is_file());
+    assert_eq!(names(&dir), ["data", "vectors.parquet"]);
+}
+
+#[test]
+fn what_is_no_file_is_not_replaced_by_one() {
+    let (dir, path) = file();
+    let _socket = UnixListener::bind(&path).unwrap();
+    let link = dir.path().join("link");
+    symlink("vectors.parquet", &link).unwrap();
+    let circle = dir.path().join("circle");
+    symlink("circle", &circle).unwrap();
+    for path in [&path, &link, &circle] {
+        let written = replace_file(path, |file| file.write_all(b"a table"));
+        assert!(written.is_err() && !path.is_file(), "{}", path.display());
+    }
+    assert_eq!(names(&dir), ["circle", "link", "vectors.parquet"]);
 }
 
 #[tokio::test]
