@@ -7,7 +7,7 @@ use std::{
     ffi::OsString,
     fs::{self, File, Permissions},
     io::{self, Read, Seek, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -22,8 +22,11 @@ use super::{
 };
 use crate::{config::CacheConfig, domain::Fingerprint};
 
-/// How a file is called that is not whole yet: what stands before and behind a few letters.
+/// How a file is called that is not whole yet: what stands before the name that it will have, a dash and a few letters, and
+/// what stands behind.
 const PART: [&str; 2] = [".sidelens-", ".part"];
+/// How many letters.
+const PART_LETTERS: usize = 6;
 
 /// A model whose vectors are of use here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +62,7 @@ pub struct CacheFileError {
 }
 
 /// Whether [`VectorCache::save`] will find a place for `cache.file`, if there is to be one: at the stop it would be too
-/// late for the vectors of the whole run.
+/// late for the vectors of the whole run. What a process that was killed over its stop has left beside it goes.
 ///
 /// # Errors
 /// [`CacheFileError`].
@@ -67,6 +70,8 @@ pub fn check_file(config: &CacheConfig) -> Result<(), CacheFileError> {
     let check = |path: &Path| {
         let path = file_at(path)?;
         open(&path)?;
+        // What stays is no reason not to start.
+        _ = remove_parts_of(&path);
         part_of(&path).map(drop)
     };
     match config.file.is_empty() {
@@ -238,15 +243,25 @@ fn file_at(path: &Path) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// A new file in the directory of the file at `path`; removed when dropped.
+/// A new file beside that at `path`, named after it and locked; removed when dropped.
 fn part_of(path: &Path) -> io::Result<NamedTempFile> {
-    let [prefix, suffix] = PART;
-    tempfile::Builder::new()
-        .prefix(prefix)
-        .suffix(suffix)
+    let part = tempfile::Builder::new()
+        .prefix(&part_prefix(path))
+        .rand_bytes(PART_LETTERS)
+        .suffix(PART[1])
         // Like any new file, where temporary ones are for their owner alone.
         .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(dir_of(path))
+        .tempfile_in(dir_of(path))?;
+    // Free, but not every file system has locks.
+    _ = part.as_file().try_lock();
+    Ok(part)
+}
+
+fn part_prefix(path: &Path) -> OsString {
+    let mut prefix = OsString::from(PART[0]);
+    prefix.push(path.file_name().unwrap_or_default());
+    prefix.push("-");
+    prefix
 }
 
 fn dir_of(path: &Path) -> &Path {
@@ -283,17 +298,32 @@ pub fn check_table(file: &File) -> Result<(), TableError> {
     Rows::open(file.try_clone()?).map(drop)
 }
 
-/// Removes what a process that was killed within [`replace_file`] has left in `dir`, where no other may be within it.
+/// Removes what processes that were killed within [`replace_file`] have left in `dir`, where no other may be within it.
 ///
 /// # Errors
 /// When `dir` cannot be read, or a file of it not removed.
 pub fn remove_parts(dir: &Path) -> io::Result<()> {
-    let [prefix, suffix] = PART;
+    let [prefix, suffix] = PART.map(str::as_bytes);
+    remove_where(dir, |name, _| name.starts_with(prefix) && name.ends_with(suffix))
+}
+
+/// The same of the file at `path` alone, as replicas may share a directory; what a process is within that has not ended yet
+/// is locked.
+fn remove_parts_of(path: &Path) -> io::Result<()> {
+    let (prefix, suffix) = (part_prefix(path), PART[1].as_bytes());
+    let n_bytes = prefix.len() + PART_LETTERS + suffix.len();
+    remove_where(dir_of(path), |name, path| {
+        // By its length too: the name of another file may begin as this one's.
+        let is_ours = name.starts_with(prefix.as_bytes()) && name.ends_with(suffix) && name.len() == n_bytes;
+        is_ours && File::open(path).is_ok_and(|part| part.try_lock().is_ok())
+    })
+}
+
+/// Removes the files of `dir` whose names and paths are such.
+fn remove_where(dir: &Path, is_such: impl Fn(&[u8], &Path) -> bool) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with(prefix) && name.ends_with(suffix) {
+        if is_such(entry.file_name().as_bytes(), &entry.path()) {
             fs::remove_file(entry.path())?;
         }
     }

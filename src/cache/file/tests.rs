@@ -224,6 +224,18 @@ async fn what_a_link_leads_to_is_replaced_and_the_link_stays() {
 }
 
 #[test]
+fn what_a_killed_process_left_goes_at_the_next_start() {
+    let (dir, path) = file();
+    let others = dir.path().join("vectors.parquet-2");
+    let left = |path: &Path| part_of(path).unwrap().keep().unwrap().1;
+    let (ours, of_another) = (left(&path), left(&others));
+    let under_way = part_of(&path).unwrap();
+    let config = CacheConfig { file: path.to_str().unwrap().into(), ..config(0) };
+    check_file(&config).unwrap();
+    assert!(!ours.exists() && of_another.exists() && under_way.path().exists(), "{:?}", names(&dir));
+}
+
+#[test]
 fn what_is_no_file_is_not_replaced_by_one() {
     let (dir, path) = file();
     let _socket = UnixListener::bind(&path).unwrap();
