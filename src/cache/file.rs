@@ -132,7 +132,7 @@ impl VectorCache {
             taken.rows += 1;
         }
         // What is on its way may still be given up.
-        runtime.block_on(self.flush());
+        runtime.block_on(self.settled());
         taken.dropped = dropped.get();
         Ok(taken)
     }

@@ -228,7 +228,14 @@ impl VectorCache {
         self.memory.put(key, value).await;
     }
 
-    /// Waits until every tier has written what it was given, for a few seconds at most.
+    /// Waits until every tier has written what it was given, or given it up, as long as that takes.
+    async fn settled(&self) {
+        for tier in self.further.iter() {
+            tier.flush().await;
+        }
+    }
+
+    /// The same at the end of the process: for a few seconds at most.
     pub async fn flush(&self) {
         for tier in self.further.iter() {
             if timeout(FLUSH_TIMEOUT, tier.flush()).await.is_err() {

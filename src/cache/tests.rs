@@ -213,6 +213,52 @@ async fn what_is_computed_fills_all_tiers_and_what_is_found_the_nearer_ones() {
     assert_eq!(second.peek(&key("a")).await, Some(value()));
 }
 
+/// A tier that takes its time, and then keeps nothing.
+#[derive(Default)]
+struct Slow(Mutex<Vec<Dropped>>);
+
+impl Tier for Slow {
+    fn name(&self) -> &'static str {
+        "redis"
+    }
+
+    fn get(&self, _key: CacheKey) -> BoxFuture<'_, Option<CachedVector>> {
+        ready(None).boxed()
+    }
+
+    fn put(&self, _key: CacheKey, _value: CachedVector) -> BoxFuture<'_, ()> {
+        ready(()).boxed()
+    }
+
+    fn put_patiently(&self, _key: CacheKey, _value: CachedVector, dropped: Dropped) -> BoxFuture<'_, ()> {
+        self.0.lock().unwrap().push(dropped);
+        ready(()).boxed()
+    }
+
+    fn flush(&self) -> BoxFuture<'_, ()> {
+        async {
+            tokio::time::sleep(3 * FLUSH_TIMEOUT).await;
+            self.0.lock().unwrap().drain(..).for_each(|dropped| dropped.count());
+        }
+        .boxed()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_import_ends_when_all_that_is_dropped_is_known() {
+    let (from, mut table) = (cache(1 << 20), Vec::new());
+    from.put(key("a"), value(), &Dropped::default()).await;
+    from.export(&mut table).unwrap();
+    let to = VectorCache { further: Arc::new([Box::<Slow>::default() as Box<dyn Tier>]), ..cache(1 << 20) };
+    let served = [Served { fingerprint: key("a").fingerprint(), dimensions: 2 }];
+    let importing = tokio::task::spawn_blocking(move || to.import(&table[..], &served));
+    while !importing.is_finished() {
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    let taken = importing.await.unwrap().unwrap();
+    assert_eq!(taken, Taken { rows: 1, of_others: 0, dropped: 1 });
+}
+
 #[tokio::test]
 async fn a_vector_of_the_wrong_length_is_computed_again() {
     let (far, count) = (Arc::new(Shelf::default()), Arc::new(AtomicUsize::new(0)));
