@@ -63,7 +63,8 @@ impl Cache {
 
     /// Remembers what commit a revision stands for.
     pub(super) fn remember(&self, revision: &str, commit: &str) -> Result<(), HubError> {
-        if is_commit(revision) {
+        // A cache that is whole may be on a disk that is full, or only to be read.
+        if is_commit(revision) || self.commit_of(revision).as_deref() == Some(commit) {
             return Ok(());
         }
         let path = self.place().join("refs").join(revision);
@@ -170,6 +171,8 @@ fn expand_home(dir: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -201,6 +204,10 @@ mod tests {
         let cache = cache(dir.path());
         assert_eq!(cache.commit_of("main"), None);
         cache.remember("refs/pr/1", COMMIT).unwrap();
+        let inode = || dir.path().join("models--org--name/refs/refs/pr/1").metadata().unwrap().ino();
+        let first = inode();
+        cache.remember("refs/pr/1", COMMIT).unwrap();
+        assert_eq!(inode(), first, "not written again: the cache may be full, or only to be read");
         assert_eq!(cache.commit_of("refs/pr/1").as_deref(), Some(COMMIT));
         assert_eq!(cache.commit_of(COMMIT).as_deref(), Some(COMMIT));
         fs::write(dir.path().join("models--org--name/refs/torn"), "0123").unwrap();
