@@ -157,7 +157,8 @@ pub(super) fn create_parent(path: &Path) -> Result<(), HubError> {
     fs::create_dir_all(parent).map_err(HubError::io(parent))
 }
 
-fn is_commit(revision: &str) -> bool {
+/// Whether it is a commit in full, and as such safe as the name of a directory.
+pub(super) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.chars().all(|c| c.is_ascii_hexdigit())
 }
 

@@ -14,6 +14,7 @@ use url::Url;
 
 use super::{
     HubError,
+    cache::is_commit,
     error::{reason, root_cause},
 };
 use crate::config::{HubConfig, HubModel, holds_credentials};
@@ -103,7 +104,11 @@ impl Remote {
         let info = info.map_err(|error| self.explain(error, "", ""))?;
         let answer = |reason: &str| self.answer(&self.name, reason.into());
         Ok(Listing {
-            commit: info.sha.ok_or_else(|| answer("there is no commit in its answer"))?,
+            // It becomes a directory's name.
+            commit: info
+                .sha
+                .filter(|commit| is_commit(commit))
+                .ok_or_else(|| answer("there is no commit in its answer"))?,
             files: info
                 .siblings
                 .ok_or_else(|| answer("there is no list of files in its answer"))?

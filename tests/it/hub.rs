@@ -252,6 +252,18 @@ fn a_password_in_the_hubs_address_is_never_shown() {
 }
 
 #[test]
+fn a_commit_that_is_none_is_refused() {
+    let server = HubServer::start(&[]);
+    let machine = Machine::new(server.url());
+    for commit in ["../../../../evil", "/evil", "", "main"] {
+        server.faults().commit = Some(commit.into());
+        let message = refusal(&machine.run(&["download", "demo/clip"]));
+        assert!(message.contains(&server.url()) && message.contains("no commit"), "{message}");
+    }
+    assert!(!machine.folder().exists(), "nothing is written before");
+}
+
+#[test]
 fn what_is_not_there_is_named() {
     let server = HubServer::start(&[]);
     let machine = Machine::new(server.url());

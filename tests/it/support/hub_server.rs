@@ -50,6 +50,8 @@ pub struct Faults {
     pub corrupt: bool,
     /// Listed, but answered 404.
     pub ghost: Option<String>,
+    /// What the hub calls the commit instead.
+    pub commit: Option<String>,
 }
 
 struct State {
@@ -135,8 +137,10 @@ fn answer(state: &State, mut stream: TcpStream) -> std::io::Result<()> {
             let target = asked.path.replace("old/clip", "demo/clip");
             head(&mut stream, "307 Moved", &[("location", target)], 0)
         }
-        ["api", "models", "demo", "clip"] => listing(state, &mut stream),
-        ["api", "models", "demo", "clip", "revision", "main" | "v1" | COMMIT] => listing(state, &mut stream),
+        ["api", "models", "demo", "clip"] => listing(state, &faults, &mut stream),
+        ["api", "models", "demo", "clip", "revision", "main" | "v1" | COMMIT] => {
+            listing(state, &faults, &mut stream)
+        }
         ["api", "models", "demo", "clip", "revision", _] => missing(&mut stream, "RevisionNotFound"),
         ["demo", "clip", "resolve", COMMIT, file @ ..] => {
             let file = file.join("/");
@@ -189,9 +193,10 @@ fn is_large(file: &str) -> bool {
     [".safetensors", ".bin", ".pt", ".onnx", ".h5"].iter().any(|ending| file.ends_with(ending))
 }
 
-fn listing(state: &State, stream: &mut TcpStream) -> std::io::Result<()> {
+fn listing(state: &State, faults: &Faults, stream: &mut TcpStream) -> std::io::Result<()> {
     let siblings: Vec<_> = state.files.keys().map(|name| json!({ "rfilename": name })).collect();
-    let listing = json!({ "_id": "1", "id": "demo/clip", "sha": COMMIT, "siblings": siblings }).to_string();
+    let commit = faults.commit.as_deref().unwrap_or(COMMIT);
+    let listing = json!({ "_id": "1", "id": "demo/clip", "sha": commit, "siblings": siblings }).to_string();
     head(stream, "200 OK", &[("content-type", "application/json".into())], listing.len())?;
     stream.write_all(listing.as_bytes())
 }
