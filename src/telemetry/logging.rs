@@ -42,11 +42,13 @@ pub fn init(config: &LogConfig, traces: Option<&Traces>) -> Result<(), LoggingEr
     if let Some(word) = directives.iter().find(|word| !is_read(word)) {
         return Err(wrong(format!("`{word}` is no level")));
     }
-    let filter = EnvFilter::builder()
-        .parse(directives.join(","))
-        .map_err(|source| wrong(source.to_string()))?
-        // However much is logged, what is traced is not.
-        .add_directive(format!("{}=off", traces::TARGET).parse().expect("a target and a level"));
+    let filter =
+        EnvFilter::builder().parse(directives.join(",")).map_err(|source| wrong(source.to_string()))?;
+    // However much is logged, what is traced is not; nor what the hub's client says, as it names signed addresses. What it
+    // fails with is told without it.
+    let filter = [traces::TARGET, "hf_hub"].into_iter().fold(filter, |filter, target| {
+        filter.add_directive(format!("{target}=off").parse().expect("a target and a level"))
+    });
     let lines = fmt::layer().with_writer(io::stderr);
     let lines = match config.format {
         LogFormat::Pretty => lines.with_ansi(io::stderr().is_terminal()).boxed(),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::Path, process::Stdio, thread, time::D
 #[cfg(feature = "torch")]
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-use crate::support::{COMMIT, Faults, HubServer, Machine, TOKEN, directory, refusal};
+use crate::support::{COMMIT, Faults, HubServer, Machine, SIGNATURE, TOKEN, directory, refusal};
 
 const WEIGHTS: &str = "model.safetensors";
 /// What a family reads of the demo model.
@@ -249,6 +249,16 @@ fn a_password_in_the_hubs_address_is_never_shown() {
     let endpoint = server.url().replace("http://", "http://me:hunter2@");
     let message = refusal(&Machine::new(endpoint).run(&["download", "demo/clop"]));
     assert!(message.contains("HF_ENDPOINT") && !message.contains("hunter2"), "{message}");
+}
+
+#[test]
+fn a_signed_address_is_never_shown() {
+    let server = HubServer::start(&[]);
+    server.faults().is_busy = true;
+    let output = Machine::new(server.url()).run(&["download", "demo/clip"]);
+    assert!(server.take_asked().iter().any(|it| it.path.ends_with(SIGNATURE)));
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(log.contains("it answers 503") && !log.contains(SIGNATURE), "{log}");
 }
 
 #[test]

@@ -17,6 +17,8 @@ use sha2::{Digest, Sha256};
 
 /// The commit that `main` and `v1` stand for.
 pub const COMMIT: &str = "00112233445566778899aabbccddeeff00112233";
+/// Opens a file of the storage for an hour, to whoever reads it.
+pub const SIGNATURE: &str = "X-Amz-Signature=0123abcd";
 /// What opens a gated model.
 pub const TOKEN: &str = "hf_opensesame";
 
@@ -50,6 +52,8 @@ pub struct Faults {
     pub corrupt: bool,
     /// Listed, but answered 404.
     pub ghost: Option<String>,
+    /// The storage answers 503.
+    pub is_busy: bool,
     /// What the hub calls the commit instead.
     pub commit: Option<String>,
 }
@@ -154,7 +158,7 @@ fn answer(state: &State, mut stream: TcpStream) -> std::io::Result<()> {
                     let size = faults.size.unwrap_or(content.len() as u64);
                     let etag = hex(Sha256::digest(content).as_slice());
                     // Another host than that of the hub, by its name.
-                    let target = format!("http://localhost:{}/storage/{file}", state.address.port());
+                    let target = format!("http://localhost:{}/storage/{file}?{SIGNATURE}", state.address.port());
                     let headers = [
                         ("location", target),
                         ("x-linked-etag", format!("\"{etag}\"")),
@@ -171,6 +175,7 @@ fn answer(state: &State, mut stream: TcpStream) -> std::io::Result<()> {
                 }
             }
         }
+        ["storage", ..] if faults.is_busy => head(&mut stream, "503 Busy", &[], 0),
         ["storage", file @ ..] => {
             let mut content = state.files[&file.join("/")].clone();
             if faults.corrupt {

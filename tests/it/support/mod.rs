@@ -27,7 +27,7 @@ pub use binary::{Running, decode_worker, sidelens};
 pub use bucket_server::BucketServer;
 #[cfg(feature = "torch")]
 pub use collector::{Collector, attributes};
-pub use hub_server::{COMMIT, Faults, HubServer, TOKEN};
+pub use hub_server::{COMMIT, Faults, HubServer, SIGNATURE, TOKEN};
 pub use machine::{Machine, directory, refusal};
 pub use picture_server::PictureServer;
 pub use raw_server::{closed_address, respond, server};
