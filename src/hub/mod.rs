@@ -16,7 +16,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 pub use error::HubError;
@@ -32,6 +32,8 @@ use crate::config::{HubConfig, HubModel, ModelSource};
 
 /// What the hub calls the branch that is meant when none is named.
 const DEFAULT_REVISION: &str = "main";
+/// For the hub to say whether what is downloaded is current; whoever has nothing waits for minutes, as a download does.
+const CURRENCY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A model of the hub, on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +59,8 @@ pub fn resolve(source: &ModelSource, config: &HubConfig) -> Result<ModelSource, 
 
 /// Asks the hub what a model's revision is, and downloads the files of it that are needed and not here.
 ///
-/// Where the hub cannot be reached, what is here is used, if it is whole; offline it is not even asked.
+/// Where the hub cannot be reached, or does not answer in ten seconds, what is here is used, if it is whole; offline it is
+/// not even asked.
 /// Blocks, and must not be called from an async task. A process that is killed on the way leaves nothing that
 /// looks like a model, and the next call goes on where it ended.
 ///
@@ -79,14 +82,15 @@ pub fn download(model: &HubModel, config: &HubConfig) -> Result<Snapshot, HubErr
 fn ask_or_make_do(model: &HubModel, config: &HubConfig) -> Result<Snapshot, HubError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| HubError::Setup(error.to_string()))?;
-    match runtime.block_on(ask_and_fetch(model, config)) {
-        Err(unreachable @ HubError::Unreachable { .. }) => {
-            // Whoever has nothing to fall back on wants to know why the hub did not answer.
-            let Ok(snapshot) = cached(model, config) else { return Err(unreachable) };
+    let here = cached(model, config).ok();
+    let patience = here.is_some().then_some(CURRENCY_TIMEOUT);
+    match (runtime.block_on(ask_and_fetch(model, config, patience)), here) {
+        // Whoever has nothing to fall back on wants to know why the hub did not answer.
+        (Err(unreachable @ HubError::Unreachable { .. }), Some(snapshot)) => {
             tracing::warn!(%model, commit = snapshot.commit, "{unreachable}; using what is downloaded");
             Ok(snapshot)
         }
-        outcome => outcome,
+        (outcome, _) => outcome,
     }
 }
 
@@ -120,10 +124,15 @@ fn check_trust(model: &HubModel, config: &HubConfig) -> Result<(), HubError> {
     }
 }
 
-async fn ask_and_fetch(model: &HubModel, config: &HubConfig) -> Result<Snapshot, HubError> {
+/// `patience` is for the first answer.
+async fn ask_and_fetch(
+    model: &HubModel,
+    config: &HubConfig,
+    patience: Option<Duration>,
+) -> Result<Snapshot, HubError> {
     let cache = Cache::new(config, &model.repo);
     let remote = Remote::new(config, model)?;
-    let listing = remote.listing(model.revision.as_deref()).await?;
+    let listing = remote.listing(model.revision.as_deref(), patience).await?;
     let commit = listing.commit;
     let dir = cache.snapshot(&commit);
     if listing.files.contains(SIDELENS) {

@@ -10,6 +10,7 @@ use reqwest::{
     header::{ACCEPT_ENCODING, CONTENT_LENGTH, ETAG, HeaderMap, HeaderName, HeaderValue, LOCATION},
     redirect,
 };
+use tokio::time::timeout;
 use url::Url;
 
 use super::{
@@ -98,9 +99,19 @@ impl Remote {
         })
     }
 
-    /// The files at a revision, or at the default branch.
-    pub(super) async fn listing(&self, revision: Option<&str>) -> Result<Listing, HubError> {
-        let info = self.repo.info().maybe_revision(revision).send().await;
+    /// The files at a revision, or at the default branch. Waits for them no longer than `patience`, if there is one.
+    pub(super) async fn listing(
+        &self,
+        revision: Option<&str>,
+        patience: Option<Duration>,
+    ) -> Result<Listing, HubError> {
+        let asking = self.repo.info().maybe_revision(revision).send();
+        let info = match patience {
+            None => asking.await,
+            Some(patience) => timeout(patience, asking).await.map_err(|_| {
+                self.unreachable(format!("it did not answer within {} s", patience.as_secs()))
+            })?,
+        };
         let info = info.map_err(|error| self.explain(error, "", ""))?;
         let answer = |reason: &str| self.answer(&self.name, reason.into());
         Ok(Listing {

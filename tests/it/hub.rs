@@ -1,6 +1,13 @@
 //! Models by name, through the real program and a stand-in for the hub.
 
-use std::{collections::BTreeMap, fs, path::Path, process::Stdio, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
 
 #[cfg(feature = "torch")]
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -353,6 +360,21 @@ fn an_unreachable_hub_is_no_matter_where_the_model_is_here() {
     assert!(log.contains("WARN") && log.contains("using what is downloaded"), "{log}");
     let message = refusal(&Machine::new(server.url()).run(&away));
     assert!(message.contains("http://127.0.0.1:9 cannot be reached"), "{message}");
+}
+
+#[test]
+fn a_silent_hub_is_not_waited_for_where_the_model_is_here() {
+    let server = HubServer::start(&[]);
+    let machine = Machine::new(server.url());
+    let dir = machine.download();
+    server.faults().is_silent = true;
+    let asked = Instant::now();
+    let output = machine.run(&["download", "demo/clip"]);
+    assert_eq!(directory(&output), dir);
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(log.contains("WARN") && log.contains("using what is downloaded"), "{log}");
+    // Ten seconds, on a machine that may be busy; four minutes where nothing is here.
+    assert!(asked.elapsed() < Duration::from_secs(50), "{:?}", asked.elapsed());
 }
 
 #[test]

@@ -56,6 +56,8 @@ pub struct Faults {
     pub is_busy: bool,
     /// What the hub calls the commit instead.
     pub commit: Option<String>,
+    /// The hub takes connections and says nothing.
+    pub is_silent: bool,
 }
 
 struct State {
@@ -135,6 +137,10 @@ fn answer(state: &State, mut stream: TcpStream) -> std::io::Result<()> {
     state.asked.lock().expect("not poisoned").push(asked.clone());
     let faults = state.faults.lock().expect("not poisoned").clone();
 
+    if faults.is_silent {
+        // Until the client leaves.
+        return stream.read(&mut [0]).map(drop);
+    }
     let path: Vec<_> = asked.path.split('?').next().unwrap_or_default().split('/').skip(1).collect();
     match path.as_slice() {
         ["api", "models", "old", "clip", ..] | ["old", "clip", ..] => {
@@ -158,7 +164,8 @@ fn answer(state: &State, mut stream: TcpStream) -> std::io::Result<()> {
                     let size = faults.size.unwrap_or(content.len() as u64);
                     let etag = hex(Sha256::digest(content).as_slice());
                     // Another host than that of the hub, by its name.
-                    let target = format!("http://localhost:{}/storage/{file}?{SIGNATURE}", state.address.port());
+                    let target =
+                        format!("http://localhost:{}/storage/{file}?{SIGNATURE}", state.address.port());
                     let headers = [
                         ("location", target),
                         ("x-linked-etag", format!("\"{etag}\"")),
