@@ -28,7 +28,7 @@ use tokio::{
     time::timeout,
 };
 
-use self::link::{Connection, Link};
+use self::link::{Connection, Link, Operation};
 use super::{CacheKey, CacheSetupError, CachedVector, Tier, tier::Dropped, value};
 use crate::{config::RedisConfig, telemetry::Metrics};
 
@@ -151,8 +151,10 @@ async fn connect(client: &Client) -> Result<MultiplexedConnection, RedisError> {
 impl Redis {
     fn new(url: &str, config: &RedisConfig, metrics: Arc<Metrics>) -> Result<Self, CacheSetupError> {
         let client = client(url, config)?;
+        // Without what stands before the host.
+        let server = client.get_connection_info().addr().to_string();
         let shared = Arc::new(Shared {
-            link: Link::new(metrics.redis_breaker_open.clone()),
+            link: Link::new(server, metrics.redis_breaker_open.clone()),
             timeout: Duration::from_millis(config.timeout_ms),
             ttl_s: config.ttl_s,
             metrics,
@@ -163,11 +165,7 @@ impl Redis {
         let mut tasks = JoinSet::new();
         tasks.spawn({
             let shared = shared.clone();
-            async move {
-                // Without what stands before the host.
-                let server = client.get_connection_info().addr().to_string();
-                shared.link.keep(&server, || connect(&client)).await;
-            }
+            async move { shared.link.keep(|| connect(&client)).await }
         });
         tasks.spawn(answer(shared.clone(), asked));
         tasks.spawn(write(shared.clone(), computed, done));
@@ -250,30 +248,30 @@ impl Shared {
     async fn exchange<T>(
         &self,
         number: u32,
-        operation: &str,
+        operation: Operation,
         within: Duration,
         exchange: impl Future<Output = Result<T, RedisError>>,
     ) -> Option<T> {
-        let timer = self.metrics.redis_seconds.with_label_values(&[operation]).start_timer();
+        let timer = self.metrics.redis_seconds.with_label_values(&[operation.as_str()]).start_timer();
         let result = timeout(within, exchange).await;
         drop(timer);
         match result {
             Ok(Ok(answer)) => {
-                self.link.succeeded(number);
+                self.link.succeeded(number, operation);
                 return Some(answer);
             }
             Ok(Err(error)) if error.is_io_error() || error.is_unrecoverable_error() => {
                 self.error("connection");
-                self.link.broke(number);
+                self.link.broke(number, error);
             }
             Ok(Err(error)) => {
-                tracing::debug!(%error, operation, "Redis answers with an error");
+                tracing::debug!(%error, operation = operation.as_str(), "Redis answers with an error");
                 self.error("answer");
-                self.link.failed(number);
+                self.link.failed(number, operation, error);
             }
             Err(_) => {
                 self.error("timeout");
-                self.link.failed(number);
+                self.link.failed(number, operation, format_args!("no answer within {within:?}"));
             }
         }
         None
@@ -299,7 +297,8 @@ async fn answer(shared: Arc<Shared>, mut asked: mpsc::Receiver<Lookup>) {
             let mut command = redis::cmd("MGET");
             lookups.iter().for_each(|lookup| _ = command.arg(name(&lookup.key)));
             let mget = command.query_async::<Vec<Option<Vec<u8>>>>(&mut inner);
-            let values = shared.exchange(number, "get", shared.timeout, mget).await.unwrap_or_default();
+            let values =
+                shared.exchange(number, Operation::Get, shared.timeout, mget).await.unwrap_or_default();
             for (Lookup { key, reply }, value) in lookups.drain(..).zip(values) {
                 // Whoever does not wait any more does without.
                 let _ = reply.send(value.and_then(|bytes| shared.value(&key, &bytes)));
@@ -320,7 +319,8 @@ async fn write(shared: Arc<Shared>, mut computed: mpsc::UnboundedReceiver<Write>
                 pipeline.add_command(set(key, value, shared.ttl_s)).ignore();
             }
             let patience = shared.timeout * WRITE_PATIENCE;
-            let exchanged = shared.exchange(number, "set", patience, pipeline.exec_async(&mut inner)).await;
+            let exchanged =
+                shared.exchange(number, Operation::Set, patience, pipeline.exec_async(&mut inner)).await;
             are_written = exchanged.is_some();
         }
         if !are_written {
