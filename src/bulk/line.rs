@@ -58,6 +58,15 @@ impl Line {
         };
         let id = match id {
             Some(Id::Text(id)) => id,
+            // What is left of any other number is not what the list has.
+            Some(Id::Number(id)) if id.is_f64() => {
+                let reason = format!(
+                    "its `id` is no whole number from {} to {}; write it as a string",
+                    i64::MIN,
+                    u64::MAX
+                );
+                return Self::wrong(number, reason, digest);
+            }
             Some(Id::Number(id)) => id.to_string(),
             None => number.to_string(),
         };
@@ -169,6 +178,19 @@ mod tests {
         assert_eq!((line.image, line.content), (None, Ok(Content::Image(ImageSource::Url(long.clone())))));
         let line = parse(&format!(r#"{{"id": "{long}", "text": "a"}}"#));
         assert_eq!((line.id.as_str(), line.content), ("7", Err("its `id` is longer than 1024 bytes".into())));
+    }
+
+    #[test]
+    fn a_number_is_the_id_that_the_list_has_or_none() {
+        for number in ["0", "-7", "18446744073709551615", "-9223372036854775808"] {
+            let line = parse(&format!(r#"{{"id": {number}, "text": "a"}}"#));
+            assert_eq!((line.id.as_str(), line.content), (number, Ok(Content::Text("a".into()))));
+        }
+        for number in ["18446744073709551616", "1.10", "1e3", "123456789012345678901234567890", "-0"] {
+            let line = parse(&format!(r#"{{"id": {number}, "text": "a"}}"#));
+            let reason = line.content.unwrap_err();
+            assert!(line.id == "7" && reason.contains("as a string"), "{number}: {reason}");
+        }
     }
 
     #[test]
