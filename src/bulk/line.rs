@@ -94,12 +94,13 @@ impl Line {
         Self { number, id: number.to_string(), image: None, content: Err(reason), digest }
     }
 
-    /// Bytes that its content holds.
+    /// Bytes that its content holds while it is worked on: each attempt takes a copy of a picture, which it decodes where it
+    /// stands, as the next one needs the original.
     pub fn bytes(&self) -> usize {
         match &self.content {
             Ok(Content::Text(text)) => text.len(),
-            Ok(Content::Image(ImageSource::Url(url))) => url.len(),
-            Ok(Content::Image(ImageSource::Encoded(picture))) => picture.len(),
+            Ok(Content::Image(ImageSource::Url(url))) => 2 * url.len(),
+            Ok(Content::Image(ImageSource::Encoded(picture))) => 2 * picture.len(),
             Ok(Content::Image(ImageSource::Bytes(picture))) => picture.len(),
             Err(reason) => reason.len(),
         }
@@ -197,6 +198,6 @@ mod tests {
     fn a_data_uri_is_a_picture_and_no_address() {
         let line = parse(r#"{"image": " DATA:image/png;base64,AAAA"}"#);
         let picture = ImageSource::Encoded(" DATA:image/png;base64,AAAA".into());
-        assert_eq!((line.bytes(), line.image, line.content), (27, None, Ok(Content::Image(picture))));
+        assert_eq!((line.bytes(), line.image, line.content), (2 * 27, None, Ok(Content::Image(picture))));
     }
 }
