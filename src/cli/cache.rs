@@ -46,8 +46,8 @@ pub struct ExportArgs {
 /// The files, and the service.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// Parquet files, or directories of them. The first that is refused is the end: of another model it is refused
-    /// whole, of a damaged one the vectors before the damage are taken.
+    /// Parquet files, or directories with them at any depth. The first that is refused is the end: of another model it
+    /// is refused whole, of a damaged one the vectors before the damage are taken.
     #[arg(value_name = "FILE.parquet", required = true)]
     files: Vec<PathBuf>,
     #[command(flatten)]
@@ -153,25 +153,37 @@ pub(super) fn run(command: &CacheCommand) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The files, with those of each directory in its place, sorted by name.
+/// The files, with those below each directory in its place, sorted by name.
 fn tables(files: &[PathBuf]) -> Result<Vec<PathBuf>, CacheError> {
     let mut tables = Vec::new();
     for file in files {
-        if !file.is_dir() {
-            tables.push(file.clone());
-            continue;
+        match file.is_dir() {
+            true => add_tables_of(file, &mut tables)?,
+            false => tables.push(file.clone()),
         }
-        let entries = fs::read_dir(file).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-        let entries = entries.map_err(|source| CacheError::Io(source).of(file))?;
-        let mut within: Vec<_> = entries.into_iter().map(|entry| entry.path()).collect();
-        within.retain(|path| path.extension().is_some_and(|extension| extension == "parquet"));
-        within.sort();
-        tables.append(&mut within);
     }
     match tables.is_empty() {
         true => Err(CacheError::NoTables),
         false => Ok(tables),
     }
+}
+
+fn add_tables_of(dir: &Path, tables: &mut Vec<PathBuf>) -> Result<(), CacheError> {
+    let entries = fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let entries = entries.map_err(|source| CacheError::Io(source).of(dir))?;
+    let mut within: Vec<_> = entries.into_iter().map(|entry| entry.path()).collect();
+    within.sort();
+    for path in within {
+        // Before its name: `sidelens embed` calls directories so. Links to them may lead in a circle.
+        if path.is_dir() {
+            if !path.is_symlink() {
+                add_tables_of(&path, tables)?;
+            }
+        } else if path.extension().is_some_and(|extension| extension == "parquet") {
+            tables.push(path);
+        }
+    }
+    Ok(())
 }
 
 /// Writes the service's table, and gives its bytes.
@@ -246,5 +258,30 @@ impl ServiceArgs {
             cause = format!("{cause}; {FOR_A_CERTIFICATE}");
         }
         CacheError::Connection { url: self.url.clone(), cause }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_of_a_directory_are_those_of_its_directories_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str| {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, "").unwrap();
+        };
+        // As `sidelens embed` leaves them.
+        let expected = ["b.parquet", "part-0.parquet/000000.parquet", "part-0.parquet/000001.parquet"];
+        let others = ["part-0.parquet/_progress.json", "part-0.parquet/.sidelens-a.part", "notes/a.txt"];
+        [&expected[1..], &others, &expected[..1]].concat().into_iter().for_each(write);
+        fs::create_dir(dir.path().join("part-1.parquet")).unwrap();
+        let found = |named: &[PathBuf]| tables(named).unwrap();
+        let expected = expected.map(|name| dir.path().join(name));
+        assert_eq!(found(&[dir.path().into()]), expected);
+        assert_eq!(found(&[dir.path().join("part-0.parquet"), expected[0].clone()])[..2], expected[1..]);
+        assert!(matches!(tables(&[dir.path().join("part-1.parquet")]), Err(CacheError::NoTables)));
     }
 }
