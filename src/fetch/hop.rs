@@ -79,7 +79,8 @@ impl Hops {
                     let freshness = Freshness { unsaid: known.lifetime, ..self.freshness };
                     return Ok(Answer::NotModified { lifetime: shortened(freshness) });
                 }
-                (status, _) if status.is_success() => {
+                // A part of a picture, which nobody asked for, is as good as none.
+                (status, _) if status.is_success() && status != StatusCode::PARTIAL_CONTENT => {
                     record(status);
                     let lifetime = shortened(self.freshness);
                     let validator = Validator::new(&url, response.headers());

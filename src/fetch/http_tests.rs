@@ -48,6 +48,7 @@ async fn sorts_statuses_by_what_they_mean_for_the_caller() {
         (500, HostError),
         (503, HostError),
         (304, HostError),
+        (206, HostError),
     ] {
         assert_eq!(kind(get(&server.url(&format!("/{status}"))).await), expected, "{status}");
     }
