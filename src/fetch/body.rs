@@ -41,11 +41,17 @@ impl BodyLimits {
         let mut decoder =
             Decoder::new(response.headers(), Sink::new(announced, self.max_bytes)).map_err(fault)?;
         let mut pace = Pace::new(self.min_bytes_per_s, Instant::now());
+        let mut n_received = 0;
         loop {
             match timeout_at(pace.window_end(), response.chunk()).await {
                 Ok(Ok(None)) => break,
                 Ok(Ok(Some(chunk))) => {
                     pace.add(chunk.len());
+                    n_received += chunk.len();
+                    // Of endless empty members of gzip nothing comes out.
+                    if n_received > self.max_bytes {
+                        return Err(fault(Fault::TooLarge));
+                    }
                     decoder.take(&chunk).await.map_err(fault)?;
                 }
                 Ok(Err(error)) => return Err(failed(host.to_owned(), HostFailure::Body, error)),

@@ -87,6 +87,12 @@ async fn counts_bytes_by_header_and_on_the_stream() {
     let server = TestServer::start(|path| match path {
         "/fits" => Reply::ok("12345678"),
         "/header" => Reply::raw("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n").then_hold(),
+        "/nothing" => {
+            let mut empty = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+            empty.flush().unwrap();
+            let head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\n";
+            Reply::raw([&head[..], &empty.finish().unwrap()].concat()).then_hold()
+        }
         "/absurd" => Reply::raw("HTTP/1.1 200 OK\r\ncontent-length: 9223372036854775807\r\n\r\n"),
         "/chunked" => {
             Reply::raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n12345\r\n4\r\n6789\r\n")
@@ -100,7 +106,7 @@ async fn counts_bytes_by_header_and_on_the_stream() {
     .await;
     let small = FetchConfig { max_bytes: 8, ..loopback() };
     assert_eq!(get_with(small.clone(), &server.url("/fits")).await, Ok(Bytes::from_static(b"12345678")));
-    for path in ["/header", "/absurd", "/chunked", "/endless-chunks", "/endless"] {
+    for path in ["/header", "/nothing", "/absurd", "/chunked", "/endless-chunks", "/endless"] {
         let expected = FetchError::TooLarge { host: Some(server.address.to_string()), limit: 8 };
         assert_eq!(get_with(small.clone(), &server.url(path)).await, Err(expected), "{path}");
     }
