@@ -81,7 +81,7 @@ pub async fn run(peer: &Arc<Peer>, plan: &Plan) -> Result<Report, LoadError> {
             let mut tally =
                 closed_loop(&bulk, plan.n_connections, Quota::requests(n.div_ceil(plan.n_inputs as u64)))
                     .await;
-            if let Some(search) = &search {
+            if let Some(search) = search.as_ref().filter(|_| plan.search_every.is_some() || plan.n_idle > 0) {
                 tally.merge(closed_loop(search, plan.n_connections, Quota::requests(n)).await);
             }
             Some(tally.report())
