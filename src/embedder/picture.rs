@@ -117,7 +117,8 @@ impl Pipeline {
                 }
                 fetched
             }
-            ImageSource::Encoded(text) if text.len() > INLINE_ENCODED_BYTES => {
+            // Without the space around it: what is left then is no address, and waits for no host.
+            ImageSource::Encoded(text) if text.trim_ascii().len() > INLINE_ENCODED_BYTES => {
                 let (fetcher, handle) = (self.fetcher.clone(), Handle::current());
                 let work = move || handle.block_on(fetcher.fetch_unless_held(source, held, lane));
                 self.pool.run(lane, work).await?

@@ -1,7 +1,7 @@
 //! Too much, too late, too broken: every refusal has the status that makes Meilisearch do the right
 //! thing, and says which item it is about.
 
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
@@ -11,8 +11,9 @@ use sidelens::{
         DEVICE_ERRORS, FETCH_OUTCOMES, FILES, LANES, NO_LANE, REDIS_ERRORS, REFUSALS, ROUTES, STATUSES, TIERS,
     },
 };
+use tokio::sync::Notify;
 
-use crate::support::{PictureServer, STUB_DIMENSIONS, TestApp, answer, slow_model};
+use crate::support::{PictureServer, STUB_DIMENSIONS, TestApp, answer, respond, server, slow_model};
 
 fn bad(file: &str) -> String {
     let path = format!("{}/tests/fixtures/bad/{file}", env!("CARGO_MANIFEST_DIR"));
@@ -70,6 +71,42 @@ async fn picture_hosts_that_fail_are_named() {
     let item = json!({ "input": [{ "image_url": { "url": host.url("photo_exif6.jpg") } }] });
     let (status, body) = app.post("/embed", item.to_string()).await;
     assert_eq!(status, 200, "{body}");
+}
+
+#[tokio::test]
+async fn an_address_in_much_space_takes_no_decoder() {
+    let (asked, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let host = server({
+        let (asked, release) = (asked.clone(), release.clone());
+        move |stream, _| {
+            let (asked, release) = (asked.clone(), release.clone());
+            async move {
+                asked.notify_one();
+                release.notified().await;
+                respond(stream, "404 Not Found", "", b"").await
+            }
+        }
+    })
+    .await;
+    let app = Arc::new(
+        TestApp::spawn(|config| {
+            config.fetch.allow_networks = vec!["127.0.0.0/8".parse().expect("a network")];
+            config.image.threads = 1;
+        })
+        .await,
+    );
+    let ask = |picture: String| {
+        let app = app.clone();
+        let body = json!({ "input": [{ "image_base64": picture }] }).to_string();
+        tokio::spawn(async move { app.post("/embed", body).await })
+    };
+    let waiting = ask(" ".repeat(1 << 20) + &host);
+    asked.notified().await;
+    let photo = fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/src/load/photo.jpg")).expect("readable");
+    let (status, body) = ask(BASE64_STANDARD.encode(photo)).await.expect("joined");
+    assert!(status == 200 && !waiting.is_finished(), "{status} {body}");
+    release.notify_one();
+    assert_eq!(waiting.await.expect("joined").0, 400);
 }
 
 #[tokio::test]
