@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Puts libtorch (CPU parts) into a folder: `fetch.py DIR`. Needs Python 3.9 or later with pip 22.2 or later, nothing else.
+"""Puts libtorch (CPU parts) into a folder: `fetch.py DIR`. Needs Python 3.9 or later with pip 23 or later, nothing else.
 
 `fetch.py --cuda DIR` puts the CUDA half into another: libtorch_cuda.so and the libraries of NVIDIA that it needs
 (2.3 GB to download, 2.8 GB unpacked). A binary that has both `lib` folders on the loader's path computes on GPUs.
@@ -140,14 +140,30 @@ PLATFORM = [
 ]
 
 ATTEMPTS = 8
+# The first whose report tells digests by their names.
+MIN_PIP = 23
+
+
+def check_pip():
+    try:
+        from pip import __version__ as version
+    except ImportError:
+        version = "none"
+    if version == "none" or int(version.split(".")[0]) < MIN_PIP:
+        sys.exit(
+            f"fetching libtorch needs pip {MIN_PIP} or later, and that of {sys.executable} is {version}; "
+            "`python3 -m pip install --upgrade pip` brings one"
+        )
 
 
 def wheel_urls(requirements):
     """Asks pip where the wheels lie: {sha256: url}. pip's own index, proxy and certificate settings apply."""
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--no-deps", "--ignore-installed"]
     command += ["--disable-pip-version-check", "--target", "unused", "--report", "-", *PLATFORM, *requirements]
-    report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    infos = [item["download_info"] for item in report["install"]]
+    asked = subprocess.run(command, stdout=subprocess.PIPE)
+    if asked.returncode:
+        sys.exit("pip does not know where libtorch's wheels lie, as it says above; its index and proxy are pip's own settings")
+    infos = [item["download_info"] for item in json.loads(asked.stdout)["install"]]
     return {info["archive_info"]["hashes"]["sha256"]: info["url"] for info in infos}
 
 
@@ -237,9 +253,10 @@ def main():
         shutil.rmtree(folder)
 
     wheels = folder.with_name("wheels")
-    wheels.mkdir(parents=True, exist_ok=True)
     missing = [w for w in parts if not (wheels / f"{w[1]}.whl").is_file()]
     if missing:
+        check_pip()
+        wheels.mkdir(parents=True, exist_ok=True)
         print(f"libtorch {VERSION}: fetching {', '.join(w[0] for w in missing)}", file=sys.stderr)
         urls = wheel_urls([w[0] for w in missing])
         for requirement, digest, _ in missing:
