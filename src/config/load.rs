@@ -4,6 +4,8 @@
 //! type of each: a variable or flag is read as what the default is.
 
 use std::{
+    env,
+    ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -11,7 +13,6 @@ use std::{
 use figment::{
     Error, Figment, Metadata, Profile, Provider,
     error::Kind,
-    providers::Env,
     util::nest,
     value::{Dict, Map, Value},
 };
@@ -93,18 +94,16 @@ impl Config {
             let origin = format!("config file {}", path.display());
             layers.push(Layer { dict: parse_toml(&origin, &text)?, origin });
         }
-        let variables: Vec<_> = Env::prefixed("SIDELENS_").split("__").iter().collect();
+        let variables = variables();
         let services: Vec<_> =
-            variables.iter().filter_map(|(key, _)| key.as_str().strip_suffix(SERVICE_HOST)).collect();
-        for (key, value) in &variables {
-            let key = key.as_str();
+            variables.iter().filter_map(|variable| variable.key.strip_suffix(SERVICE_HOST)).collect();
+        for Variable { name, key, value } in &variables {
             if !set_by_kubernetes(key, &services) {
-                let variable = key.to_uppercase().replace('.', "__");
-                layers.push(Layer::setting(format!("variable SIDELENS_{variable}"), key, value, &defaults));
+                layers.push(Layer::setting(format!("variable {name}"), key, value, &defaults)?);
             }
         }
         for (key, value) in sets {
-            layers.push(Layer::setting("command line".into(), key, value, &defaults));
+            layers.push(Layer::setting("command line".into(), key, value, &defaults)?);
         }
 
         let mut figment =
@@ -130,17 +129,18 @@ struct Layer {
 }
 
 impl Layer {
-    fn setting(origin: String, key: &str, raw: &str, defaults: &Dict) -> Self {
+    fn setting(origin: String, key: &str, raw: &str, defaults: &Dict) -> Result<Self, ConfigError> {
+        // `nest` would take what stands before an empty part for the whole key.
+        if key.split('.').any(str::is_empty) {
+            let suggestion = closest(key, defaults);
+            return Err(ConfigError::UnknownKey { origin, key: key.into(), suggestion });
+        }
         let text = Value::from("");
         let table = key.rsplit_once('.').and_then(|(table, _)| find(table, defaults));
         let default = if table.is_some_and(is_free) { Some(&text) } else { find(key, defaults) };
         let value = parse_value(raw, default);
-        let dict = match nest(key, value) {
-            Value::Dict(_, dict) => dict,
-            // An empty key is an unknown key, and refused as one.
-            value => Dict::from([(key.to_string(), value)]),
-        };
-        Self { origin, dict }
+        let dict = nest(key, value).into_dict().expect("a key has a part at least");
+        Ok(Self { origin, dict })
     }
 }
 
@@ -152,6 +152,23 @@ impl Provider for Layer {
     fn data(&self) -> figment::Result<Map<Profile, Dict>> {
         Ok(Map::from([(Profile::Default, self.dict.clone())]))
     }
+}
+
+/// A variable `SIDELENS_...`.
+struct Variable {
+    name: String,
+    /// Dots between its levels.
+    key: String,
+    value: String,
+}
+
+fn variables() -> Vec<Variable> {
+    let variable = |(name, value): (OsString, OsString)| {
+        let (name, value) = (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned());
+        let key = name.to_lowercase().strip_prefix("sidelens_")?.replace("__", ".");
+        Some(Variable { name, key, value })
+    };
+    env::vars_os().filter_map(variable).collect()
 }
 
 /// What the first of the variables of a service ends in.

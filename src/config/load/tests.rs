@@ -115,6 +115,29 @@ fn unknown_keys_are_named_with_the_one_meant() {
 }
 
 #[test]
+fn a_name_with_an_empty_part_is_unknown() {
+    jailed(|jail| {
+        for (name, key) in [
+            ("SIDELENS_SERVER__LISTEN__", "server.listen."),
+            ("SIDELENS_SERVER____LISTEN", "server..listen"),
+            ("SIDELENS_SERVER__", "server."),
+            ("SIDELENS_TRACES__HEADERS__", "traces.headers."),
+            ("SIDELENS_", ""),
+        ] {
+            jail.clear_env();
+            jail.set_env(name, "127.0.0.1:7802");
+            let message = refusal(None, &[]);
+            assert!(message.starts_with(&format!("variable {name}: unknown key `{key}`; ")), "{message}");
+            jail.clear_env();
+            let message = refusal(None, &[(key, "127.0.0.1:7802")]);
+            assert!(message.starts_with(&format!("command line: unknown key `{key}`; ")), "{message}");
+        }
+        let message = refusal(None, &[("server.listen.", "127.0.0.1:7802")]);
+        assert!(message.ends_with("; did you mean `server.listen`?"), "{message}");
+    });
+}
+
+#[test]
 fn variables_of_a_kubernetes_service_are_no_settings() {
     jailed(|jail| {
         jail.set_env("SIDELENS_SERVICE_HOST", "10.0.0.1");
