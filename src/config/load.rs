@@ -205,7 +205,9 @@ fn parse_value(raw: &str, default: Option<&Value>) -> Value {
             _ => raw.into(),
         },
         Some(Value::Array(..)) if !raw.starts_with('[') => {
-            raw.split(',').map(str::trim).filter(|item| !item.is_empty()).collect::<Vec<_>>().into()
+            let items: Vec<_> = raw.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
+            // Nothing is no list: a variable that is not there gives it, and without a key everybody may call.
+            if items.is_empty() { raw.into() } else { items.into() }
         }
         _ => as_toml().unwrap_or_else(|| raw.into()),
     }
@@ -298,7 +300,7 @@ fn plain(expected: &str) -> &str {
     match expected {
         "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number",
         "f32" | "f64" => "a number",
-        "a sequence" => "a list",
+        "a sequence" => "a list; `[]` is an empty one",
         _ if expected.starts_with("struct ") => "a table",
         other => other,
     }

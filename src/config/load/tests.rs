@@ -69,8 +69,20 @@ fn lists_may_be_toml_or_bare() {
         let config = load(None, &[]).unwrap();
         assert_eq!(config.auth.api_keys, ["12345".into(), "second".into()]);
         assert_eq!(config.fetch.allow_networks.len(), 2);
-        let config = load(None, &[("fetch.allow_networks", "")]).unwrap();
-        assert!(config.fetch.allow_networks.is_empty());
+    });
+}
+
+#[test]
+fn an_empty_list_is_written_as_one() {
+    jailed(|_| {
+        for key in ["auth.api_keys", "auth.keys", "fetch.allow_hosts", "fetch.allow_networks"] {
+            load(None, &[(key, "[]")]).unwrap();
+            // As `"$KEY"` and `"$A,$B"` give it without these variables.
+            for nothing in ["", " ", ",", " , "] {
+                let message = refusal(None, &[(key, nothing)]);
+                assert!(message.contains(&format!("`{key}`: ")) && message.contains("`[]`"), "{message}");
+            }
+        }
     });
 }
 
