@@ -12,7 +12,7 @@ use std::{
 
 use figment::{
     Error, Figment, Metadata, Profile, Provider,
-    error::Kind,
+    error::{Actual, Kind, OneOf},
     util::nest,
     value::{Dict, Map, Value},
 };
@@ -115,7 +115,7 @@ impl Config {
             }
             figment = figment.merge(layer);
         }
-        let config: Self = figment.extract().map_err(invalid)?;
+        let config: Self = figment.extract().map_err(|error| invalid(error, &defaults))?;
         config.validate()?;
         Ok(config)
     }
@@ -265,21 +265,24 @@ fn collect_paths(dict: &Dict, prefix: &str, paths: &mut Vec<String>) {
     }
 }
 
-fn invalid(error: Error) -> ConfigError {
+fn invalid(error: Error, defaults: &Dict) -> ConfigError {
     let origin = error.metadata.as_ref().map_or_else(|| "settings".into(), |m| m.name.to_string());
     let key = error.path.join(".");
     let form = FORMS.iter().find(|(prefix, _)| key.starts_with(prefix));
     let message = match &error.kind {
-        // figment quotes what it found, and here that may be a secret.
-        Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) if holds_secrets(&key) => {
-            format!("expected {}", plain(expected))
-        }
-        Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => match plain(expected) {
-            "a table" if !key.contains('.') => {
-                format!("found {found}, expected a table; its keys are set one by one, as `{key}.KEY`")
+        Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
+            let mut message = format!("expected {}", plain(expected));
+            // What was found may be a secret itself.
+            if !holds_secrets(&key) {
+                message = format!("found {}, {message}", shown(found));
             }
-            expected => format!("found {found}, expected {expected}"),
-        },
+            if let Some(Value::Dict(..)) = find(&key, defaults) {
+                message += &format!("; its keys are set one by one, as `{key}.KEY`");
+            }
+            message
+        }
+        Kind::UnknownVariant(found, known) => format!("found `{found}`, expected {}", OneOf(known)),
+        Kind::UnknownField(_, known) => format!("there is no such key; expected {}", OneOf(known)),
         // The parser's own words do not say what it parses.
         Kind::Message(said) => form.map_or_else(|| said.clone(), |(_, form)| format!("write it as {form}")),
         kind => kind.to_string(),
@@ -298,14 +301,31 @@ const FORMS: [(&str, &str); 4] = [
 /// What was expected, where serde tells it by a type of Rust.
 fn plain(expected: &str) -> &str {
     match expected {
-        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number",
-        "f32" | "f64" => "a number",
-        "a sequence" => "a list; `[]` is an empty one",
+        "u32" => "a whole number from 0 to 4294967295",
+        "u64" | "usize" => "a whole number from 0",
+        "f64" => "a number",
+        "a boolean" => "true or false",
+        "a sequence" => "a list as in TOML, with `=` in its tables; `[]` is an empty one",
+        "a map" => "a table",
         _ if expected.starts_with("struct ") => "a table",
         other => other,
     }
 }
 
+/// What was found, where figment tells it by a type of its own.
+fn shown(found: &Actual) -> String {
+    match found {
+        Actual::Bool(value) => value.to_string(),
+        Actual::Unsigned(value) => value.to_string(),
+        Actual::Signed(value) => value.to_string(),
+        Actual::Float(value) => value.to_string(),
+        Actual::Seq => "a list".into(),
+        Actual::Map => "a table".into(),
+        other => other.to_string(),
+    }
+}
+
+/// Whether what stands at `key` may be a secret: in one of these places, below it, or where their table belongs.
 fn holds_secrets(key: &str) -> bool {
     [
         "auth.api_keys",
@@ -318,7 +338,7 @@ fn holds_secrets(key: &str) -> bool {
         "traces.headers",
     ]
     .iter()
-    .any(|secret| key.starts_with(secret))
+    .any(|secret| secret.split('.').zip(key.split('.')).all(|(secret, part)| secret == part))
 }
 
 #[cfg(test)]

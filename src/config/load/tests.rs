@@ -230,6 +230,51 @@ fn mistakes_are_told_without_types_of_rust() {
             check("server.listen", address, "`server.listen`: write it as ADDRESS:PORT");
         }
         check("server.admin_listen", "7801", "`server.admin_listen`: write it as ADDRESS:PORT");
+        check(
+            "server.backlog",
+            "4294967296",
+            "`server.backlog`: found 4294967296, expected a whole number from 0 to 4294967295",
+        );
+        check("server.backlog", "-1", ": found -1, expected a whole number from 0");
+        check("hub.offline", "1", "`hub.offline`: found 1, expected true or false");
+        check("log.format", "xml", "`log.format`: found `xml`, expected `pretty` or `json`");
+        check(
+            "model.dtype",
+            "fp64",
+            "`model.dtype`: found `fp64`, expected one of `auto`, `fp32`, `bf16`, `fp16`",
+        );
+        check(
+            "models",
+            "[{source = \"demo\", colour = \"red\"}]",
+            "`models.0.colour`: there is no such key; expected one of `name`, `source`, ",
+        );
+        for key in ["models", "fetch.hosts", "fetch.buckets", "auth.keys"] {
+            check(
+                key,
+                r#"[{"name": "a"}]"#,
+                "expected a list as in TOML, with `=` in its tables; `[]` is an empty one",
+            );
+        }
+    });
+}
+
+#[test]
+fn a_secret_in_the_place_of_its_table_is_not_shown() {
+    jailed(|jail| {
+        jail.create_file("redis.toml", "[cache]\nredis = \"redis://:hunter2@host\"").unwrap();
+        assert_eq!(
+            refusal(Some("redis.toml"), &[]),
+            "config file redis.toml: `cache.redis`: expected a table; its keys are set one by one, as `cache.redis.KEY`"
+        );
+        for key in ["auth", "cache", "cache.redis", "fetch", "hub", "traces", "traces.headers"] {
+            let name = format!("SIDELENS_{}", key.to_uppercase().replace('.', "__"));
+            for value in ["hunter2", "redis://hunter2@x", r#"{"key": "hunter2"}"#, "42424242"] {
+                jail.clear_env();
+                jail.set_env(&name, value);
+                let hint = format!("expected a table; its keys are set one by one, as `{key}.KEY`");
+                assert_eq!(refusal(None, &[]), format!("variable {name}: `{key}`: {hint}"));
+            }
+        }
     });
 }
 
