@@ -32,7 +32,7 @@ pub struct BucketConfig {
 impl BucketConfig {
     /// All but the options, which are for the object store to judge.
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        http_or_empty("fetch.buckets.endpoint", &self.endpoint)?;
+        http_or_empty("fetch.buckets.endpoint", &self.endpoint, "fetch.buckets.options")?;
         if !self.region.is_empty() && self.url.service != ObjectService::S3 {
             let place = format!("set for {}", self.url.bucket_url());
             return Err(out_of_range("fetch.buckets.region", place, "is S3's alone".into()));

@@ -35,12 +35,7 @@ impl TracesConfig {
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        if self.endpoint.contains('@') {
-            // It is shown in messages and by `sidelens config`.
-            let limit = "must not hold a name or password: use `traces.headers`".into();
-            return Err(out_of_range("traces.endpoint", "an address with an `@`", limit));
-        }
-        http_or_empty("traces.endpoint", &self.endpoint)?;
+        http_or_empty("traces.endpoint", &self.endpoint, "traces.headers")?;
         for (name, value) in &self.headers {
             if let Some(limit) = header_fault(name, value) {
                 let place = format!("a table with the header `{name}`");

@@ -41,12 +41,7 @@ impl Config {
             let limit = "a token is visible ASCII, and `***` only stands for a hidden one";
             return Err(out_of_range("hub.token", "not one", limit.into()));
         }
-        if hub.endpoint.contains('@') {
-            // It is shown in messages and by `sidelens config`.
-            let limit = "must not hold a name or password: use `hub.token`".into();
-            return Err(out_of_range("hub.endpoint", "an address with an `@`", limit));
-        }
-        http_or_empty("hub.endpoint", &hub.endpoint)?;
+        http_or_empty("hub.endpoint", &hub.endpoint, "hub.token")?;
         at_least("image.max_pixels", image.max_pixels, 1)?;
         at_least("image.max_memory_bytes", image.max_memory_bytes, 1 << 20)?;
         at_least("image.timeout_ms", image.timeout_ms, 1)?;
@@ -166,7 +161,12 @@ pub(super) fn out_of_range(key: &'static str, value: impl Display, limit: String
     ConfigError::OutOfRange { key, value: value.to_string(), limit }
 }
 
-pub(super) fn http_or_empty(key: &'static str, address: &str) -> Result<(), ConfigError> {
+/// For an address that is shown in messages and by `sidelens config`: what is secret belongs into `secrets`.
+pub(super) fn http_or_empty(key: &'static str, address: &str, secrets: &str) -> Result<(), ConfigError> {
+    if address.contains('@') {
+        let limit = format!("must not hold a name or password: use `{secrets}`");
+        return Err(out_of_range(key, "an address with an `@`", limit));
+    }
     if !address.is_empty() && !address.starts_with("http://") && !address.starts_with("https://") {
         return Err(out_of_range(key, address, "must be an http(s) address".into()));
     }
@@ -259,6 +259,11 @@ mod tests {
         check(
             with("endpoint = \"minio:9000\""),
             "`fetch.buckets.endpoint` is minio:9000, but must be an http(s) address",
+        );
+        check(
+            with("endpoint = \"http://u:hunter2@minio:9000\""),
+            "`fetch.buckets.endpoint` is an address with an `@`, but must not hold a name or password: \
+             use `fetch.buckets.options`",
         );
         check(
             with("region = \"eu-central-1\""),
