@@ -36,6 +36,10 @@ impl TracesConfig {
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         http_or_empty("traces.endpoint", &self.endpoint, "traces.headers")?;
+        if self.endpoint.trim_end_matches('/').ends_with("/v1/traces") {
+            let limit = "must end before `/v1/traces`, which is added".into();
+            return Err(out_of_range("traces.endpoint", &self.endpoint, limit));
+        }
         for (name, value) in &self.headers {
             if let Some(limit) = header_fault(name, value) {
                 let place = format!("a table with the header `{name}`");
@@ -94,6 +98,12 @@ mod tests {
             refusal(|traces| traces.endpoint = "collector:4318".into()),
             "`traces.endpoint` is collector:4318, but must be an http(s) address"
         );
+        for whole in ["http://collector:4318/v1/traces", "http://collector/otlp/v1/traces/"] {
+            assert_eq!(
+                refusal(|traces| traces.endpoint = whole.into()),
+                format!("`traces.endpoint` is {whole}, but must end before `/v1/traces`, which is added")
+            );
+        }
         let message = refusal(|traces| traces.endpoint = "https://me:secret@collector".into());
         assert!(message.contains("traces.headers") && !message.contains("secret"), "{message}");
         for (name, value) in [("Authorization", "***"), ("X Key", "secret"), ("Host", "secret")] {
