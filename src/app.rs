@@ -45,10 +45,12 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// The address is taken, or not this machine's.
-    #[error("cannot listen on {address}: {source}; choose another with `--listen`, port 0 picks a free one")]
+    #[error("cannot listen on {address}: {source}; choose another with `{flag}`, port 0 picks a free one")]
     Listen {
-        /// `server.listen`.
+        /// `server.listen`, or `server.admin_listen`.
         address: SocketAddr,
+        /// What sets it.
+        flag: &'static str,
         /// What the system says.
         source: io::Error,
     },
@@ -98,6 +100,7 @@ pub struct Bound {
 struct BoundSocket {
     socket: TcpSocket,
     address: SocketAddr,
+    flag: &'static str,
     backlog: u32,
 }
 
@@ -107,12 +110,18 @@ struct BoundSocket {
 /// [`AppError::Listen`].
 pub fn bind(config: &ServerConfig) -> Result<Bound, AppError> {
     let ServerConfig { listen, admin_listen, backlog, client_timeout_ms, .. } = *config;
-    let bind = |address| BoundSocket::new(address, backlog, client_timeout_ms);
-    Ok(Bound { main: bind(listen)?, admin: admin_listen.map(bind).transpose()? })
+    let bind = |address, flag| BoundSocket::new(address, flag, backlog, client_timeout_ms);
+    let admin = |address| bind(address, "--set server.admin_listen=ADDRESS:PORT");
+    Ok(Bound { main: bind(listen, "--listen")?, admin: admin_listen.map(admin).transpose()? })
 }
 
 impl BoundSocket {
-    fn new(address: SocketAddr, backlog: u32, client_timeout_ms: u64) -> Result<Self, AppError> {
+    fn new(
+        address: SocketAddr,
+        flag: &'static str,
+        backlog: u32,
+        client_timeout_ms: u64,
+    ) -> Result<Self, AppError> {
         let bind = || {
             let socket = match address {
                 SocketAddr::V4(_) => TcpSocket::new_v4(),
@@ -124,14 +133,14 @@ impl BoundSocket {
             socket.bind(address)?;
             Ok(socket)
         };
-        let socket = bind().map_err(|source| AppError::Listen { address, source })?;
-        Ok(Self { socket, address, backlog })
+        let socket = bind().map_err(|source| AppError::Listen { address, flag, source })?;
+        Ok(Self { socket, address, flag, backlog })
     }
 
     fn listen(self) -> Result<std::net::TcpListener, AppError> {
-        let Self { socket, address, backlog } = self;
+        let Self { socket, address, flag, backlog } = self;
         let listener = socket.listen(backlog).and_then(tokio::net::TcpListener::into_std);
-        listener.map_err(|source| AppError::Listen { address, source })
+        listener.map_err(|source| AppError::Listen { address, flag, source })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Ranges: what no type can say.
 
-use std::{collections::BTreeSet, fmt::Display};
+use std::{collections::BTreeSet, fmt::Display, net::SocketAddr};
 
 use super::{
     BatchConfig, CacheConfig, Config, ConfigError, MAX_WORKERS, ModelConfig, ModelSource, RedisConfig,
@@ -88,9 +88,9 @@ impl Config {
             let (key, limit) = ("server.tls_cert", "needs both".into());
             return Err(out_of_range(key, "set without `server.tls_key`, or the reverse", limit));
         }
-        if server.admin_listen == Some(server.listen) && server.listen.port() != 0 {
-            let limit = "must be another address than `server.listen`".into();
-            return Err(out_of_range("server.admin_listen", server.listen, limit));
+        if let Some(admin_listen) = server.admin_listen.filter(|admin| overlap(*admin, server.listen)) {
+            let limit = format!("must have another port than `server.listen` {}", server.listen);
+            return Err(out_of_range("server.admin_listen", admin_listen, limit));
         }
         at_least("server.max_connections", server.max_connections, 1)?;
         at_least("server.client_timeout_ms", server.client_timeout_ms, 1)?;
@@ -207,6 +207,12 @@ pub(super) fn no_more_than(
     Ok(())
 }
 
+/// Whether the second of two sockets could not listen: at one port, where either has the other's address, or all.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let (a, b) = (one.ip(), other.ip());
+    one.port() == other.port() && one.port() != 0 && (a == b || a.is_unspecified() || b.is_unspecified())
+}
+
 fn below(key: &'static str, value: u64, other: &str, limit: u64) -> Result<(), ConfigError> {
     if value >= limit {
         return Err(out_of_range(key, value, format!("must be below `{other}`, which is {limit}")));
@@ -281,10 +287,26 @@ mod tests {
             |c| c.server.tls_cert = Some("c.pem".into()),
             "`server.tls_cert` is set without `server.tls_key`, or the reverse, but needs both",
         );
-        check(
-            |c| c.server.admin_listen = Some(c.server.listen),
-            "`server.admin_listen` is 127.0.0.1:7800, but must be another address than `server.listen`",
-        );
+        for (listen, admin_listen) in [
+            ("127.0.0.1:7800", "127.0.0.1:7800"),
+            ("127.0.0.1:7800", "0.0.0.0:7800"),
+            ("[::]:7800", "127.0.0.1:7800"),
+        ] {
+            let set = |c: &mut Config| {
+                c.server.listen = listen.parse().unwrap();
+                c.server.admin_listen = Some(admin_listen.parse().unwrap());
+            };
+            let limit = format!("must have another port than `server.listen` {listen}");
+            check(set, &format!("`server.admin_listen` is {admin_listen}, but {limit}"));
+        }
+        for (listen, admin_listen) in
+            [("0.0.0.0:0", "0.0.0.0:0"), ("127.0.0.1:7800", "127.0.0.2:7800"), ("[::]:7800", "[::]:7801")]
+        {
+            let mut config: Config = toml::from_str(DEFAULT_TOML).unwrap();
+            config.server.listen = listen.parse().unwrap();
+            config.server.admin_listen = Some(admin_listen.parse().unwrap());
+            config.validate().unwrap();
+        }
         check(
             |c| {
                 c.auth.api_keys = vec!["a".into()];

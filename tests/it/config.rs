@@ -82,8 +82,12 @@ fn a_mistake_is_one_sentence_and_exit_status_1() {
 fn a_busy_port_fails_before_a_model_is_read() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let message = refusal(&["--listen", &address, "--model", "/nowhere", "--set", "log.level=off"]);
-    assert!(message.contains(&address) && message.contains("--listen"), "{message}");
+    let args = ["--model", "/nowhere", "--set", "log.level=off"];
+    let message = refusal(&[&["--listen", &address], &args[..]].concat());
+    assert!(message.contains(&address) && message.contains("`--listen`"), "{message}");
+    let admin = format!("server.admin_listen={address}");
+    let message = refusal(&[&["--listen", "127.0.0.1:0", "--set", &admin], &args[..]].concat());
+    assert!(message.contains(&address) && message.contains("`--set server.admin_listen="), "{message}");
 }
 
 #[test]
