@@ -12,6 +12,8 @@ use super::{
 const MAX_THREADS: usize = 1024;
 /// Ten years in seconds; the cache cannot count much further.
 const MAX_TTL_S: u64 = 315_360_000;
+/// An hour. The system counts no further than 25 days.
+const MAX_CLIENT_TIMEOUT_MS: u64 = 3_600_000;
 /// Meilisearch hangs up after this.
 const MEILISEARCH_TIMEOUT_MS: u64 = 30_000;
 
@@ -94,6 +96,7 @@ impl Config {
         }
         at_least("server.max_connections", server.max_connections, 1)?;
         at_least("server.client_timeout_ms", server.client_timeout_ms, 1)?;
+        at_most("server.client_timeout_ms", server.client_timeout_ms, MAX_CLIENT_TIMEOUT_MS)?;
         at_most("server.keep_alive_s", server.keep_alive_s, 3600)?;
         at_least("auth.max_inputs_burst", auth.max_inputs_burst, 1)?;
         let wrong = |(i, fault): (usize, KeyFault)| {
@@ -246,6 +249,10 @@ mod tests {
         );
         check(|c| c.hub.endpoint = "hub".into(), "`hub.endpoint` is hub, but must be an http(s) address");
         check(|c| c.server.workers = 600, "`server.workers` is 600, but must be 512 or less");
+        check(
+            |c| c.server.client_timeout_ms = 1 << 31,
+            "`server.client_timeout_ms` is 2147483648, but must be 3600000 or less",
+        );
         check(
             |c| c.server.max_inflight_bodies = 0,
             "`server.max_inflight_bodies` is 0, but must be 1 or more",
