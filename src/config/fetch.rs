@@ -30,6 +30,8 @@ const OWN_HEADERS: [&str; 17] = [
     "transfer-encoding",
     "upgrade",
 ];
+/// Downloads at once; one address has no more ports to come from.
+const MAX_CONCURRENT: usize = 65_536;
 /// Remembered addresses; more would be gigabytes.
 const MAX_REMEMBERED_URLS: usize = 10_000_000;
 /// A year in seconds, the longest that a host may ask for.
@@ -168,7 +170,9 @@ impl FetchConfig {
         at_least("fetch.max_bytes", self.max_bytes, 1)?;
         at_most("fetch.max_redirects", self.max_redirects, 20)?;
         at_least("fetch.max_concurrent", self.max_concurrent, 1)?;
+        at_most("fetch.max_concurrent", self.max_concurrent, MAX_CONCURRENT)?;
         at_least("fetch.max_concurrent_per_host", self.max_concurrent_per_host, 1)?;
+        at_most("fetch.max_concurrent_per_host", self.max_concurrent_per_host, MAX_CONCURRENT)?;
         at_least("fetch.max_inflight_bytes", self.max_inflight_bytes, 1)?;
         at_most("fetch.remembered_urls", self.remembered_urls, MAX_REMEMBERED_URLS)?;
         no_more_than("fetch.fresh_s", self.fresh_s, "fetch.max_fresh_s", self.max_fresh_s)?;

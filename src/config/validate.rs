@@ -14,6 +14,10 @@ const MAX_THREADS: usize = 1024;
 const MAX_TTL_S: u64 = 315_360_000;
 /// An hour. The system counts no further than 25 days.
 const MAX_CLIENT_TIMEOUT_MS: u64 = 3_600_000;
+/// Largest batch: no device is faster with more, and the warm-up computes one.
+const MAX_BATCH_SIZE: usize = 4096;
+/// The same in tokens.
+const MAX_BATCH_TOKENS: usize = 1 << 20;
 /// Meilisearch hangs up after this.
 const MEILISEARCH_TIMEOUT_MS: u64 = 30_000;
 
@@ -149,6 +153,8 @@ impl Config {
             }
             at_most("model.threads", model.threads, MAX_THREADS)?;
             at_most("model.replicas", model.replicas, MAX_THREADS)?;
+            at_most("batch.max_batch_size", batch.max_batch_size, MAX_BATCH_SIZE)?;
+            at_most("batch.max_batch_tokens", batch.max_batch_tokens, MAX_BATCH_TOKENS)?;
             at_least("batch.max_queue_items", batch.max_queue_items, 1)?;
             at_least("batch.deadline_ms", batch.deadline_ms, 1)?;
             at_most("batch.deadline_ms", batch.deadline_ms, MEILISEARCH_TIMEOUT_MS)?;
@@ -252,6 +258,27 @@ mod tests {
         check(
             |c| c.server.client_timeout_ms = 1 << 31,
             "`server.client_timeout_ms` is 2147483648, but must be 3600000 or less",
+        );
+        let limit = "`batch.max_batch_size` is 4097, but must be 4096 or less";
+        check(|c| c.batch.max_batch_size = 4097, limit);
+        check(
+            |c| {
+                c.models = vec![ModelEntry { source: Some(ModelSource::Demo), ..ModelEntry::default() }];
+                c.models[0].batch.max_batch_size = Some(4097);
+            },
+            limit,
+        );
+        check(
+            |c| c.batch.max_batch_tokens = 1 << 40,
+            "`batch.max_batch_tokens` is 1099511627776, but must be 1048576 or less",
+        );
+        check(
+            |c| c.fetch.max_concurrent = 1 << 62,
+            "`fetch.max_concurrent` is 4611686018427387904, but must be 65536 or less",
+        );
+        check(
+            |c| c.fetch.max_concurrent_per_host = 1 << 62,
+            "`fetch.max_concurrent_per_host` is 4611686018427387904, but must be 65536 or less",
         );
         check(
             |c| c.server.max_inflight_bodies = 0,
