@@ -27,7 +27,7 @@ impl Device for Instantly {
         vec![Ok(self.0.clone()); batch.len()]
     }
 
-    async fn warm_up(&mut self, _: Arc<[Prepared]>) -> Result<(), BackendError> {
+    async fn warm_up(&mut self, _: Arc<Prepared>, _: usize) -> Result<(), BackendError> {
         Ok(())
     }
 }

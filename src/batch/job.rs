@@ -134,9 +134,12 @@ impl Reply {
     }
 }
 
-/// Inputs of one modality for every engine's first passes.
+/// For every engine's first passes.
 pub(super) struct WarmUp {
-    pub inputs: Arc<[Prepared]>,
+    /// What batches are filled with.
+    pub input: Arc<Prepared>,
+    /// As many make the largest.
+    pub most: usize,
     /// One answer per engine, then the end.
     pub reply: mpsc::UnboundedSender<Result<(), BatchError>>,
 }
@@ -145,7 +148,7 @@ pub(super) struct WarmUp {
 pub(super) enum Message {
     /// One more input.
     Job(Job),
-    /// Before the first job: have every engine go through these.
+    /// Before the first job: have every engine go through its sizes of batches.
     WarmUp(WarmUp),
     /// Take no more, finish what is queued, end.
     Close,

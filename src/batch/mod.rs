@@ -98,14 +98,14 @@ impl Batcher {
         answer.await.unwrap_or_else(|_| Err(self.unavailable()))
     }
 
-    /// Has every engine go through the sizes of batches that it wants to know before the first input, filled with the first
-    /// of `inputs`, which are of one modality. Engines that are busy are left out.
+    /// Has every engine go through the sizes of batches, up to `most`, that it wants to know before the first input, filled
+    /// with `input`. Engines that are busy are left out.
     ///
     /// # Errors
     /// [`BatchError`] of one that could not.
-    pub async fn warm_up(&self, inputs: Vec<Prepared>) -> Result<(), BatchError> {
+    pub async fn warm_up(&self, input: Prepared, most: usize) -> Result<(), BatchError> {
         let (reply, mut answers) = mpsc::unbounded_channel();
-        let warm_up = WarmUp { inputs: inputs.into(), reply };
+        let warm_up = WarmUp { input: Arc::new(input), most, reply };
         self.inner.messages.send(Message::WarmUp(warm_up)).map_err(|_| self.unavailable())?;
         while let Some(answer) = answers.recv().await {
             answer?;

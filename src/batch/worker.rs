@@ -27,7 +27,11 @@ pub trait Device: Send + 'static {
     fn embed(&mut self, batch: Vec<Prepared>) -> impl Future<Output = Results> + Send;
 
     /// Passes over the first of `inputs`, in the sizes that are worth one before the first request.
-    fn warm_up(&mut self, inputs: Arc<[Prepared]>) -> impl Future<Output = Result<(), BackendError>> + Send;
+    fn warm_up(
+        &mut self,
+        input: Arc<Prepared>,
+        most: usize,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
 
     /// How long the last batch waited for those of other models that are computed there, too.
     fn waited(&self) -> Duration {
@@ -50,8 +54,8 @@ impl Device for DeviceThread {
         DeviceThread::embed(self, batch).await
     }
 
-    async fn warm_up(&mut self, inputs: Arc<[Prepared]>) -> Result<(), BackendError> {
-        DeviceThread::warm_up(self, inputs).await
+    async fn warm_up(&mut self, input: Arc<Prepared>, most: usize) -> Result<(), BackendError> {
+        DeviceThread::warm_up(self, input, most).await
     }
 
     fn waited(&self) -> Duration {
@@ -187,11 +191,11 @@ impl<D: Device> Worker<D> {
 
     /// Has every idle engine warm up, if that is asked for.
     fn warm_up(&mut self) {
-        for WarmUp { inputs, reply } in self.inbox.warm_ups.drain(..) {
+        for WarmUp { input, most, reply } in self.inbox.warm_ups.drain(..) {
             for mut engine in self.idle.drain(..) {
-                let (inputs, reply) = (inputs.clone(), reply.clone());
+                let (input, reply) = (input.clone(), reply.clone());
                 self.passes.push(Box::pin(async move {
-                    let result = timeout(MAX_WARM_UP, engine.device.warm_up(inputs)).await;
+                    let result = timeout(MAX_WARM_UP, engine.device.warm_up(input, most)).await;
                     let result = result.unwrap_or_else(|_| Err(hangs(MAX_WARM_UP)));
                     Ended { engine, work: Work::WarmUp { result, reply } }
                 }));

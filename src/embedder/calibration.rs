@@ -2,8 +2,8 @@
 
 use crate::domain::{ImageSpec, Pixels};
 
-/// Texts and pictures of the calibration set, at least; a full batch of each where that is more.
-pub(super) const MIN_INPUTS: usize = 64;
+/// Texts, and pictures, of the calibration set.
+pub(super) const N_INPUTS: usize = 64;
 
 /// The `i`-th text: phrases as people search and as titles and descriptions have them.
 pub(super) fn text(i: usize) -> String {
@@ -85,11 +85,11 @@ mod tests {
 
     #[test]
     fn inputs_differ_and_have_the_models_size() {
-        let texts: HashSet<String> = (0..MIN_INPUTS).map(text).collect();
-        assert_eq!(texts.len(), MIN_INPUTS);
+        let texts: HashSet<String> = (0..N_INPUTS).map(text).collect();
+        assert_eq!(texts.len(), N_INPUTS);
         let spec = stub_model(4).spec.image.unwrap();
-        let pictures: HashSet<Vec<u8>> = (0..MIN_INPUTS).map(|i| picture(i, &spec).rgb8).collect();
-        assert_eq!(pictures.len(), MIN_INPUTS);
+        let pictures: HashSet<Vec<u8>> = (0..N_INPUTS).map(|i| picture(i, &spec).rgb8).collect();
+        assert_eq!(pictures.len(), N_INPUTS);
         assert!(pictures.iter().all(|rgb8| rgb8.len() == 8 * 8 * 3));
     }
 }

@@ -27,8 +27,8 @@ impl Embedder {
         let mut vectors = Vec::new();
         for modality in Modality::ALL {
             let inputs = self.calibration(modality)?;
-            for shape in self.shapes(modality, &inputs)? {
-                let warm = self.inner.pipeline.batcher.warm_up(shape);
+            for (input, most) in self.shapes(modality, &inputs)? {
+                let warm = self.inner.pipeline.batcher.warm_up(input, most);
                 warm.await.map_err(|error| self.inner.pipeline.request_error(error))?;
             }
             vectors.extend(self.compute(inputs, Lane::Bulk).await?);
@@ -49,15 +49,20 @@ impl Embedder {
         Ok(())
     }
 
-    /// Inputs of every shape that a tower knows beside the size of the batch: as many as make the largest batch of it.
+    /// An input of every shape that a tower knows beside the size of the batch, and how many make the largest batch of it.
     /// Pictures have one shape, that of `calibration`.
-    fn shapes(&self, modality: Modality, calibration: &[Prepared]) -> Result<Vec<Vec<Prepared>>, EmbedError> {
+    fn shapes(
+        &self,
+        modality: Modality,
+        calibration: &[Prepared],
+    ) -> Result<Vec<(Prepared, usize)>, EmbedError> {
         let policy = &self.inner.policy;
         match modality {
-            Modality::Image => {
-                let largest = calibration.chunks(policy.max_pictures).next();
-                Ok(largest.map(<[_]>::to_vec).into_iter().collect())
-            }
+            Modality::Image => Ok(calibration
+                .first()
+                .map(|picture| (picture.clone(), policy.max_pictures))
+                .into_iter()
+                .collect()),
             Modality::Text => {
                 let Some(text) = &self.inner.pipeline.spec.text else { return Ok(Vec::new()) };
                 // A word is a token at least; more than the tower takes is cut.
@@ -68,7 +73,7 @@ impl Embedder {
                 let searches = (1..=SEARCH_WORDS.min(text.max_length)).map(|n| (n, 1));
                 let of_length = |(n_words, n_texts): (usize, usize)| {
                     let tokens = self.encode(&"photo ".repeat(n_words))?;
-                    Ok(vec![tokens; n_texts])
+                    Ok((tokens, n_texts))
                 };
                 batches.chain(searches).map(of_length).collect()
             }
@@ -77,8 +82,7 @@ impl Embedder {
 
     /// Inputs for a tower of the model: none for a modality without one.
     fn calibration(&self, modality: Modality) -> Result<Vec<Prepared>, EmbedError> {
-        let n_inputs = self.inner.policy.max_inputs(modality).max(calibration::MIN_INPUTS);
-        let spec = &self.inner.pipeline.spec;
+        let (n_inputs, spec) = (calibration::N_INPUTS, &self.inner.pipeline.spec);
         match (modality, &spec.text, &spec.image) {
             (Modality::Text, Some(_), _) => {
                 (0..n_inputs).map(|i| self.encode(&calibration::text(i))).collect()

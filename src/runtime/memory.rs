@@ -71,13 +71,13 @@ impl Splitter {
         self.backend.enter_thread();
     }
 
-    /// Computes the first of `inputs`, which are of one modality, in each of [`Backend::warm_sizes`].
+    /// Computes batches of `input` alone, in each of [`Backend::warm_sizes`].
     ///
     /// # Errors
     /// As the backend says.
-    pub fn warm_up(&mut self, inputs: &[Prepared]) -> Result<(), BackendError> {
-        for size in self.backend.warm_sizes(inputs.len()) {
-            self.embed(&inputs[..size]).into_iter().collect::<Result<Vec<_>, _>>()?;
+    pub fn warm_up(&mut self, input: &Prepared, most: usize) -> Result<(), BackendError> {
+        for size in self.backend.warm_sizes(most) {
+            self.embed(&vec![input.clone(); size]).into_iter().collect::<Result<Vec<_>, _>>()?;
         }
         Ok(())
     }
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn a_warm_up_goes_through_the_sizes_that_the_backend_names() {
         let sizes = |backend: Box<dyn Backend>, record: StubRecord| {
-            Splitter::new(backend, Arc::default()).warm_up(&texts(0..7)).unwrap();
+            Splitter::new(backend, Arc::default()).warm_up(&texts(0..1)[0], 7).unwrap();
             record.batches().iter().map(Vec::len).collect::<Vec<_>>()
         };
         let stub = StubBackend::new(4);

@@ -19,7 +19,7 @@ pub type Results = Vec<Result<Embedding, BackendError>>;
 /// What the thread is asked for.
 enum Order {
     Embed { batch: Vec<Prepared>, reply: oneshot::Sender<(Results, Duration)> },
-    WarmUp { inputs: Arc<[Prepared]>, reply: oneshot::Sender<Result<(), BackendError>> },
+    WarmUp { input: Arc<Prepared>, most: usize, reply: oneshot::Sender<Result<(), BackendError>> },
 }
 
 /// A backend on its own thread. Dropping it waits for the pass that runs, then for the thread's end.
@@ -49,7 +49,7 @@ impl DeviceThread {
                         let results = splitter.embed(&batch);
                         let _ = reply.send((results, splitter.waited()));
                     }
-                    Order::WarmUp { inputs, reply } => _ = reply.send(splitter.warm_up(&inputs)),
+                    Order::WarmUp { input, most, reply } => _ = reply.send(splitter.warm_up(&input, most)),
                 }
             }
         })?;
@@ -85,12 +85,12 @@ impl DeviceThread {
         results
     }
 
-    /// Passes over the first of `inputs`, of one modality, in the sizes that the backend names.
+    /// Passes over `input` in the sizes, up to `most`, that the backend names.
     ///
     /// # Errors
     /// [`BackendError`], of the first pass that failed.
-    pub async fn warm_up(&self, inputs: Arc<[Prepared]>) -> Result<(), BackendError> {
-        self.ask(|reply| Order::WarmUp { inputs, reply }).await.unwrap_or_else(Err)
+    pub async fn warm_up(&self, input: Arc<Prepared>, most: usize) -> Result<(), BackendError> {
+        self.ask(|reply| Order::WarmUp { input, most, reply }).await.unwrap_or_else(Err)
     }
 
     async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, BackendError> {
@@ -169,7 +169,7 @@ mod tests {
     async fn it_tells_how_long_all_passes_of_the_last_batch_waited() {
         let backend = StubBackend::new(4).with_faults(|input| (*input == text(9)).then_some(StubFault::Fail));
         let mut thread = DeviceThread::spawn(Box::new(Patient(backend)), "stub", Arc::default()).unwrap();
-        thread.warm_up([text(1)].into()).await.unwrap();
+        thread.warm_up(text(1).into(), 1).await.unwrap();
         assert_eq!(thread.waited(), Duration::ZERO, "that was no batch");
         for (batch, passes) in [(vec![text(1), text(9)], 3), (vec![text(1), text(2)], 1)] {
             thread.embed(batch).await;

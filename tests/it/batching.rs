@@ -380,6 +380,23 @@ async fn warming_up_runs_one_and_a_full_batch_of_each_modality_then_opens() {
 }
 
 #[tokio::test]
+async fn a_start_computes_as_much_whatever_the_size_of_a_batch() {
+    let mut starts = Vec::new();
+    for max_batch_size in [8, 64, 200] {
+        let backend = StubBackend::new(16);
+        let record = backend.record();
+        let adjust = |config: &mut Config| config.batch.max_batch_size = max_batch_size;
+        let service = Service::spawn(stub_model_over(backend), adjust).await;
+        let n_inputs = record.n_inputs();
+        let placeholder =
+            service.embed_as(vec![broken()], OnItemError::Placeholder).await.unwrap().embeddings;
+        starts.push((n_inputs, placeholder));
+    }
+    starts.dedup();
+    assert_eq!(starts.len(), 1, "{starts:?}");
+}
+
+#[tokio::test]
 async fn stopping_finishes_what_was_admitted() {
     let (service, _) = Service::recorded(Duration::from_millis(50), |_| ()).await;
     let waiting = tokio::spawn({

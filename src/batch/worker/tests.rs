@@ -28,8 +28,12 @@ impl Device for PacedDevice {
         }
     }
 
-    async fn warm_up(&mut self, inputs: Arc<[Prepared]>) -> Result<(), BackendError> {
-        self.embed(inputs.to_vec()).await.into_iter().collect::<Result<Vec<_>, _>>().map(drop)
+    async fn warm_up(&mut self, input: Arc<Prepared>, most: usize) -> Result<(), BackendError> {
+        self.embed(vec![Prepared::clone(&input); most])
+            .await
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()
+            .map(drop)
     }
 
     fn name(&self) -> &str {
@@ -372,7 +376,7 @@ async fn a_warm_up_that_never_ends_loses_the_device() {
     let (_thread, its_end) = mpsc::channel();
     let engines = vec![(Hanging { device: "cuda:0", its_end }, Lanes::All)];
     let batcher = Batcher::spawn(engines, policy(Duration::ZERO), Arc::default(), Metrics::new());
-    let warm = tokio::time::timeout(SECOND * 1000, batcher.warm_up(vec![text(1)])).await;
+    let warm = tokio::time::timeout(SECOND * 1000, batcher.warm_up(text(1), 1)).await;
     assert_eq!(warm, Ok(Err(BatchError::Unavailable(batcher.device_lost().await))));
 }
 
@@ -387,7 +391,7 @@ impl Device for Hanging {
         std::future::pending().await
     }
 
-    async fn warm_up(&mut self, _: Arc<[Prepared]>) -> Result<(), BackendError> {
+    async fn warm_up(&mut self, _: Arc<Prepared>, _: usize) -> Result<(), BackendError> {
         std::future::pending().await
     }
 
@@ -405,9 +409,9 @@ impl Drop for Hanging {
 #[tokio::test(start_paused = true)]
 async fn every_engine_warms_up() {
     let (batcher, records) = spawn_three();
-    batcher.warm_up(vec![text(1), text(2)]).await.unwrap();
-    assert_eq!(records.map(|record| batches(&record)), [[[1, 2]], [[1, 2]], [[1, 2]]]);
-    let lost = batcher.warm_up(vec![text(92)]).await;
+    batcher.warm_up(text(1), 2).await.unwrap();
+    assert_eq!(records.map(|record| batches(&record)), [[[1, 1]], [[1, 1]], [[1, 1]]]);
+    let lost = batcher.warm_up(text(92), 1).await;
     // The engine for searches has no fault.
     let reason = batcher.device_lost().await;
     assert_eq!(lost, Err(BatchError::Unavailable(reason)));
@@ -423,7 +427,7 @@ impl Device for SharedDevice {
         self.0.embed(&batch).unwrap().into_iter().map(Ok).collect()
     }
 
-    async fn warm_up(&mut self, _: Arc<[Prepared]>) -> Result<(), BackendError> {
+    async fn warm_up(&mut self, _: Arc<Prepared>, _: usize) -> Result<(), BackendError> {
         Ok(())
     }
 
