@@ -28,7 +28,7 @@ use std::{
 use rustix::fs::Access;
 use tokio::task::spawn_blocking;
 
-pub use output::{Output, OutputError};
+pub use output::{Claim, Output, OutputError};
 pub use record::{Record, Summary};
 pub use shard::Shard;
 
@@ -47,6 +47,8 @@ pub struct Plan {
     pub shard: Shard,
     /// Where the tables go.
     pub output: Output,
+    /// What keeps others out of there.
+    pub claim: Claim,
     /// Items of a table, at least one.
     pub table_items: usize,
     /// Items under way at once, at least one.
@@ -109,6 +111,12 @@ pub enum BulkError {
         /// What is wrong.
         source: serde_json::Error,
     },
+    /// It is somebody else's for now.
+    #[error("another process is writing {output}; after its end, the same command continues")]
+    Taken {
+        /// The output's name.
+        output: String,
+    },
     /// Somebody else's record is in the place of ours.
     #[error("another process writes {output} as well; stop all but one, and run that one's command again")]
     Shared {
@@ -155,7 +163,6 @@ pub async fn run(
     embedder: &Embedder,
     stop: impl Future<Output = ()>,
 ) -> Result<(Summary, End), BulkError> {
-    let _claim = plan.output.claim().map_err(|source| plan.unwritten(source))?;
     let mut record = plan.record(embedder).await?;
     let opened = Lines::open(&plan.list, plan.shard, plan.is_json, plan.max_line_bytes);
     let (lines, position) = opened.map_err(|source| plan.unread(source))?;
@@ -253,10 +260,6 @@ impl Plan {
 
     fn unread(&self, source: io::Error) -> BulkError {
         BulkError::List { list: self.list.clone(), source }
-    }
-
-    fn unwritten(&self, source: io::Error) -> BulkError {
-        BulkError::Output { output: self.output.to_string(), source }
     }
 
     fn other(&self, what: &'static str, before: String, now: String) -> BulkError {

@@ -5,6 +5,7 @@ use std::{fmt, fs, io, path::PathBuf};
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
+use super::BulkError;
 use crate::{
     cache::{remove_parts, replace_file},
     config::{FetchConfig, ObjectUrl},
@@ -22,6 +23,12 @@ pub struct Output {
 enum Place {
     Directory(PathBuf),
     Bucket(BucketFolder),
+}
+
+/// Keeps other processes on this machine out of an output while it lives.
+#[derive(Debug)]
+pub struct Claim {
+    _lock: Option<fs::File>,
 }
 
 /// Why there is no such place.
@@ -55,23 +62,25 @@ impl Output {
         Ok(Self { name: name.into(), place })
     }
 
-    /// Makes the directory, and keeps other processes on this machine out of it while the result lives; what one that
-    /// was killed had half written goes. A bucket has no such lock, and not every network file system.
-    pub(super) fn claim(&self) -> io::Result<Option<fs::File>> {
-        let Place::Directory(dir) = &self.place else { return Ok(None) };
-        fs::create_dir_all(dir)?;
-        let lock = fs::File::open(dir)?;
+    /// Makes the directory, and keeps other processes out of it; what one that was killed had half written goes. A
+    /// bucket has no such lock, and not every network file system.
+    ///
+    /// # Errors
+    /// [`BulkError::Taken`], [`BulkError::Output`].
+    pub fn claim(&self) -> Result<Claim, BulkError> {
+        let Place::Directory(dir) = &self.place else { return Ok(Claim { _lock: None }) };
+        let unwritten = |source| BulkError::Output { output: self.name.clone(), source };
+        fs::create_dir_all(dir).map_err(unwritten)?;
+        let lock = fs::File::open(dir).map_err(unwritten)?;
         match lock.try_lock() {
             Ok(()) => {
-                remove_parts(dir)?;
-                Ok(Some(lock))
+                remove_parts(dir).map_err(unwritten)?;
+                Ok(Claim { _lock: Some(lock) })
             }
-            Err(fs::TryLockError::WouldBlock) => {
-                Err(io::Error::other("another process is writing it; wait for its end"))
-            }
+            Err(fs::TryLockError::WouldBlock) => Err(BulkError::Taken { output: self.name.clone() }),
             Err(fs::TryLockError::Error(error)) => {
                 tracing::debug!(%error, "the directory cannot be locked");
-                Ok(None)
+                Ok(Claim { _lock: None })
             }
         }
     }

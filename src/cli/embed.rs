@@ -14,10 +14,10 @@ use crate::{
     telemetry::logging,
 };
 
-/// The exit status of a run that is to be continued: `EX_TEMPFAIL`.
-pub(super) const EXIT_STOPPED: u8 = 75;
+/// The exit status of a run that is to be continued, or to be begun later: `EX_TEMPFAIL`.
+const EXIT_CONTINUE: u8 = 75;
 /// That of one whose list is bad: `EX_DATAERR`.
-pub(super) const EXIT_TOO_MANY_FAILED: u8 = 65;
+const EXIT_TOO_MANY_FAILED: u8 = 65;
 /// Of a line beside the picture that may be in it.
 const LINE_MARGIN_BYTES: usize = 64 << 10;
 
@@ -101,7 +101,7 @@ pub enum EmbedCommandError {
 impl EmbedCommandError {
     pub(super) fn exit_status(&self) -> u8 {
         match self {
-            Self::Stopped => EXIT_STOPPED,
+            Self::Stopped | Self::Bulk(BulkError::Taken { .. }) => EXIT_CONTINUE,
             Self::TooManyFailed { .. } => EXIT_TOO_MANY_FAILED,
             _ => 1,
         }
@@ -142,6 +142,7 @@ async fn embed(args: &EmbedArgs, config: Config) -> Result<(Summary, End), CliEr
     let output =
         Output::new(&args.shard.name(&args.output), &config.fetch).map_err(EmbedCommandError::Output)?;
     bulk::look_for(&args.input).map_err(EmbedCommandError::Bulk)?;
+    let claim = output.claim().map_err(EmbedCommandError::Bulk)?;
     let mut stop = pin!(shutdown::requested()?);
     let rooms = Rooms::open(&config, decode_worker::command)?;
     let models = tokio::select! {
@@ -157,6 +158,7 @@ async fn embed(args: &EmbedArgs, config: Config) -> Result<(Summary, End), CliEr
         max_line_bytes: config.fetch.max_bytes / 3 * 4 + LINE_MARGIN_BYTES,
         shard: args.shard,
         output,
+        claim,
         table_items: args.table_items.get(),
         // Neither the network nor the device waits for the other.
         max_in_flight: config.fetch.max_concurrent + embedder.max_kept(),

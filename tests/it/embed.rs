@@ -421,3 +421,21 @@ fn another_writer_is_noticed() {
     assert!(refused.contains("another process writes "), "{refused}");
     assert_eq!(tables(&work.output("part-0.parquet")).len(), 3);
 }
+
+#[test]
+fn one_that_comes_too_early_is_told_before_a_model_is_read() {
+    let work = Work::new("list.txt", &["0001.jpg".into()]);
+    let output = work.output("part-0.parquet");
+    fs::create_dir(&output).expect("made");
+    let lock = fs::File::open(&output).expect("opened");
+    lock.lock().expect("nobody else has it");
+    let early = work.run(&["--set", "model.image=/nowhere", "--set", "model.text=/nowhere"]);
+    let message = String::from_utf8_lossy(&early.stderr);
+    assert_eq!(early.status.code(), Some(75), "{message}");
+    assert!(
+        message.contains("another process is writing ") && message.contains("part-0.parquet"),
+        "{message}"
+    );
+    drop(lock);
+    summary(&work.run(&[]), 0);
+}

@@ -40,12 +40,14 @@ impl Work {
         let Here { config, decode_worker, table_items, max_in_flight, retries } = here;
         let rooms = Rooms::open(&config, decode_worker).expect("set up");
         let models = rooms.join(&config, vec![model]).expect("joined");
+        let output = Output::new(self.output("out").to_str().expect("UTF-8"), &config.fetch).expect("a path");
         let plan = Plan {
             list: self.list.clone(),
             is_json: false,
             max_line_bytes: 1000,
             shard: Shard::WHOLE,
-            output: Output::new(self.output("out").to_str().expect("UTF-8"), &config.fetch).expect("a path"),
+            claim: output.claim().expect("nobody else writes it"),
+            output,
             table_items,
             max_in_flight,
             retries,
