@@ -59,6 +59,10 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && cargo build --release --locked --bin sidelens \
     && install -D target/release/sidelens /out/sidelens \
     && strip --strip-debug /out/sidelens
+COPY LICENSE-APACHE LICENSE-MIT ./
+COPY tools/release tools/release
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    python3 tools/release/notices.py /out/notices
 
 # --- What both images share.
 FROM debian:bookworm-slim AS base
@@ -74,6 +78,7 @@ COPY --from=libtorch /opt/libtorch/lib /opt/libtorch/lib
 ARG MODEL
 COPY models/${MODEL:-README.md} /models/${MODEL:-README.md}
 COPY LICENSE LICENSE-APACHE LICENSE-MIT /usr/share/doc/sidelens/
+COPY --from=build /out/notices /usr/share/doc/sidelens
 COPY --from=build /out/sidelens /usr/local/bin/sidelens
 # The user has no entry in /etc/passwd, hence no home. The settings `hub.*` win over the second. Threads that compute a pass
 # together spin a twentieth of a millisecond where they wait, not three: docs/benchmarks.md.

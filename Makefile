@@ -74,13 +74,14 @@ image-cuda:
 image-smoke:
 	CONTAINER=$(CONTAINER) tools/ops/smoke.sh $(IMAGE):$(VERSION)
 
-# What a release carries: the binary with libtorch beside it, what is in it, and checksums.
+# What a release carries: the binary with libtorch beside it, what is in it, the notices of that, and checksums.
 dist: build sbom
 	rm -rf $(DIST)/sidelens-$(VERSION)
 	install -D target/release/sidelens $(DIST)/sidelens-$(VERSION)/sidelens
 	strip --strip-debug $(DIST)/sidelens-$(VERSION)/sidelens
 	cp -R $(LIBTORCH)/lib $(DIST)/sidelens-$(VERSION)/lib
 	[ ! -d $(LIBTORCH)/licenses ] || cp -R $(LIBTORCH)/licenses $(DIST)/sidelens-$(VERSION)/licenses
+	python3 tools/release/notices.py $(DIST)/sidelens-$(VERSION)
 	cp README.md CHANGELOG.md LICENSE LICENSE-APACHE LICENSE-MIT config/default.toml $(DIST)/sidelens-$(VERSION)/
 	tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@$$(git log -1 --format=%ct) -C $(DIST) \
 		-czf $(DIST)/sidelens-$(VERSION)-x86_64-linux.tar.gz sidelens-$(VERSION)

@@ -62,17 +62,23 @@ def wheel(requirement, sha):
     return {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl, "hashes": hashes}
 
 
-def main():
+def packages():
+    """Ours, and the crates that are compiled into it."""
     answer = metadata()
     nodes = {node["id"]: node for node in answer["resolve"]["nodes"]}
     root = answer["resolve"]["root"]
     ids = compiled_in(nodes, root)
-    packages = {package["id"]: package for package in answer["packages"] if package["id"] in ids}
+    found = {package["id"]: package for package in answer["packages"] if package["id"] in ids}
+    return found.pop(root), list(found.values())
+
+
+def main():
+    ours, crates = packages()
     sha = digests()
     wheels = {(w[0], w[1]) for w in fetch.WHEELS + (fetch.CUDA_WHEELS if "--cuda" in sys.argv else [])}
-    components = [crate(p, sha.get((p["name"], p["version"]))) for id, p in packages.items() if id != root]
+    components = [crate(p, sha.get((p["name"], p["version"]))) for p in crates]
     components += [wheel(*w) for w in wheels]
-    subject = crate(packages[root], None) | {"type": "application"}
+    subject = crate(ours, None) | {"type": "application"}
     bill = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
