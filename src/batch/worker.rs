@@ -26,7 +26,7 @@ pub trait Device: Send + 'static {
     /// One vector or error per input, in order.
     fn embed(&mut self, batch: Vec<Prepared>) -> impl Future<Output = Results> + Send;
 
-    /// Passes over the first of `inputs`, in the sizes that are worth one before the first request.
+    /// Passes over `input` in the sizes, up to `most`, that are worth one before the first request.
     fn warm_up(
         &mut self,
         input: Arc<Prepared>,
