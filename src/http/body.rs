@@ -103,7 +103,7 @@ impl Bodies {
     /// # Errors
     /// [`HttpError::BodyTooLarge`], before reading where Content-Length tells; [`EmbedError::Deadline`] when
     /// room or body take too long; [`HttpError::NoBodyRoom`] when too many wait for room;
-    /// [`HttpError::SlowBody`] when the body stops or crawls; [`EmbedError::InvalidRequest`] when it breaks off.
+    /// [`HttpError::SlowBody`] when the body stops or crawls; [`EmbedError::InvalidRequest`] when it breaks off, or goes on.
     ///
     /// # Cancel safety
     /// Dropping the future gives the room back.
@@ -175,6 +175,11 @@ impl Bodies {
                 EmbedError::InvalidRequest(format!("the body broke off after {} bytes", bytes.len()))
             })?;
             let received = bytes.len() + chunk.len();
+            // actix reads what has `Upgrade: websocket` to the end of the connection, and the room was asked for by this.
+            if let Some(length) = length.filter(|length| received > *length) {
+                let wrong = format!("the body is longer than its Content-Length of {length} bytes");
+                return Err(EmbedError::InvalidRequest(wrong).into());
+            }
             if received > self.max_bytes {
                 return Err(HttpError::BodyTooLarge { limit: self.max_bytes });
             }
@@ -262,6 +267,14 @@ mod tests {
     async fn refuses_by_content_length_before_reading() {
         let request = post(5).insert_header((CONTENT_LENGTH, "1001"));
         assert_eq!(status_and_body(bodies(1000, 4096), request).await.0, 413);
+    }
+
+    #[actix_web::test]
+    async fn refuses_more_than_content_length_says() {
+        let request = post(300_000).insert_header((CONTENT_LENGTH, "10"));
+        let (status, body) = status_and_body(bodies(1 << 20, 4096), request).await;
+        assert_eq!(status, 400);
+        assert!(body.contains("Content-Length") && body.contains("10"), "{body}");
     }
 
     #[actix_web::test]
