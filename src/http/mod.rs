@@ -7,6 +7,7 @@ mod auth;
 mod body;
 mod embed;
 mod error;
+mod exchange;
 mod limit;
 mod live;
 mod observe;

@@ -27,8 +27,9 @@ use tracing_actix_web::TracingLogger;
 
 use super::{
     HttpState, Listener, configure,
+    exchange::Exchange,
     observe::{RequestSpan, observe},
-    socket::{Carrier, Intake, Socket},
+    socket::{Carrier, Socket},
 };
 use crate::config::MAX_WORKERS;
 
@@ -161,9 +162,10 @@ fn http<T: Carrier>(
         .wrap(from_fn(observe))
         // Around it, as it makes the id that `observe` sends back.
         .wrap(TracingLogger::<RequestSpan>::new())
-        .wrap_fn(|request, service| {
-            Intake::head_has_come(&request);
-            service.call(request)
+        .wrap_fn(|mut request, service| {
+            let exchange = Exchange::begin(&mut request);
+            let answered = service.call(request);
+            async move { Ok(answered.await?.map_body(|_, answer| exchange.until_sent(answer))) }
         });
     HttpService::build()
         // Connections that are kept alive end with a stop.

@@ -21,7 +21,7 @@ use std::{
 use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::{
     HttpRequest,
-    dev::{Extensions, ServiceRequest},
+    dev::Extensions,
     rt::net::{ActixStream, Ready, TcpStream},
 };
 use futures_util::{FutureExt, future::LocalBoxFuture};
@@ -34,6 +34,10 @@ use tokio::{
 /// So many bytes are handed on before the request's handler has its turn. actix's buffer is twice as large then, also of
 /// requests that were refused, the rest of which is read and dropped.
 const READ_AT_ONCE: u64 = 16 * 1024;
+/// So many bytes are read beyond what the handler of a request waits for, until the answer is sent: enough to see that a
+/// caller has gone which sends little else, and too few to fill actix's buffer. While that is full behind requests that
+/// wait, actix asks over and over whether there is room.
+const READ_AHEAD: usize = 64 * 1024;
 
 /// A TCP connection that reads as its [`Intake`] says.
 pub(super) struct Socket {
@@ -46,11 +50,17 @@ pub(super) struct Socket {
 #[derive(Default)]
 pub(super) struct Intake {
     n_pauses: Cell<usize>,
+    /// Whether a request is under way.
+    is_busy: Cell<bool>,
+    /// What has been read since its handler waited for some of it.
+    n_ahead: Cell<usize>,
     /// Who reads, while that pauses.
     reader: Cell<Option<Waker>>,
     /// Runs until the first head is there.
     first_head: RefCell<Option<LocalBoxFuture<'static, ()>>>,
     is_late: Cell<bool>,
+    /// Whether something has come since that was asked.
+    has_read: Cell<bool>,
 }
 
 /// Nothing is read until this is dropped.
@@ -110,11 +120,42 @@ impl Intake {
         Paused(self)
     }
 
-    /// To be called as soon as a request is there: it stops the clock of the first head.
-    pub(super) fn head_has_come(request: &ServiceRequest) {
-        if let Some(intake) = request.conn_data::<Rc<Self>>() {
-            intake.first_head.borrow_mut().take();
+    /// To be called as soon as a request is there: it stops the clock of the first head. Until the [`Self::end`] of the
+    /// request not much is read behind it.
+    pub(super) fn begin(&self) {
+        self.first_head.take();
+        self.is_late.set(false);
+        self.is_busy.set(true);
+    }
+
+    /// To be called when the handler of a request waits for more of its body.
+    pub(super) fn want_more(&self) {
+        self.n_ahead.set(0);
+        self.wake();
+    }
+
+    /// To be called when the answer is sent.
+    pub(super) fn end(&self) {
+        self.is_busy.set(false);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
         }
+    }
+
+    fn may_read(&self) -> bool {
+        if !self.is_busy.get() {
+            self.n_ahead.set(0);
+        }
+        self.n_pauses.get() == 0 && self.n_ahead.get() < READ_AHEAD
+    }
+
+    fn count(&self, n_bytes: usize) {
+        self.n_ahead.set(self.n_ahead.get() + n_bytes);
+        self.has_read.set(true);
     }
 
     fn is_late(&self, context: &mut Context<'_>) -> bool {
@@ -123,6 +164,11 @@ impl Intake {
             *first_head = None;
             self.is_late.set(true);
         }
+        // What has just been read may be the head: who waited for it has its turn before.
+        if self.has_read.take() && self.is_late.get() {
+            context.waker().wake_by_ref();
+            return false;
+        }
         self.is_late.get()
     }
 }
@@ -130,9 +176,7 @@ impl Intake {
 impl Drop for Paused<'_> {
     fn drop(&mut self) {
         self.0.n_pauses.set(self.0.n_pauses.get() - 1);
-        if let Some(reader) = self.0.reader.take() {
-            reader.wake();
-        }
+        self.0.wake();
     }
 }
 
@@ -143,7 +187,7 @@ impl AsyncRead for Socket {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let Self { tcp, intake } = self.get_mut();
-        if intake.n_pauses.get() > 0 {
+        if !intake.may_read() {
             intake.reader.set(Some(context.waker().clone()));
             return Poll::Pending;
         }
@@ -152,15 +196,18 @@ impl AsyncRead for Socket {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
+        let n_before = buffer.filled().len();
         let read = Pin::new(&mut *tcp).poll_read(context, buffer);
-        if read.is_pending() {
-            tcp.set_limit(READ_AT_ONCE);
-            if intake.is_late(context) {
-                tracing::debug!("no whole head in `server.client_timeout_ms`: the connection ends");
-                return Poll::Ready(Ok(()));
-            }
+        if read.is_ready() {
+            intake.count(buffer.filled().len() - n_before);
+            return read;
         }
-        read
+        tcp.set_limit(READ_AT_ONCE);
+        if intake.is_late(context) {
+            tracing::debug!("no whole head in `server.client_timeout_ms`: the connection ends");
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Pending
     }
 }
 
@@ -278,6 +325,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn little_is_read_behind_a_request_until_its_end() {
+        let (mut socket, mut peer) = pair().await;
+        let intake = socket.intake.clone();
+        intake.begin();
+        let send = async { peer.write_all(&[7; 1_000_000]).await.unwrap() };
+        let take = async {
+            for (n, is_answered) in [(READ_AHEAD, false), (READ_AHEAD - 1, true)] {
+                socket.read_exact(&mut vec![0; n]).await.unwrap();
+                socket.tcp.get_ref().readable().await.unwrap();
+                let mut read = Box::pin(socket.read_u8());
+                assert!(read.as_mut().now_or_never().is_none());
+                let wait = async {
+                    tokio::task::yield_now().await;
+                    if is_answered { intake.end() } else { intake.want_more() }
+                };
+                join(read, wait).await.0.unwrap();
+            }
+            socket.read_exact(&mut vec![0; 1_000_000 - 2 * READ_AHEAD - 1]).await.unwrap();
+        };
+        timeout(Duration::from_secs(20), join(send, take)).await.expect("it is woken");
+    }
+
+    #[tokio::test]
     async fn a_late_head_ends_it_unless_it_has_come_meanwhile() {
         let mut bytes = [0; 5];
         let (mut socket, mut peer) = pair().await;
@@ -287,5 +357,8 @@ mod tests {
         peer.write_all(b"hello").await.unwrap();
         socket.tcp.get_ref().readable().await.unwrap();
         assert_eq!(socket.read(&mut bytes).await.unwrap(), 5);
+        // Who waited for it looks at it before there is an end.
+        assert!(socket.read(&mut bytes).now_or_never().is_none());
+        assert_eq!(timeout(Duration::from_secs(20), socket.read(&mut bytes)).await.unwrap().unwrap(), 0);
     }
 }
