@@ -15,7 +15,8 @@
 //! type `text`, `image_url` and `image_base64`, each with an optional `weight`.
 //!
 //! The answer fits `"response": {"data": [{"embedding": "{{embedding}}"}, "{{..}}"]}`, and for a body with
-//! `texts` also Cohere's `{"embeddings": ["{{embedding}}", "{{..}}"]}`. Settings whose `response` is
+//! `texts` also Cohere's `{"embeddings": ["{{embedding}}", "{{..}}"]}`. OpenAI's own clients ask for base64 by
+//! `encoding_format`, and one of them takes whatever comes for that. Settings whose `response` is
 //! a bare array (Hugging Face) point their `url` at [`super::Tei`].
 
 use bytes::BytesMut;
@@ -49,15 +50,17 @@ impl Dialect for Meilisearch {
             return plain::render(response);
         }
         let EmbedResponse { model, embeddings, errors, usage } = response;
-        let copies = if answer == Answer::DataAndEmbeddings { 2 } else { 1 };
-        let mut out = write::buffer(embeddings, copies);
+        let mut out = write::buffer(embeddings, answer);
         out.extend(br#"{"object":"list","model":"#);
         write::value(&mut out, model);
         out.extend(br#","data":["#);
         for (i, embedding) in embeddings.iter().enumerate() {
             let comma = if i == 0 { "" } else { "," };
             out.extend(format!(r#"{comma}{{"object":"embedding","index":{i},"embedding":"#).bytes());
-            write::value(&mut out, embedding.as_slice());
+            match answer {
+                Answer::Base64 => write::base64(&mut out, embedding),
+                _ => write::value(&mut out, embedding.as_slice()),
+            }
             out.push(b'}');
         }
         out.push(b']');
@@ -113,6 +116,14 @@ mod tests {
         let mut cohere = plain;
         cohere["embeddings"] = json!([[1.0, 0.0], [0.0, -1.0]]);
         assert_eq!(rendered(&response, Answer::DataAndEmbeddings), cohere);
+    }
+
+    #[test]
+    fn base64_is_what_openai_answers_with() {
+        let answer = rendered(&response(vec![vec![2.0, 0.0], vec![0.0, -3.0]]), Answer::Base64);
+        // 1 is 00 00 80 3f, -1 is 00 00 80 bf.
+        assert_eq!(answer["data"][0]["embedding"], "AACAPwAAAAA=");
+        assert_eq!(answer["data"][1]["embedding"], "AAAAAAAAgL8=");
     }
 
     #[test]

@@ -65,10 +65,20 @@ pub struct Call {
 pub enum Answer {
     /// `{"data": [{"embedding": [...]}]}`.
     Data,
-    /// The same, and `"embeddings": [[...]]` beside it: the body had Cohere's `texts`.
+    /// `{"data": [{"embedding": "..."}]}`, little-endian f32 in base64: the body had OpenAI's `encoding_format` for it.
+    Base64,
+    /// As [`Self::Data`], and `"embeddings": [[...]]` beside it: the body had Cohere's `texts`.
     DataAndEmbeddings,
     /// `{"embedding": [...]}`: the body was an upload, or the route is [`Plain`]'s.
     Plain,
+}
+
+impl Answer {
+    /// Bytes that so many vectors take at most, and what is around them.
+    pub fn max_bytes(self, n_vectors: usize, dimensions: usize) -> usize {
+        let copies = if self == Self::DataAndEmbeddings { 2 } else { 1 };
+        write::max_bytes(copies * n_vectors, dimensions)
+    }
 }
 
 /// What reads a body, by its type.

@@ -38,7 +38,7 @@ impl Dialect for Plain {
 /// `{"embedding": [...], "model": "..."}`, or `embeddings` for any other number than one; `errors` as elsewhere.
 pub(super) fn render(response: &EmbedResponse) -> Vec<u8> {
     let EmbedResponse { model, embeddings, errors, .. } = response;
-    let mut out = write::buffer(embeddings, 1);
+    let mut out = write::buffer(embeddings, Answer::Plain);
     match &embeddings[..] {
         [embedding] => {
             out.extend(br#"{"embedding":"#);

@@ -74,6 +74,7 @@ struct Keys {
     modality: Option<Leaf>,
     input_type: Option<Leaf>,
     task: Option<Leaf>,
+    encoding_format: Option<Leaf>,
     // Or the body is itself the item. Spelt out, as serde's `flatten` would buffer every value.
     #[serde(deserialize_with = "present")]
     text: Option<Leaf>,
@@ -115,7 +116,8 @@ impl Body {
 
 impl Keys {
     fn check(self, body: &mut Cuts) -> Result<Call, String> {
-        let answer = if self.texts.is_some() { Answer::DataAndEmbeddings } else { Answer::Data };
+        let data = self.encoding_format.map_or(Ok(Answer::Data), |leaf| encoding_format(leaf, body))?;
+        let answer = if self.texts.is_some() { Answer::DataAndEmbeddings } else { data };
         let item = Fields {
             text: self.text,
             image: self.image,
@@ -167,6 +169,19 @@ fn modality(leaf: Leaf, body: &Cuts) -> Result<Modality, String> {
             other => Err(format!("`modality` is `{}`; {MODALITIES}", shortened(other))),
         },
         other => Err(format!("`modality` is {}; {MODALITIES}", other.type_name())),
+    }
+}
+
+/// Reads how OpenAI and Voyage are asked to write vectors. Cohere is not: for its `texts` this means nothing.
+fn encoding_format(leaf: Leaf, body: &Cuts) -> Result<Answer, String> {
+    const FORMATS: &str = "use `float` or `base64`";
+    match leaf {
+        Leaf::String(name) => match body.text(&name) {
+            "" | "float" => Ok(Answer::Data),
+            "base64" => Ok(Answer::Base64),
+            other => Err(format!("`encoding_format` is `{}`; {FORMATS}", shortened(other))),
+        },
+        other => Err(format!("`encoding_format` is {}; {FORMATS}", other.type_name())),
     }
 }
 

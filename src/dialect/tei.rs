@@ -30,7 +30,7 @@ impl Dialect for Tei {
     }
 
     fn render(&self, response: &EmbedResponse, _: Answer) -> Vec<u8> {
-        let mut out = write::buffer(&response.embeddings, 1);
+        let mut out = write::buffer(&response.embeddings, Answer::Plain);
         write::vectors(&mut out, &response.embeddings);
         out
     }

@@ -1,17 +1,23 @@
 //! JSON written straight into its buffer: vectors, and failures.
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Serialize;
 
-use super::Failure;
+use super::{Answer, Failure};
 use crate::domain::{Embedding, ItemError, ItemErrorKind};
 
 /// Bytes that one component takes at most: sign, digits, exponent, comma.
 const COMPONENT_BYTES: usize = 16;
 
+/// Bytes that so many vectors take at most, and what is around them.
+pub(super) fn max_bytes(n_vectors: usize, dimensions: usize) -> usize {
+    512 + n_vectors * (dimensions * COMPONENT_BYTES + 64)
+}
+
 /// A buffer with room for the vectors, so that writing them does not grow it.
-pub(super) fn buffer(embeddings: &[Embedding], copies: usize) -> Vec<u8> {
-    let components: usize = embeddings.iter().map(Embedding::dimensions).sum();
-    Vec::with_capacity(512 + copies * (components * COMPONENT_BYTES + embeddings.len() * 64))
+pub(super) fn buffer(embeddings: &[Embedding], answer: Answer) -> Vec<u8> {
+    let dimensions = embeddings.first().map_or(0, Embedding::dimensions);
+    Vec::with_capacity(answer.max_bytes(embeddings.len(), dimensions))
 }
 
 /// Appends any value. Floats take the fewest digits that read back as the same f32.
@@ -29,6 +35,12 @@ pub(super) fn vectors(out: &mut Vec<u8>, embeddings: &[Embedding]) {
         value(out, embedding.as_slice());
     }
     out.push(b']');
+}
+
+/// Appends a vector as a string: its components as little-endian f32, in base64.
+pub(super) fn base64(out: &mut Vec<u8>, embedding: &Embedding) {
+    let bytes: Vec<u8> = embedding.as_slice().iter().flat_map(|x| x.to_le_bytes()).collect();
+    value(out, &BASE64_STANDARD.encode(bytes));
 }
 
 /// Appends `,"errors": [...]` where there are any.

@@ -192,6 +192,21 @@ fn strings_are_what_the_modality_says() {
 }
 
 #[test]
+fn vectors_are_written_as_openai_is_asked_for_them() {
+    let of = |body: &str| parse(body.into()).unwrap().answer;
+    assert_eq!(of(r#"{"input":["a"],"encoding_format":"base64"}"#), Answer::Base64);
+    for unsaid in [r#""float""#, r#""""#, "null"] {
+        assert_eq!(of(&format!(r#"{{"input":["a"],"encoding_format":{unsaid}}}"#)), Answer::Data);
+    }
+    assert_eq!(of(r#"{"texts":["a"],"encoding_format":"base64"}"#), Answer::DataAndEmbeddings);
+    assert_eq!(
+        refused(r#"{"input":["a"],"encoding_format":"int8"}"#),
+        "`encoding_format` is `int8`; use `float` or `base64`"
+    );
+    assert!(refused(r#"{"input":["a"],"encoding_format":1}"#).contains("`encoding_format` is a number"));
+}
+
+#[test]
 fn the_number_of_dimensions_has_two_names() {
     let of = |keys: &str| {
         parse(format!(r#"{{"texts":["a"],{keys}}}"#).as_str().into()).unwrap().request.dimensions

@@ -133,6 +133,24 @@ async fn answers_in_the_templates_of_cohere_and_hugging_face() {
 }
 
 #[actix_web::test]
+async fn answers_in_base64_where_openai_is_asked_for_it() {
+    let app = TestApp::spawn(|_| {}).await;
+    let body = |format: &str| json!({"model": "m", "input": ["a", "b"], "encoding_format": format});
+    let (_, plain) = post(&app, "/v1/embeddings", &body("float")).await;
+    let (status, encoded) = post(&app, "/v1/embeddings", &body("base64")).await;
+    assert_eq!(status, 200, "{encoded}");
+    for (i, expected) in vectors(&plain).iter().enumerate() {
+        let bytes = BASE64_STANDARD.decode(encoded["data"][i]["embedding"].as_str().unwrap()).unwrap();
+        let read = |four: &[u8]| f32::from_le_bytes(four.try_into().unwrap());
+        let found: Vec<f32> = bytes.chunks_exact(4).map(read).collect();
+        assert_eq!(&found, expected);
+    }
+    let (status, refused) = post(&app, "/v1/embeddings", &body("int8")).await;
+    assert_eq!(status, 400);
+    assert!(refused.to_string().contains("`float` or `base64`"), "{refused}");
+}
+
+#[actix_web::test]
 async fn forty_connections_of_ten_keep_count_and_order() {
     let app = TestApp::spawn(|_| {}).await;
     let texts: Vec<String> = (0..400).map(|i| format!("document number {i}")).collect();
