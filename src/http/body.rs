@@ -46,16 +46,24 @@ const FIRST_CHUNK: usize = 64 * 1024;
 
 /// How fast something must come.
 #[derive(Clone, Copy)]
-struct Pace {
+pub(super) struct Pace {
     /// It may stop for so long.
-    pause: Duration,
+    pub(super) pause: Duration,
     /// 0 for any speed, but for the pauses.
     bytes_per_s: usize,
 }
 
 impl Pace {
+    /// The one that callers have to keep.
+    pub(super) fn of_callers(server: &ServerConfig) -> Self {
+        Self {
+            pause: Duration::from_millis(server.client_timeout_ms),
+            bytes_per_s: server.min_body_bytes_per_s,
+        }
+    }
+
     /// When the next part is due, where `received` bytes have come since `started`, the last ones now.
-    fn due(&self, started: Instant, received: usize) -> Instant {
+    pub(super) fn due(&self, started: Instant, received: usize) -> Instant {
         let due = Instant::now() + self.pause;
         if self.bytes_per_s == 0 {
             return due;
@@ -73,8 +81,8 @@ pub(super) struct Bodies {
     waiting: Arc<Semaphore>,
     max_bytes: usize,
     deadline_ms: u64,
-    client_timeout_ms: u64,
-    min_bytes_per_s: usize,
+    /// A caller that sends a byte now and then would hold the room of all it has sent.
+    pace: Pace,
 }
 
 /// A body, and the room that it takes until this is dropped: parsed pictures are parts of the body, so keep
@@ -93,8 +101,7 @@ impl Bodies {
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
             max_bytes: server.max_body_bytes,
             deadline_ms: batch.deadline_ms,
-            client_timeout_ms: server.client_timeout_ms,
-            min_bytes_per_s: server.min_body_bytes_per_s,
+            pace: Pace::of_callers(server),
         }
     }
 
@@ -153,20 +160,17 @@ impl Bodies {
         let mut covered = if room.is_some() { STEP } else { SMALL };
         // With Content-Length the buffer never grows; untouched pages cost nothing.
         let mut bytes = BytesMut::with_capacity(length.unwrap_or(FIRST_CHUNK).min(self.max_bytes));
-        // A caller that sends a byte now and then would hold the room of all it has sent.
-        let pace =
-            Pace { pause: Duration::from_millis(self.client_timeout_ms), bytes_per_s: self.min_bytes_per_s };
         let mut started = Instant::now();
         loop {
-            let due = pace.due(started, bytes.len());
+            let due = self.pace.due(started, bytes.len());
             let chunk = match timeout_at(PROMISE.due(started, bytes.len()).min(due), payload.next()).await {
                 Ok(chunk) => chunk,
                 Err(_) => {
                     room.iter().for_each(Place::step_aside);
                     timeout_at(due, payload.next()).await.map_err(|_| HttpError::SlowBody {
                         received: bytes.len(),
-                        client_timeout_ms: self.client_timeout_ms,
-                        min_bytes_per_s: self.min_bytes_per_s,
+                        client_timeout_ms: self.pace.pause.as_millis() as u64,
+                        min_bytes_per_s: self.pace.bytes_per_s,
                     })?
                 }
             };
@@ -209,7 +213,7 @@ impl Bodies {
     }
 }
 
-fn units(bytes: usize) -> u32 {
+pub(super) fn units(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
 }
 

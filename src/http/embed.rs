@@ -2,6 +2,7 @@
 
 use actix_web::{
     HttpMessage, HttpRequest, HttpResponse,
+    body::BoxBody,
     http::header::{CONTENT_TYPE, ContentType},
     web,
 };
@@ -42,7 +43,7 @@ async fn answer(
     state: &HttpState,
     request: &HttpRequest,
     payload: web::Payload,
-) -> Result<Vec<u8>, HttpError> {
+) -> Result<BoxBody, HttpError> {
     let since = Instant::now();
     let caller = state.edge.keys.get().identify(request)?;
     if !state.models.is_ready() {
@@ -64,13 +65,15 @@ async fn answer(
         None => state.models.choose(call.request.model.as_deref()),
     }?;
     Span::current().record("sidelens.model", embedder.name()).record("sidelens.inputs", n_inputs);
+    let max_bytes = call.answer.max_bytes(n_inputs, embedder.info().spec.dimensions);
+    let place = state.answers.enter(max_bytes, since).await?;
     let response = embedder.embed(call.request, state.config.on_item_error, since).await?;
     if response.embeddings.len() != n_inputs {
         let found = response.embeddings.len();
         return Err(EmbedError::Internal(format!("{n_inputs} inputs gave {found} vectors")).into());
     }
     tracing::debug!(n_inputs, n_placeholders = response.errors.len(), "embedded");
-    Ok(dialect.render(&response, call.answer))
+    Ok(state.answers.body(dialect.render(&response, call.answer), place))
 }
 
 async fn parse(reader: Reader, body: BytesMut) -> Result<Call, EmbedError> {

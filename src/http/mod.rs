@@ -3,6 +3,7 @@
 
 mod admin;
 mod admin_cache;
+mod answer;
 mod auth;
 mod body;
 mod embed;
@@ -39,6 +40,7 @@ pub struct HttpState {
     pub config: Arc<Config>,
     edge: Edge,
     bodies: body::Bodies,
+    answers: answer::Answers,
 }
 
 /// What the edge needs of files, in force as they change. Cheap to clone.
@@ -63,7 +65,8 @@ impl HttpState {
     /// Joins the edge to the rest of the house.
     pub fn new(models: Models, metrics: Arc<Metrics>, config: Arc<Config>, edge: Edge) -> Self {
         let bodies = body::Bodies::new(&config.server, &config.batch);
-        Self { models, metrics, config, edge, bodies }
+        let answers = answer::Answers::new(&config.server, &config.batch);
+        Self { models, metrics, config, edge, bodies, answers }
     }
 }
 

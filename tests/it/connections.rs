@@ -2,6 +2,7 @@
 
 use std::{fs, io::ErrorKind, process::Command, time::Duration};
 
+use futures_util::future::{join, join_all};
 use serde_json::json;
 use sidelens::runtime::stub::stub_model;
 use tokio::{
@@ -10,7 +11,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::support::{Running, STUB_DIMENSIONS, TestApp, sidelens, slow_model};
+use crate::support::{PictureServer, Running, STUB_DIMENSIONS, TestApp, sidelens, slow_model};
 
 /// What the service may take to end a connection in these tests.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -83,10 +84,21 @@ async fn a_head_in_time_stops_the_clock() {
     assert_eq!(app.post("/embed", r#"{"input": "red"}"#).await.0, 200);
 }
 
+/// The program with the demo model, which is warm.
+async fn ready(settings: &[&str]) -> Running {
+    let service = Running::start(&[&["--model", "demo"], settings].concat());
+    let url = format!("{}/ready", service.url);
+    while crate::support::answer(crate::support::client().get(&url)).await.0 != 200 {
+        sleep(Duration::from_millis(50)).await;
+    }
+    service
+}
+
 /// As on a machine that sleeps, or in a container that is frozen.
+#[cfg_attr(not(feature = "torch"), ignore = "needs the feature `torch`")]
 #[tokio::test]
 async fn a_request_that_came_during_a_pause_is_answered() {
-    let service = Running::start(&["--model", "demo", "--set", "server.client_timeout_ms=500"]);
+    let service = ready(&["--set", "server.client_timeout_ms=2000"]).await;
     let address = service.url.strip_prefix("http://").expect("plain");
     let mut connections = Vec::new();
     for _ in 0..20 {
@@ -96,9 +108,13 @@ async fn a_request_that_came_during_a_pause_is_answered() {
     sleep(Duration::from_millis(200)).await;
     service.signal("STOP");
     for connection in &mut connections {
-        connection.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
+        // It is answered later than it is read.
+        let body = r#"{"input": "red"}"#;
+        let request =
+            format!("POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        connection.write_all(request.as_bytes()).await.expect("sent");
     }
-    sleep(Duration::from_millis(1500)).await;
+    sleep(Duration::from_millis(3000)).await;
     service.signal("CONT");
     for connection in &mut connections {
         let answer = rest(connection).await;
@@ -124,6 +140,142 @@ async fn an_idle_connection_is_kept_for_a_while_if_wanted() {
         assert!(head(&mut connection).await.starts_with("HTTP/1.1 200"));
     }
     assert_eq!(rest(&mut connection).await, "");
+}
+
+#[tokio::test]
+async fn an_answer_ends_the_wait_for_a_body_of_unknown_length() {
+    let app = TestApp::spawn(|config| {
+        config.server.client_timeout_ms = 500;
+        config.auth.api_keys = vec!["key".into()];
+    })
+    .await;
+    let early = [
+        ("POST /nowhere", "", "404"),
+        ("GET /health", "", "200"),
+        ("GET /embed", "", "405"),
+        ("POST /embed", "", "401"),
+        ("POST /embed", "Authorization: Bearer key\r\n", "503"),
+        ("POST /embed", "Upgrade: websocket\r\n", "401"),
+    ];
+    let ends = early.map(|(what, header, status)| {
+        let app = &app;
+        async move {
+            let mut connection = connect(app).await;
+            let head = format!("{what} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n{header}\r\n");
+            connection.write_all(head.as_bytes()).await.expect("sent");
+            let answer = rest(&mut connection).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{what}: {answer}");
+        }
+    });
+    join_all(ends).await;
+}
+
+#[tokio::test]
+async fn a_body_above_its_content_length_is_refused() {
+    let app = TestApp::spawn(|_| {}).await;
+    let mut connection = connect(&app).await;
+    // To actix it ends with the connection.
+    let head = "POST /embed HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nContent-Length: 10\r\n\r\n";
+    connection.write_all(head.as_bytes()).await.expect("sent");
+    connection.write_all(&[b' '; 100]).await.expect("sent");
+    let answer = self::head(&mut connection).await;
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("Content-Length"), "{answer}");
+}
+
+/// `n` requests of a few bytes each.
+fn small(n: usize) -> Vec<u8> {
+    b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n".repeat(n)
+}
+
+/// Waits for a moment in which a process does nothing. Needs Linux.
+async fn rest_of(service: &Running) {
+    let ticks = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", service.pid())).expect("it lives");
+        let fields: Vec<_> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+        (fields[11].to_owned(), fields[12].to_owned())
+    };
+    let quiet = async {
+        loop {
+            let before = ticks();
+            sleep(Duration::from_millis(300)).await;
+            if ticks() == before {
+                break;
+            }
+        }
+    };
+    timeout(PATIENCE, quiet).await.expect("it rests");
+}
+
+#[cfg_attr(not(all(feature = "torch", target_os = "linux")), ignore = "needs Linux and the feature `torch`")]
+#[tokio::test]
+async fn what_waits_behind_a_request_costs_no_time() {
+    let host = PictureServer::start("tests/fixtures/images");
+    let networks = "fetch.allow_networks=[\"127.0.0.0/8\"]";
+    let timeouts = ["fetch.timeout_ms=20000", "fetch.first_byte_timeout_ms=20000"];
+    let service = ready(&["--set", networks, "--set", timeouts[0], "--set", timeouts[1]]).await;
+    rest_of(&service).await;
+    let address = service.url.strip_prefix("http://").expect("plain");
+    let body = json!({ "image_url": host.url("slow") }).to_string();
+    let request = format!("POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let mut connection = TcpStream::connect(address).await.expect("accepted");
+    connection.write_all(request.as_bytes()).await.expect("sent");
+    // As much as the system takes.
+    let sent = timeout(Duration::from_secs(1), connection.write_all(&small(8000))).await;
+    assert!(sent.is_err() || sent.is_ok_and(|sent| sent.is_ok()), "the connection ended");
+    rest_of(&service).await;
+}
+
+#[tokio::test]
+async fn what_waits_behind_a_request_is_answered_after_it() {
+    let (model, brake) = slow_model(STUB_DIMENSIONS);
+    let app = TestApp::spawn_with(model, |config| config.server.keep_alive_s = 30).await;
+    brake.set(Duration::from_millis(500));
+    let post = |padding: usize| {
+        let body = format!("{{\"input\": [\"{padding}\", \"house\"]{}}}", " ".repeat(padding));
+        format!("POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+            .into_bytes()
+    };
+    let mut connection = connect(&app).await;
+    let (mut reading, mut writing) = connection.split();
+    let requests =
+        [post(10), small(8000), post(500_000), post(20), small(40), post(90_000), post(30)].concat();
+    let send = async {
+        writing.write_all(&requests).await.expect("sent");
+        writing
+            .write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .await
+            .expect("sent");
+    };
+    let mut answers = Vec::new();
+    let (ended, ()) = join(timeout(PATIENCE * 2, reading.read_to_end(&mut answers)), send).await;
+    ended.expect("in time").expect("read");
+    assert_eq!(String::from_utf8_lossy(&answers).matches("HTTP/1.1 200").count(), 8046);
+}
+
+#[tokio::test]
+async fn large_answers_wait_for_those_that_nobody_takes() {
+    let app = TestApp::spawn_with(stub_model(1024), |config| {
+        config.server.max_body_bytes = 1 << 20;
+        config.server.max_inflight_body_bytes = 8 << 20;
+        config.fetch.connect_timeout_ms = 1000;
+        config.fetch.timeout_ms = 1000;
+        config.batch.deadline_ms = 3000;
+    })
+    .await;
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("set");
+    let mut connection = socket.connect(app.address()).await.expect("accepted");
+    // 6 MB of answer, more than the system keeps for one connection.
+    let large = json!({ "input": vec!["red"; 512] }).to_string();
+    let head = format!("POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{large}", large.len());
+    connection.write_all(head.as_bytes()).await.expect("sent");
+    let answered = "sidelens_requests_total{route=\"embed\",status=\"200\"}";
+    app.wait_until("it is answered", async || app.metric(answered).await == 1.0).await;
+    let (status, body) = app.post("/embed", large.clone()).await;
+    assert_eq!(status, 503, "{body}");
+    assert_eq!(app.post("/embed", r#"{"input": ["red", "house"]}"#).await.0, 200);
+    rest(&mut connection).await;
+    assert_eq!(app.post("/embed", large).await.0, 200);
 }
 
 #[tokio::test]
@@ -236,7 +388,7 @@ async fn a_body_of_unknown_length_may_be_large() {
         let answer = self::head(&mut connection).await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     });
-    futures_util::future::join_all(posts).await;
+    join_all(posts).await;
 }
 
 #[tokio::test]
