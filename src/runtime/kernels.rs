@@ -11,7 +11,7 @@ use std::env;
 /// quarter of a millisecond each; a model wants five for each number of rows.
 const LIMITS: [(&[&str], &str); 2] = [
     (&["LRU_CACHE_CAPACITY"], "1"),
-    (&["ONEDNN_PRIMITIVE_CACHE_CAPACITY", "DNNL_PRIMITIVE_CACHE_CAPACITY"], "256"),
+    (&["ONEDNN_PRIMITIVE_CACHE_CAPACITY", "DNNL_PRIMITIVE_CACHE_CAPACITY"], "512"),
 ];
 
 /// Bounds the kernels that are kept in memory, unless the environment does.
