@@ -69,8 +69,9 @@ impl Embedder {
                 let lengths =
                     std::iter::successors(Some(1), |n| Some(n * 2).filter(|n| n / 2 < text.max_length));
                 let batches = lengths.map(|n| (n, (policy.max_tokens / n).clamp(1, policy.max_texts)));
-                // Last, as what a search needs is not to make room for what bulk does.
-                let searches = (1..=SEARCH_WORDS.min(text.max_length)).map(|n| (n, 1));
+                // Last, as what a search needs is not to make room for what bulk does. The others are among the batches.
+                let searches = (1..=SEARCH_WORDS.min(text.max_length)).filter(|n| !n.is_power_of_two());
+                let searches = searches.map(|n| (n, 1));
                 let of_length = |(n_words, n_texts): (usize, usize)| {
                     let tokens = self.encode(&"photo ".repeat(n_words))?;
                     Ok((tokens, n_texts))
