@@ -29,7 +29,7 @@ pub use config::ConfigJson;
 pub use error::ModelError;
 pub use files::{FileBytes, ModelFiles};
 #[cfg(feature = "torch")]
-pub use layers::{Linear, Normalize};
+pub use layers::{Linear, Normalize, NormalizeTable};
 #[cfg(feature = "torch")]
 pub use weights::Weights;
 

@@ -1,4 +1,4 @@
-//! Where the pictures of a batch are collected on their way to the device.
+//! Where the pictures of a batch are collected on their way to a GPU.
 
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -31,8 +31,8 @@ impl Staging {
         Self { device, block, can_lock: device.is_cuda() }
     }
 
-    /// Pictures of one size to RGB8 `[batch, height, width, 3]` on the device. To be used up before the next call: on the
-    /// CPU it is the block itself, and a GPU may still be reading that.
+    /// Pictures of one size to RGB8 `[batch, height, width, 3]` on the device. To be used up before the next call: a GPU may
+    /// still be reading the block, and on the CPU, for tests, it is that itself.
     ///
     /// # Errors
     /// When memory is exhausted, here or on the device, or the pictures' sizes differ.

@@ -23,7 +23,7 @@ use crate::{
     config::{CoreList, ModelConfig, ModelParts, ModelSource},
     domain::{Embedding, Lane, Lanes, ModelSpec, Prepared},
     libtorch::{Inference, cuda_choose_kernels, cuda_empty_cache, cuda_enter, cuda_synchronize},
-    model::{Checkpoint, ModelError, Normalize, Placement, Towers},
+    model::{Checkpoint, ModelError, Normalize, NormalizeTable, Placement, Towers},
 };
 
 /// While one batch is computed the next is copied to the device.
@@ -149,10 +149,19 @@ fn engines(model: Model, layout: &Layout, cores: &CoreList) -> io::Result<Vec<En
 struct Model {
     dimensions: usize,
     towers: Box<dyn Towers>,
-    normalize: Option<Normalize>,
+    /// None where it reads texts alone.
+    pictures: Option<Pictures>,
     device: Device,
     /// The towers' tensors point into its mapped files.
     _checkpoint: Arc<Checkpoint>,
+}
+
+/// How pictures become `pixel_values`.
+enum Pictures {
+    /// On their way into the batch.
+    Here(NormalizeTable),
+    /// On the device, to which they travel as bytes.
+    There(Normalize),
 }
 
 // SAFETY: A loaded model is only read. Passes call libtorch with its tensors as constant inputs, which it allows from
@@ -255,23 +264,31 @@ impl Torch {
     }
 }
 
+impl Pictures {
+    fn new(normalize: Normalize, device: Device) -> Result<Self, TchError> {
+        match device {
+            Device::Cpu => NormalizeTable::new(&normalize).map(Self::Here),
+            _ => Ok(Self::There(normalize)),
+        }
+    }
+}
+
 impl Model {
     fn load(checkpoint: &Arc<Checkpoint>, spec: &ModelSpec, on: Placement) -> Result<Self, LoadError> {
         let _no_grad = tch::no_grad_guard();
         let towers = checkpoint.load(spec, on)?;
-        let normalize = match &spec.image {
-            Some(image) => Some(Normalize::new(image, on.device, on.kind)?),
+        let pictures = match &spec.image {
+            Some(image) => Some(Pictures::new(Normalize::new(image, on.device, on.kind)?, on.device)?),
             None => None,
         };
         let (dimensions, device) = (spec.dimensions, on.device);
-        Ok(Self { dimensions, towers, normalize, device, _checkpoint: checkpoint.clone() })
+        Ok(Self { dimensions, towers, pictures, device, _checkpoint: checkpoint.clone() })
     }
 
     /// The vectors of the batch, one after another, and behind them what fills it up to `size`.
     fn forward(&self, batch: &[Prepared], size: usize, staging: &mut Staging) -> Result<Vec<f32>, TchError> {
         let _inference = Inference::begin();
-        let mut pictures = Vec::new();
-        let mut texts = Vec::new();
+        let (mut pictures, mut texts) = (Vec::new(), Vec::new());
         let filling = batch.last().into_iter().cycle().take(size.saturating_sub(batch.len()));
         for input in batch.iter().chain(filling) {
             match input {
@@ -279,8 +296,9 @@ impl Model {
                 Prepared::Tokens(tokens) => texts.push(tokens.ids.as_slice()),
             }
         }
-        let vectors = match (&self.normalize, texts.is_empty()) {
-            (Some(normalize), true) => {
+        let vectors = match (&self.pictures, texts.is_empty()) {
+            (Some(Pictures::Here(table)), true) => self.towers.encode_images(&table.forward(&pictures)?)?,
+            (Some(Pictures::There(normalize)), true) => {
                 self.towers.encode_images(&normalize.forward(&staging.upload(&pictures)?)?)?
             }
             _ => self.towers.encode_texts(&texts)?,

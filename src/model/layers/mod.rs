@@ -14,6 +14,6 @@ pub use attention::{Attention, Mask, Queries};
 pub use block::{At, AttentionNames, BlockForm, Encoder, Norms};
 pub use linear::{LayerNorm, Linear};
 pub use mlp::Mlp;
-pub use pixels::{Normalize, PatchEmbedding, with_first_token};
+pub use pixels::{Normalize, NormalizeTable, PatchEmbedding, with_first_token};
 pub use pooling::mean;
 pub use tokens::{TokenBatch, TokenEmbedding};
