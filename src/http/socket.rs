@@ -31,13 +31,16 @@ use tokio::{
     time::sleep,
 };
 
-/// So many bytes are handed on before the request's handler has its turn. actix's buffer is twice as large then, also of
-/// requests that were refused, the rest of which is read and dropped.
-const READ_AT_ONCE: u64 = 16 * 1024;
+/// So many bytes are handed on at once while no handler waits for more. Most heads are smaller, and actix's buffer, which begins
+/// with twice as many, grows where one comes with so much of its body.
+const HEAD_AT_ONCE: usize = 4 * 1024;
+/// So many are handed on before the handler that waits for them has its turn. A picture comes in several parts then, not in
+/// dozens, each with a turn and a call of its own.
+const BODY_AT_ONCE: usize = 64 * 1024;
 /// So many bytes are read beyond what the handler of a request waits for, until the answer is sent: enough to see that a
 /// caller has gone which sends little else, and too few to fill actix's buffer. While that is full behind requests that
 /// wait, actix asks over and over whether there is room.
-const READ_AHEAD: usize = 64 * 1024;
+const READ_AHEAD: usize = BODY_AT_ONCE;
 
 /// A TCP connection that reads as its [`Intake`] says.
 pub(super) struct Socket {
@@ -52,7 +55,9 @@ pub(super) struct Intake {
     n_pauses: Cell<usize>,
     /// Whether a request is under way.
     is_busy: Cell<bool>,
-    /// What has been read since its handler waited for some of it.
+    /// Whether its handler has waited for some of it.
+    is_wanted: Cell<bool>,
+    /// What has been read since then.
     n_ahead: Cell<usize>,
     /// Who reads, while that pauses.
     reader: Cell<Option<Waker>>,
@@ -88,7 +93,7 @@ impl Socket {
     pub(super) fn new(tcp: TcpStream) -> Self {
         // An error means that the caller has gone, as reading will tell.
         let _gone = tcp.set_nodelay(true);
-        Self { tcp: tcp.take(READ_AT_ONCE), intake: Rc::default() }
+        Self { tcp: tcp.take(HEAD_AT_ONCE as u64), intake: Rc::default() }
     }
 
     /// The caller's address, as long as it is connected.
@@ -130,6 +135,7 @@ impl Intake {
 
     /// To be called when the handler of a request waits for more of its body.
     pub(super) fn want_more(&self) {
+        self.is_wanted.set(true);
         self.n_ahead.set(0);
         self.wake();
     }
@@ -137,6 +143,7 @@ impl Intake {
     /// To be called when the answer is sent.
     pub(super) fn end(&self) {
         self.is_busy.set(false);
+        self.is_wanted.set(false);
         self.wake();
     }
 
@@ -151,6 +158,12 @@ impl Intake {
             self.n_ahead.set(0);
         }
         self.n_pauses.get() == 0 && self.n_ahead.get() < READ_AHEAD
+    }
+
+    /// How much is handed on in a turn.
+    fn at_once(&self) -> u64 {
+        let n_bytes = if self.is_wanted.get() { BODY_AT_ONCE } else { HEAD_AT_ONCE };
+        n_bytes as u64
     }
 
     fn count(&self, n_bytes: usize) {
@@ -192,7 +205,7 @@ impl AsyncRead for Socket {
             return Poll::Pending;
         }
         if tcp.limit() == 0 {
-            tcp.set_limit(READ_AT_ONCE);
+            tcp.set_limit(intake.at_once());
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -202,7 +215,7 @@ impl AsyncRead for Socket {
             intake.count(buffer.filled().len() - n_before);
             return read;
         }
-        tcp.set_limit(READ_AT_ONCE);
+        tcp.set_limit(intake.at_once());
         if intake.is_late(context) {
             tracing::debug!("no whole head in `server.client_timeout_ms`: the connection ends");
             return Poll::Ready(Ok(()));
@@ -283,15 +296,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reads_a_little_at_a_time() {
+    async fn reads_a_little_at_a_time_and_more_for_who_waits() {
         let (mut socket, mut peer) = pair().await;
-        peer.write_all(&[7; 100_000]).await.unwrap();
-        let mut parts = Vec::new();
-        while parts.iter().sum::<u64>() < 100_000 {
-            socket.tcp.get_ref().readable().await.unwrap();
-            parts.push(read_available(&mut socket).await);
+        peer.write_all(&[7; 200_000]).await.unwrap();
+        let intake = socket.intake.clone();
+        for (is_wanted, at_once) in [(false, HEAD_AT_ONCE), (true, BODY_AT_ONCE), (false, HEAD_AT_ONCE)] {
+            if is_wanted {
+                intake.want_more()
+            } else {
+                intake.end()
+            }
+            // The first turn had its limit before.
+            let mut turn = 0;
+            for _ in 0..2 {
+                socket.tcp.get_ref().readable().await.unwrap();
+                turn = read_available(&mut socket).await as usize;
+                intake.n_ahead.set(0);
+            }
+            assert!(turn <= at_once && turn > at_once / 4, "{turn} of {at_once}");
         }
-        assert!(parts.len() >= 4 && parts.iter().all(|n| *n <= READ_AT_ONCE), "{parts:?}");
     }
 
     #[tokio::test]
