@@ -94,7 +94,7 @@ def panel(kind, title, description, targets, unit, custom, options, thresholds, 
 
 SEARCH = 'lane="search"'
 REQUESTS = rate("requests_total", 'route="embed"')
-SHED = rate("requests_total", 'route="embed"', 'status=~"429|503"')
+SHED = rate("refused_requests_total", 'reason=~"queue_full|deadline|body_room"')
 FAILED = rate("items_total", 'outcome!="ok"')
 PASSES, PASS_SECONDS = rate("batch_size_count"), rate("inference_seconds_sum")
 SEARCH_MEAN = (f"({total(rate('queue_wait_seconds_sum', SEARCH))} + {total(rate('input_compute_seconds_total', SEARCH))}) "
@@ -109,7 +109,8 @@ ROWS = {
             "mode": "absolute", "steps": [{"value": None, "color": "red"}, {"value": 1, "color": "green"}]}),
         stat("Requests", "Embedding requests answered a second, refusals included.", total(REQUESTS), "reqps", decimals=1),
         stat("Items", "Texts and pictures answered a second, failures included.", total(rate("items_total")), "cps", decimals=1),
-        stat("Refused for lack of room", "Share of embedding requests answered 429 or 503. The alert is at 5%.",
+        stat("Refused for lack of room", "Share of embedding requests that found the queue full, the deadline over, or too many "
+             "bodies at once. The alert is at 5%.",
              f"{total(SHED)} / ({total(REQUESTS)} > 0)", "percentunit", steps((0.01, "orange"), (0.05, "red")), decimals=1),
         stat("Items without a vector", "Share of items that failed. The objective is 1% at most.",
              f"{total(FAILED)} / ({total(rate('items_total'))} > 0)", "percentunit", steps((0.01, "orange"), (0.06, "red")),
@@ -118,8 +119,8 @@ ROWS = {
              quantile(0.99, "queue_wait_seconds", matchers=['lane="search"']), "s", steps((0.5, "orange"), (1, "red"))),
     ],
     "Traffic": [
-        graph("Requests by status", "Embedding requests answered a second. 429 and 503 lack room, 502 and 504 are the "
-              "pictures' hosts, 500 is our fault, 400 the document's.",
+        graph("Requests by status", "Embedding requests answered a second. 429 and 503 are refused (the row Failures says why), 502 and "
+              "504 are the pictures' hosts, 500 is our fault, 400 the document's.",
               [(total(REQUESTS, "status") + " > 0", "{{status}}")], "reqps", stacked=True),
         graph("Seconds to answer", "From a request's head to its answer, fetching and waiting included. Meilisearch hangs "
               "up after 30 s, and gives a search (one input) 1.5 s. Lane none: refused before its inputs were counted.",
@@ -213,7 +214,7 @@ ROWS = {
               [(total(PLACEHOLDERS, "kind") + " > 0 or " + total(PLACEHOLDERS) + " == 0", "placeholders {{kind}}"),
                (total(rate("truncated_texts_total")), "cut texts")], "cps"),
         graph("Refused by reason", "Share of embedding requests answered 429 (queue_full, rate_limit) or 503 (the others). The alert "
-              "is at 5%.",
+              "is at 5% for queue_full, deadline and body_room together.",
               [(f"{total(rate('refused_requests_total'), 'reason')} / on () group_left () ({total(REQUESTS)} > 0)",
                 "{{reason}}")], "percentunit", stacked=True, thresholds=steps((0.05, "red"))),
         graph("Starts", "Processes that began anew in their pod within the hour. A new pod is none of them.",
