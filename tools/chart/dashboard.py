@@ -166,7 +166,8 @@ ROWS = {
               "It does not say how full the batches are.", [(total(PASS_SECONDS, "pod"), "{{pod}}")]),
         graph("Seconds of an input", "Computing shared by the inputs of a pass: what an image or a text costs.",
               [(f"{total(PASS_SECONDS, 'modality')} / ({total(rate('batch_size_sum'), 'modality')} > 0)", "{{modality}}")], "s"),
-        graph("Batches cut for lack of memory", "Most inputs of a pass since one ran out of device memory; 0 if none did.",
+        graph("Batches cut for lack of memory", "Most pictures, or tokens of texts, of a pass since one ran out of device memory; 0 if "
+              "none did.",
               [(f"max by (pod, modality) ({gauge('batch_size_cap')})", "{{pod}} {{modality}}")]),
         graph("Device errors", "A second, by kind. oom is a batch that was halved for lack of memory and costs no answer; lost ends "
               "the process; other failed its batch.", [(total(rate("device_errors_total"), "kind"), "{{kind}}")], "cps"),
