@@ -220,6 +220,9 @@ ROWS = {
                 "{{reason}}")], "percentunit", stacked=True, thresholds=steps((0.05, "red"))),
         graph("Starts", "Processes that began anew in their pod within the hour. A new pod is none of them.",
               [(total(f'resets(sidelens_requests_total{{{OWN},route="metrics",status="200"}}[1h])', "pod"), "{{pod}}")]),
+        graph("Processes lost over pictures", "Of those that decode AVIF, and WebP that may take much memory, within the hour. Each "
+              "costs one picture at most.",
+              [(total(f"increase(sidelens_decode_workers_lost_total{{{OWN}}}[1h])", "pod"), "{{pod}}")], thresholds=steps((1, "red"))),
         graph("Changed files", "Keys and certificates within the hour, taken or refused.",
               [(total(f"increase(sidelens_reloads_total{{{OWN}}}[1h])", "files", "outcome"), "{{files}} {{outcome}}")], width=12),
         graph("Files in force", "1 where keys and certificates are as on disk, 0 where a replica refused their last change.",
