@@ -270,6 +270,26 @@ def test_the_test_checks_what_meilisearch_will_get(rendered, render):
     assert not of_kind(render(keys)[0], "Pod")
 
 
+def test_the_test_runs_on_the_services_nodes(render):
+    """Those of a GPU have a taint as a rule. Pods that the service keeps away from may be there."""
+    product = {"key": "nvidia.com/gpu.product", "operator": "In", "values": ["NVIDIA-L4"]}
+    nodes = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [product]}]}}
+    own = {"labelSelector": {"matchLabels": {"app.kubernetes.io/name": "sidelens"}}, "topologyKey": "kubernetes.io/hostname"}
+    manifest, _ = render({
+        "preset": "gpu", "presets": {"gpu": {"nodeAffinity": nodes}}, "nodeSelector": {"pool": "gpu"},
+        "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+        "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [own]}},
+    })
+    [pod], [deployment] = of_kind(manifest, "Pod"), of_kind(manifest, "Deployment")
+    service = deployment["spec"]["template"]["spec"]
+    for part in ("nodeSelector", "tolerations"):
+        assert pod["spec"][part] == service[part], part
+    assert len(service["tolerations"]) == 2 and "podAntiAffinity" in service["affinity"]
+    assert pod["spec"]["affinity"] == {"nodeAffinity": nodes}
+    [pod] = of_kind(render()[0], "Pod")
+    assert not {"nodeSelector", "tolerations", "affinity"} & pod["spec"].keys()
+
+
 @pytest.mark.skipif(not BINARY, reason="CHART_SIDELENS names no sidelens")
 def test_sidelens_takes_the_arguments_of_the_test(name, rendered):
     for pod in of_kind(rendered(name), "Pod"):
