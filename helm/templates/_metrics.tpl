@@ -45,7 +45,14 @@ sum(rate(sidelens_queue_wait_seconds_sum{ {{- $own -}} }[1m]))
 {{- end -}}
 
 {{- define "sidelens.itemsPerReplica" -}}
-{{- default (include "sidelens.preset" . | fromJson).itemsPerReplica .Values.autoscaling.itemsPerReplica -}}
+{{- $preset := include "sidelens.preset" . | fromJson -}}
+{{- if .Values.autoscaling.itemsPerReplica -}}
+{{- .Values.autoscaling.itemsPerReplica -}}
+{{- else if eq .Values.preset "gpu" -}}
+{{- mulf $preset.itemsPerGpu (index (include "sidelens.resources" . | fromJson).limits $preset.resourceName) -}}
+{{- else -}}
+{{- mulf $preset.itemsPerCore (include "sidelens.cores" .) -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Requests a second that were refused for lack of room, over all replicas: what `sidelens:requests_shed:rate1m` records. */}}

@@ -134,6 +134,23 @@ tolerations:
 {{- toJson $resources -}}
 {{- end -}}
 
+{{/* Whose CPUs count: limits.cpu, or else requests.cpu, or nothing where neither is given. */}}
+{{- define "sidelens.cpuSource" -}}
+{{- $resources := include "sidelens.resources" . | fromJson -}}
+{{- if dig "limits" "cpu" "" $resources }}limits.cpu{{ else if dig "requests" "cpu" "" $resources }}requests.cpu{{ end -}}
+{{- end -}}
+
+{{/* The cores that compute, as a whole number: 250m are one, as for the threads. Two where nothing tells. */}}
+{{- define "sidelens.cores" -}}
+{{- $threads := dig "model" "threads" 0 .Values.config | int -}}
+{{- $cpus := "2" -}}
+{{- with include "sidelens.cpuSource" . -}}
+{{- $cpus = dig (splitList "." . | first) "cpu" "" (include "sidelens.resources" $ | fromJson) | toString -}}
+{{- end -}}
+{{- $cores := ternary (divf (trimSuffix "m" $cpus) 1000) (float64 $cpus) (hasSuffix "m" $cpus) | ceil | int -}}
+{{- default $cores $threads -}}
+{{- end -}}
+
 {{/* Seconds that a stop may take. Sidelens itself gives up `shutdown_timeout_s` and 5 seconds after SIGTERM. */}}
 {{- define "sidelens.graceSeconds" -}}
 {{- $stop := add .Values.preStopSleepSeconds .Values.config.server.shutdown_timeout_s -}}
@@ -181,9 +198,7 @@ chart's, since a name listed twice is refused by server-side apply. */}}
 - name: SIDELENS_HUB__OFFLINE
   value: "true"
 {{- end }}
-{{- $resources := include "sidelens.resources" . | fromJson -}}
-{{- $source := "" -}}
-{{- if dig "limits" "cpu" "" $resources }}{{ $source = "limits.cpu" }}{{ else if dig "requests" "cpu" "" $resources }}{{ $source = "requests.cpu" }}{{ end -}}
+{{- $source := include "sidelens.cpuSource" . -}}
 {{- if and .Values.threadsFromCpu $source -}}
 {{- $config := .Values.config -}}
 {{- range $path := list (list "model" "threads") (list "image" "threads") (list "server" "workers") -}}

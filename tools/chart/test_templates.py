@@ -375,6 +375,29 @@ def test_autoscaling_counts_the_replicas_alone(rendered):
     assert metrics == {"sidelens_items_in_system": "12", "sidelens_requests_shed": "0.5"}
 
 
+@pytest.mark.parametrize(
+    "values, threshold",
+    [
+        ({}, "16"),
+        ({"resources": {"requests": {"cpu": "16"}}}, "64"),
+        ({"resources": {"requests": {"cpu": 1}, "limits": {"cpu": "2500m"}}}, "12"),
+        ({"resources": {"requests": {"memory": "4Gi"}}}, "8"),
+        # What computes is fewer threads than there are cores.
+        ({"config": {"model": {"threads": 6}}}, "24"),
+        ({"presets": {"cpu": {"itemsPerCore": 2.5}}}, "10"),
+        ({"preset": "gpu"}, "64"),
+        ({"preset": "gpu", "presets": {"gpu": {"count": 4}}}, "256"),
+        ({"preset": "gpu", "resources": {"limits": {"nvidia.com/gpu": "2"}}}, "128"),
+        ({"autoscaling": {"itemsPerReplica": 7.5}}, "7.5"),
+    ],
+    ids=json.dumps,
+)
+def test_a_larger_replica_bears_more_items(values, threshold, render):
+    scaling = {"keda": {"enabled": True}, **values.get("autoscaling", {})}
+    [scaled] = of_kind(render({**values, "metrics": RECORDED_ELSEWHERE, "autoscaling": scaling})[0], "ScaledObject")
+    assert scaled["spec"]["triggers"][0]["metadata"]["threshold"] == threshold
+
+
 def test_refusals_may_be_no_trigger(render):
     values = {"shedPerSecond": 0, "hpa": {"enabled": True}}
     [scaler] = of_kind(render({"autoscaling": values, "metrics": RECORDED_ELSEWHERE})[0], "HorizontalPodAutoscaler")
