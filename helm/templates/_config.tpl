@@ -77,6 +77,13 @@
 {{- regexFind "[0-9]+$" (toString .) -}}
 {{- end -}}
 
+{{/* The port that a URL leads to; nothing for none. */}}
+{{- define "sidelens.urlPort" -}}
+{{- $port := include "sidelens.portOf" (regexFind "^[a-z]+://([^/?#@]*@)?(\\[[^]]*\\]|[^/?#:]*):[0-9]+" .) -}}
+{{- $of := dict "http" "80" "https" "443" "redis" "6379" "rediss" "6379" -}}
+{{- default (get $of (splitList "://" . | first)) $port -}}
+{{- end -}}
+
 {{- define "sidelens.port" -}}
 {{- include "sidelens.portOf" .Values.config.server.listen -}}
 {{- end -}}

@@ -85,6 +85,7 @@ RULES = {
             "additionalProperties": False,
         },
     },
+    **{f"networkPolicy.{peer}.port": or_null("integer", minimum=1, maximum=65535) for peer in ("redis", "hub", "traces")},
     "networkPolicy.images.ports": {"type": "array", "items": PORT, "minItems": 1},
     "job.shards": {"type": "integer", "minimum": 1, "maximum": 100_000},
     "job.parallelism": {"type": "integer", "minimum": 0},

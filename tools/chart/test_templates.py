@@ -220,6 +220,38 @@ def test_the_network_is_open_where_needed_only(rendered):
     assert {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"} <= set(private)
 
 
+@pytest.mark.parametrize(
+    "peer, address, port",
+    [
+        ("hub", "", 443),
+        ("hub", "http://hub.internal:8080", 8080),
+        ("hub", "http://hub.internal/mirror", 80),
+        ("traces", "http://collector:4318", 4318),
+        ("traces", "https://otlp.vendor.example", 443),
+        ("traces", "http://[fd00::1]/v2", 80),
+        ("redis", "redis://cache.prod.example.com:6380/0", 6380),
+        ("redis", "rediss://cache", 6379),
+        ("redis", None, 6379),
+    ],
+)
+def test_the_network_is_open_at_the_ports_that_are_asked(peer, address, port, render):
+    values = {
+        "hub": {"config": {"model": {"source": "org/name"}, "hub": {"endpoint": address}}, "modelCache": {"mode": "emptyDir"}},
+        "traces": {"config": {"traces": {"endpoint": address}}},
+        "redis": {"config": {"cache": {"redis": {"url": address}}}},
+    }[peer]
+    if address is None:
+        values = {"secrets": {"redisUrl": {"existingSecret": "own"}}}
+
+    def opened(policy):
+        [document] = of_kind(render({**values, "networkPolicy": {"images": {"enabled": False}, **policy}})[0], "NetworkPolicy")
+        return document["spec"]["egress"][-1]["ports"]
+
+    assert opened({}) == [{"port": port, "protocol": "TCP"}]
+    # The pods behind a Service may listen at another.
+    assert opened({peer: {"port": 9999}}) == [{"port": 9999, "protocol": "TCP"}]
+
+
 def test_the_addresses_of_identities_can_be_opened(render, rendered):
     """The rules in helm/README.md, against a policy that closes what they open."""
     [block] = re.findall(r"```yaml\n(networkPolicy:\n  extraEgress:.*?)```", (CHART / "README.md").read_text(), re.S)
