@@ -171,6 +171,10 @@ REFUSED = {
     "but config.server.listen is 0.0.0.0:7800: use [::]": {"service": {"ipFamilies": ["IPv6"]}},
     "admin_listen has the port 7801": {"config": {"server": {"listen": "0.0.0.0:7801"}}},
     "service.adminPort is 7800, as service.port is": {"service": {"adminPort": 7800}},
+    "service.port is 80 and config.server.listen has the port 7800": {"service": {"clusterIP": "None", "port": 80}},
+    "service.port is 7800 and config.server.listen has the port 8080": {
+        "service": {"clusterIP": "None"}, "config": {"server": {"listen": "0.0.0.0:8080"}}
+    },
     "config.auth.api_keys would put a secret into a ConfigMap": {"config": {"auth": {"api_keys": ["k"]}}},
     "config.hub.token would put a secret into a ConfigMap": {"config": {"hub": {"token": "k"}}},
     "config.fetch.hosts has headers for cdn.example.com": {
