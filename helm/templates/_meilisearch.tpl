@@ -1,9 +1,17 @@
+{{/* "true" where the model may be named outside of `config`: by a variable, an argument, or what is not known here. */}}
+{{- define "sidelens.namesModelElsewhere" -}}
+{{- $given := join " " .Values.extraArgs -}}
+{{- range .Values.extraEnv }}{{ $given = print $given " " .name }}{{ end -}}
+{{- if or .Values.extraEnvFrom (regexMatch "(?i)model|--config" $given) }}true{{ end -}}
+{{- end -}}
+
 {{/* The settings of a Meilisearch index as `sidelens settings` prints them, as JSON; nothing where the model's name or
 dimensions are unknown here. */}}
 {{- define "sidelens.indexSettings" -}}
 {{- $m := .Values.meilisearch -}}
 {{- $model := default dict .Values.config.model -}}
-{{- $isDemo := and (eq (default "demo" $model.source) "demo") (not $model.image) (not .Values.config.models) -}}
+{{- $elsewhere := include "sidelens.namesModelElsewhere" . -}}
+{{- $isDemo := and (not $elsewhere) (eq (default "demo" $model.source) "demo") (not $model.image) (not .Values.config.models) -}}
 {{- $name := default (ternary (default "sidelens-demo" $model.name) "" $isDemo) $m.model -}}
 {{- $dimensions := default (ternary 128 0 $isDemo) $m.dimensions -}}
 {{- if and $name $dimensions (or $m.imageField $m.textTemplate) -}}

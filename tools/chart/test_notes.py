@@ -93,6 +93,29 @@ def test_the_notes_name_the_networks_to_open(render):
         assert variable + expected in notes
 
 
+def test_the_notes_know_no_address_of_a_headless_service(render):
+    _, notes = render({"service": {"clusterIP": "None"}})
+    assert "ALLOWED_IP_NETWORKS=10.0.0.0/8," in notes and "the addresses of the pods" in notes and "/32" not in notes
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"extraEnv": [{"name": "SIDELENS_MODEL__SOURCE", "value": "openai/clip-vit-base-patch32"}]},
+        {"extraEnv": [{"name": "SIDELENS_MODELS", "value": "[]"}]},
+        {"extraEnvFrom": [{"secretRef": {"name": "own"}}]},
+        {"extraArgs": ["--model=/models/own"]},
+        {"extraArgs": ["--set", "model.text=/models/own"]},
+    ],
+    ids=json.dumps,
+)
+def test_the_notes_do_not_guess_at_a_model_named_elsewhere(values, render):
+    assert "SETTINGS" not in render(values)[1]
+    # With both told they need not.
+    told = {"meilisearch": {"model": "own", "dimensions": 512}}
+    assert "SETTINGS" in render({**values, **told})[1]
+
+
 def test_the_notes_know_what_meilisearch_trusts(render):
     warning = "trusts certificates of public authorities only"
     tls = {"tls": {"existingSecret": "own"}}
