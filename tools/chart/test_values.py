@@ -165,6 +165,7 @@ VOLUME = {
 REFUSED = {
     "config.server.listen is 127.0.0.1:7800": {"config": {"server": {"listen": "127.0.0.1:7800"}}},
     "config.server.listen is 0.0.0.0:0, but a pod needs": {"config": {"server": {"listen": "0.0.0.0:0"}}},
+    "config.server.listen is 0.0.0.0:65536, but a pod needs": {"config": {"server": {"listen": "0.0.0.0:65536"}}},
     # Sidelens looks up no names.
     "config.server.listen is localhost:7800, but": {"config": {"server": {"listen": "localhost:7800"}}},
     "config.server.admin_listen is 127.0.0.1:7801": {"config": {"server": {"admin_listen": "127.0.0.1:7801"}}},
@@ -260,6 +261,10 @@ REFUSED = {
     "the standard input": {"job": {**JOB, "input": "-"}},
     "there are pods of the job beside others": {"config": HUB, "modelCache": CLAIM, "job": JOB},
     "is the pod itself": {"config": {"fetch": {"allow_networks": ["127.0.0.0/8"]}}},
+    "a single address as 10.0.0.5/32": {"config": {"fetch": {"allow_networks": ["10.0.0.5"]}}},
+    "a single address as fd00::5/128": {"config": {"fetch": {"allow_networks": ["fd00::5"]}}},
+    "imageField is product image, which is no field's name": {"meilisearch": {"imageField": "product image"}},
+    "textTemplate is a picture, which names no field": {"meilisearch": {"textTemplate": "a picture"}},
 }
 
 
