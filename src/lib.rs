@@ -13,7 +13,8 @@
 //! 4. [`fetch`] (remote pictures and base64, closed to private addresses), [`cache`] (by content, with
 //!    single flight, in memory and behind it in Redis), [`imaging`] (as the Python reference does it, to the pixel if asked for) or [`text`] (to token ids),
 //! 5. [`batch`], where inputs of all connections meet, searches ahead of bulk work,
-//! 6. [`runtime`], where one OS thread owns one device and its [`model`].
+//! 6. [`runtime`], where engines compute the [`model`]: on the CPU one on each core for bulk, and one for searches on all
+//!    of them; two on each GPU.
 //! 7. The vectors come back in order; the dialect renders them, `http` chooses the status by consequence.
 //!
 //! # The other rooms
@@ -31,7 +32,8 @@
 //!   [`Embedding`](domain::Embedding), so all but inference builds and tests without libtorch
 //!   (`--no-default-features`).
 //! - Every engine has an OS thread of its own; others talk to it by channel and get an answer, an error, or a
-//!   closed channel. On the CPU what is done for bulk runs in threads that step back behind searches.
+//!   closed channel. On the CPU what is done for bulk runs in threads that step back behind searches, and the searches of
+//!   all models share one.
 //! - A picture costs at most itself: a decoder that panics is caught, and one that would end the process has processes of its
 //!   own, which [`imaging`] starts from this program.
 //! - A vector that leaves the house is finite and of length one; every input gets exactly one, in order, or

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::domain::{Embedding, Prepared};
 
-/// A loaded model on one device. Lives on the device's own OS thread.
+/// A loaded model as one engine computes it, beside others on the same device. Lives on an OS thread of its own.
 pub trait Backend: Send {
     /// Called once, on the thread that will make every call of [`Self::embed`].
     fn enter_thread(&mut self) {}
