@@ -164,8 +164,8 @@ mod tests {
 
     fn normalize(kind: Kind) -> Normalize {
         let spec = ImageSpec {
-            mean: [0.48145466, 0.4578275, 0.40821073],
-            std: [0.26862954, 0.26130258, 0.27577711],
+            mean: [0.481_454_7, 0.457_827_5, 0.408_210_7],
+            std: [0.268_629_5, 0.261_302_6, 0.275_777_1],
             ..ImageSpec::centred(Resize::ShortestEdge(8), None, Filter::Bicubic)
         };
         Normalize::new(&spec, Device::Cpu, kind).unwrap()
