@@ -173,6 +173,15 @@ pub enum FetchError {
         /// The most bytes allowed.
         limit: usize,
     },
+    /// Compressed in a way that was not asked for, and is not undone.
+    #[error(
+        "`{host}` sends the picture compressed by something else than gzip or deflate, although nothing was asked for; store \
+         it as it is"
+    )]
+    Encoding {
+        /// The host that answered.
+        host: String,
+    },
     /// Connecting took too long.
     #[error("`{host}` could not be connected to within `fetch.connect_timeout_ms` {limit_ms}")]
     ConnectTimeout {
@@ -247,9 +256,6 @@ pub enum HostFailure {
     /// The body ends too early or breaks its framing.
     #[error("the body broke off")]
     Body,
-    /// A body compressed in a way that was not asked for.
-    #[error("its body is compressed by something else than gzip or deflate")]
-    Encoding,
     /// The object store, or what gives out its credentials.
     #[error("the object store does not deliver")]
     Store,
@@ -283,6 +289,8 @@ impl FetchError {
             Self::NotFound { .. } | Self::NoFile { .. } => ItemErrorKind::NotFound,
             Self::Refused { .. } | Self::FileRefused { .. } => ItemErrorKind::Forbidden,
             Self::TooLarge { .. } => ItemErrorKind::TooLarge,
+            // Final: such a host does it each time.
+            Self::Encoding { .. } => ItemErrorKind::NotAnImage,
             Self::ConnectTimeout { .. }
             | Self::FirstByteTimeout { .. }
             | Self::Slow { .. }
@@ -298,11 +306,7 @@ impl FetchError {
         match failure {
             HostFailure::Connect | HostFailure::Answer | HostFailure::Body => true,
             HostFailure::Status(status) => matches!(status, 408 | 425 | 429 | 500..=599),
-            HostFailure::Name
-            | HostFailure::Tls
-            | HostFailure::Location
-            | HostFailure::Encoding
-            | HostFailure::EmptyBody => false,
+            HostFailure::Name | HostFailure::Tls | HostFailure::Location | HostFailure::EmptyBody => false,
             // The client of the object store has tried again by itself, and a disk that fails takes longer.
             HostFailure::Store | HostFailure::Read => false,
         }
