@@ -4,6 +4,7 @@
 //! first that is a key frame counts. Its entry points are `extern "C"`: a broken file is an error there, but a panic
 //! would not unwind through them, it would end the process; hence `workers.rs`.
 
+mod boxes;
 mod grid;
 
 use std::borrow::Cow;
@@ -20,8 +21,9 @@ use super::crop::Size;
 use super::decode::Decoded;
 use super::limits::Limits;
 use super::yuv::{self, Matrix, Plane, Planes};
-use super::{ImagingError, icc};
+use super::{ImagingError, icc, orient};
 use crate::domain::Icc;
+use boxes::Mended;
 use grid::Grid;
 
 pub(super) const FORMAT: &str = "AVIF";
@@ -32,15 +34,19 @@ pub(super) const FORMAT: &str = "AVIF";
 /// Any [`ImagingError`] but `ResizedTooLarge`; size and memory are checked in the bitstream's header, before anything
 /// of the picture's size is allocated.
 pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded, ImagingError> {
-    let mut config = DecodeConfig::default().with_peak_memory_limit(limits.max_memory_bytes).lenient(true);
-    // Of which the first is read.
-    config.max_animation_frames = None;
-    let file = AvifParser::from_bytes_with_config(encoded, &config, &zenavif_parse::Unstoppable)
-        .map_err(|error| failure(error, &limits))?;
-    let (bitstreams, alpha, grid) = contents(&file)?;
+    // Copies of the file, at the most.
+    limits.check_memory(FORMAT, 2 * encoded.len() as u64)?;
+    let Mended { file: mended, is_alpha_depth } = boxes::mended(encoded);
+    let file = parse(&mended, &limits)?;
+    let nclx = match file.color_info() {
+        // Of two descriptions the crate tells the first.
+        Some(ColorInformation::IccProfile(_)) => nclx(&parse(&boxes::without_profiles(&mended), &limits)?),
+        _ => nclx(&file),
+    };
+    let (bitstreams, alpha, grid) = contents(&file, is_alpha_depth)?;
     let Colours { planes, matrix, is_full_range } = match grid {
-        None => colours(&bitstreams[0], &file, &limits)?,
-        Some(grid) => colours_of_tiles(&bitstreams, grid, &file, &limits)?,
+        None => colours(&bitstreams[0], nclx, &limits)?,
+        Some(grid) => colours_of_tiles(&bitstreams, grid, nclx, &limits)?,
     };
     let (width, height) = (planes.luma.width as u32, planes.luma.height as u32);
     let rgb = yuv::to_rgb(planes, matrix, is_full_range);
@@ -55,7 +61,9 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
             let depth = depth(&alpha)?;
             let alpha = plane(&alpha, PlanarImageComponent::Y, width as usize, height as usize)?;
             let alpha = alpha.samples.iter().map(|&sample| yuv::to_8_bits(sample, depth));
-            let pixels = with_alpha(&rgb, alpha, file.premultiplied_alpha());
+            let is_premultiplied =
+                file.premultiplied_alpha() || is_alpha_depth && boxes::is_premultiplied(&mended);
+            let pixels = with_alpha(&rgb, alpha, is_premultiplied);
             RgbaImage::from_raw(width, height, pixels).expect("four samples per pixel").into()
         }
     };
@@ -64,6 +72,14 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
     }
     let full = Size { width: width as usize, height: height as usize };
     Ok(Decoded { picture: image.into(), orientation: orientation(&file), full })
+}
+
+fn parse<'a>(file: &'a [u8], limits: &Limits) -> Result<AvifParser<'a>, ImagingError> {
+    let mut config = DecodeConfig::default().with_peak_memory_limit(limits.max_memory_bytes).lenient(true);
+    // Of which the first is read.
+    config.max_animation_frames = None;
+    AvifParser::from_bytes_with_config(file, &config, &zenavif_parse::Unstoppable)
+        .map_err(|error| failure(error, limits))
 }
 
 fn failure(error: zenavif_parse::Error, limits: &Limits) -> ImagingError {
@@ -89,12 +105,13 @@ type Bitstream<'a> = Cow<'a, [u8]>;
 /// The bitstreams of colours, one or those of a grid, and that of transparency if there is any.
 type Contents<'a> = (Vec<Bitstream<'a>>, Option<Bitstream<'a>>, Option<Grid>);
 
-fn contents<'a>(file: &'a AvifParser<'_>) -> Result<Contents<'a>, ImagingError> {
+fn contents<'a>(file: &'a AvifParser<'_>, is_alpha_depth: bool) -> Result<Contents<'a>, ImagingError> {
     if file.animation_info().is_some() {
         let frame = file.frame(0).map_err(corrupt)?;
         return Ok((vec![frame.data], frame.alpha_data, None));
     }
-    let alpha = file.alpha_data().transpose().map_err(corrupt)?;
+    let alpha = file.alpha_data().or_else(|| file.depth_map_data().filter(|_| is_alpha_depth));
+    let alpha = alpha.transpose().map_err(corrupt)?;
     let primary = file.primary_data().map_err(corrupt)?;
     if file.grid_config().is_none() {
         return Ok((vec![primary], alpha, None));
@@ -117,16 +134,29 @@ struct Colours {
     is_full_range: bool,
 }
 
-fn colours(bitstream: &[u8], file: &AvifParser<'_>, limits: &Limits) -> Result<Colours, ImagingError> {
+/// The matrix, by its number in H.273, and whether all values are used.
+type Nclx = (u16, bool);
+
+/// What the container says of it.
+fn nclx(file: &AvifParser<'_>) -> Option<Nclx> {
+    match file.color_info()? {
+        &ColorInformation::Nclx { matrix_coefficients, full_range, .. } => {
+            Some((matrix_coefficients, full_range))
+        }
+        ColorInformation::IccProfile(_) => None,
+    }
+}
+
+fn colours(bitstream: &[u8], nclx: Option<Nclx>, limits: &Limits) -> Result<Colours, ImagingError> {
     let picture = picture(bitstream, limits)?;
-    let (matrix, is_full_range) = coding(file, &picture)?;
+    let (matrix, is_full_range) = coding(nclx, &picture)?;
     Ok(Colours { planes: planes(&picture)?, matrix, is_full_range })
 }
 
 fn colours_of_tiles(
     tiles: &[Bitstream<'_>],
     grid: Grid,
-    file: &AvifParser<'_>,
+    nclx: Option<Nclx>,
     limits: &Limits,
 ) -> Result<Colours, ImagingError> {
     let (width, height) = (grid.width as u64, grid.height as u64);
@@ -135,7 +165,7 @@ fn colours_of_tiles(
     limits.check_memory(FORMAT, (width * height).saturating_mul(3 * 2 + 3 + 3))?;
     let mut coding = None;
     let planes = grid.compose(tiles.iter().map(|tile| {
-        let Colours { planes, matrix, is_full_range } = colours(tile, file, limits)?;
+        let Colours { planes, matrix, is_full_range } = colours(tile, nclx, limits)?;
         coding.get_or_insert((matrix, is_full_range));
         Ok(planes)
     }))?;
@@ -270,15 +300,11 @@ fn plane(
 }
 
 /// The matrix and whether all values are used: the container's word counts before the bitstream's.
-fn coding(file: &AvifParser<'_>, picture: &Picture) -> Result<(Matrix, bool), ImagingError> {
+fn coding(nclx: Option<Nclx>, picture: &Picture) -> Result<(Matrix, bool), ImagingError> {
     const BT601: Matrix = luma(0.299, 0.114);
     const BT709: Matrix = luma(0.2126, 0.0722);
-    let (code, is_full_range) = match file.color_info() {
-        Some(&ColorInformation::Nclx { matrix_coefficients, full_range, .. }) => {
-            (matrix_coefficients, full_range)
-        }
-        _ => (code(picture.matrix_coefficients()), picture.color_range() == YUVRange::Full),
-    };
+    let (code, is_full_range) = nclx
+        .unwrap_or_else(|| (code(picture.matrix_coefficients()), picture.color_range() == YUVRange::Full));
     let matrix = match code {
         0 if picture.pixel_layout() != PixelLayout::I444 => {
             return Err(corrupt("its colours have no matrix"));
@@ -324,7 +350,9 @@ fn with_alpha(rgb: &[u8], alpha: impl Iterator<Item = u8>, is_premultiplied: boo
     pixels.flat_map(|(&[r, g, b], a)| [restored(r, a), restored(g, a), restored(b, a), a]).collect()
 }
 
-/// The rotation and mirroring that the container asks for; EXIF has no say beside it.
+/// The rotation and mirroring that the container asks for, beside which EXIF has no say; without them and it, what XMP does.
+///
+/// Source: Pillow 12 `src/PIL/AvifImagePlugin.py` and `src/_avif.c`.
 fn orientation(file: &AvifParser<'_>) -> Orientation {
     let mirrors_columns = file.mirror().map(|mirror| mirror.axis == 1);
     let exif = match (file.rotation().map_or(0, |rotation| rotation.angle), mirrors_columns) {
@@ -338,7 +366,14 @@ fn orientation(file: &AvifParser<'_>) -> Orientation {
         (180, Some(false)) | (_, Some(true)) => 2,
         (_, Some(false)) => 4,
     };
-    Orientation::from_exif(exif).unwrap_or(Orientation::NoTransforms)
+    if let Some(turned) = Orientation::from_exif(exif).filter(|&turned| turned != Orientation::NoTransforms) {
+        return turned;
+    }
+    let [exif, xmp] = [file.exif(), file.xmp()].map(|item| item.and_then(Result::ok));
+    match exif.as_deref().and_then(orient::from_exif) {
+        Some(_overruled) => Orientation::NoTransforms,
+        None => orient::of(None, xmp.as_deref()),
+    }
 }
 
 #[cfg(test)]

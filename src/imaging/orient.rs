@@ -58,7 +58,8 @@ pub(super) fn of(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Orientation {
     code.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms)
 }
 
-fn from_exif(mut exif: &[u8]) -> Option<u32> {
+/// What EXIF data says, as it stands there.
+pub(super) fn from_exif(mut exif: &[u8]) -> Option<u32> {
     // What stands before EXIF data in a JPEG is copied into other files with it.
     while let Some(rest) = exif.strip_prefix(b"Exif\0\0") {
         exif = rest;
