@@ -14,7 +14,7 @@ use super::crop::Size;
 use super::limits::{Limits, Paced};
 use super::planes::Planes;
 use super::sniff::Format;
-use super::tiff::Page;
+use super::tiff::{Page, Unfilled};
 use super::{ImagingError, ImagingOptions, alpha, avif, gif, icc, jpeg, png, tiff, webp};
 use crate::domain::{Icc, Resize};
 
@@ -78,7 +78,7 @@ fn other(
     let file = match format {
         ImageFormat::Png => png::mended(encoded)?,
         ImageFormat::WebP => webp::mended(encoded),
-        ImageFormat::Tiff => tiff::mended(encoded, limits)?,
+        ImageFormat::Tiff => tiff::mended(encoded, &tiff, limits)?,
         _ => encoded.into(),
     };
     let copy = if let Cow::Owned(copy) = &file { copy.len() as u64 } else { 0 };
@@ -98,7 +98,7 @@ fn other(
         }
         decoder => decoder.map_err(failed)?,
     };
-    let (width, height) = decoder.dimensions();
+    let (width, mut height) = decoder.dimensions();
     limits.check_size(name, width.into(), height.into())?;
     let pixels = u64::from(width) * u64::from(height);
     let frame = decoder.total_bytes();
@@ -119,6 +119,10 @@ fn other(
     let profile = profile.filter(|_| icc == Icc::Srgb);
     let mut image = to_8_bit(DynamicImage::from_decoder(decoder).map_err(failed)?);
     limits.check_time(name)?;
+    if let Some(Unfilled { rows, .. }) = tiff.unfilled {
+        height = rows;
+        image = image.crop_imm(0, 0, width, height);
+    }
     if tiff.is_premultiplied {
         alpha::divide(&mut image);
     }

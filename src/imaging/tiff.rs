@@ -15,7 +15,7 @@ use std::ops::Range;
 use image::{DynamicImage, GrayAlphaImage, RgbImage, metadata::Orientation};
 use tiff::{
     ColorType, TiffError,
-    decoder::{self, Decoder, DecodingResult},
+    decoder::{self, ChunkType, Decoder, DecodingResult},
     tags::Tag,
 };
 
@@ -28,6 +28,7 @@ use crate::domain::Icc;
 const FORMAT: &str = "TIFF";
 
 /// Tags that are looked up or changed here.
+const ROWS: u16 = 257;
 const MEANING: u16 = 262;
 const PREDICTOR: u16 = 317;
 const XMP: u16 = 700;
@@ -48,6 +49,8 @@ const ASSOCIATED_ALPHA: u16 = 1;
 const UNASSOCIATED_ALPHA: u16 = 2;
 /// `PlanarConfiguration`: the samples of a pixel stand side by side.
 const CHUNKY: u16 = 1;
+/// Each in a plane of its own.
+const PLANAR: u64 = 2;
 
 /// Decodes the first page.
 ///
@@ -137,6 +140,16 @@ pub(super) struct Page {
     pub is_fax: bool,
     /// Whether its samples are inks.
     pub is_cmyk: bool,
+    /// Where it has planes of tiles that it does not fill: of all but the first the tiff crate writes what is below the page, too.
+    pub unfilled: Option<Unfilled>,
+}
+
+/// A page that ends within its last tiles.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unfilled {
+    pub rows: u32,
+    /// To the end of the tiles.
+    pub rows_of_tiles: u64,
 }
 
 /// Looks at the first page, and whether its parts take no more than a picture may, which the image crate does not ask. What
@@ -152,6 +165,7 @@ pub(super) fn examine(encoded: &[u8], limits: Limits) -> Result<Page, ImagingErr
         Err(TiffError::LimitsExceeded) => return Err(unsupported("a list in its directory is too long")),
         Err(_) => return Ok(Page::default()),
     };
+    let mut unfilled = None;
     if let Ok((columns, rows)) = page.dimensions() {
         let pixels = u64::from(columns) * u64::from(rows);
         let chunk = chunk(&mut page, [columns, rows]);
@@ -165,23 +179,41 @@ pub(super) fn examine(encoded: &[u8], limits: Limits) -> Result<Page, ImagingErr
         let row = width.saturating_mul(samples.saturating_mul(bytes));
         let frame = pixels.saturating_mul(samples.min(4).saturating_mul(bytes).saturating_add(4));
         limits.check_memory(FORMAT, row.saturating_add(frame))?;
+        let is_planar = samples > 1 && first(Tag::PlanarConfiguration) == Some(PLANAR);
         jpegs::check(&mut page, chunk, encoded, limits)?;
+        if is_planar && page.get_chunk_type() == ChunkType::Tile {
+            let of_tiles = u64::from(rows).checked_next_multiple_of(height);
+            unfilled = of_tiles
+                .filter(|&of_tiles| of_tiles != u64::from(rows))
+                .map(|rows_of_tiles| Unfilled { rows, rows_of_tiles });
+        }
     }
     Ok(Page {
+        unfilled,
         is_premultiplied: extra_sample(&mut page) == Some(ASSOCIATED_ALPHA),
         is_fax: is_fax(&mut page),
         is_cmyk: matches!(page.colortype(), Ok(ColorType::CMYK(_))),
     })
 }
 
-/// The file as the tiff crate reads it in libtiff's way: it predicts whatever the compression, and takes all bytes to begin
-/// with their highest bit.
+/// The file as the tiff crate reads it in libtiff's way: it predicts whatever the compression, takes all bytes to begin with
+/// their highest bit, and reads planes of tiles to the end of those.
 ///
 /// # Errors
-/// [`ImagingError::Unsupported`] where it predicts from too few samples, and gives wrong pixels; [`ImagingError::Corrupt`] for
-/// parts that are longer than the file.
-pub(super) fn mended(encoded: &[u8], limits: Limits) -> Result<Cow<'_, [u8]>, ImagingError> {
+/// [`ImagingError::Unsupported`] where it predicts from too few samples, and gives wrong pixels, and for such tiles of too many
+/// rows; [`ImagingError::Corrupt`] for parts that are longer than the file.
+pub(super) fn mended<'a>(
+    encoded: &'a [u8],
+    page: &Page,
+    limits: Limits,
+) -> Result<Cow<'a, [u8]>, ImagingError> {
     let mut file = Cow::from(encoded);
+    if let Some(Unfilled { rows_of_tiles, .. }) = page.unfilled {
+        let rows = u16::try_from(rows_of_tiles).ok();
+        rows.and_then(|rows| directory::set(file.to_mut(), ROWS, rows)).ok_or_else(|| {
+            unsupported("its planes do not fill their tiles, which have more than 65535 rows")
+        })?;
+    }
     let Ok(mut page) = Decoder::new(Paced::new(encoded, limits)) else { return Ok(file) };
     let mut number = |tag| page.find_tag_unsigned::<u16>(tag).ok().flatten();
     let compression = number(Tag::Compression).unwrap_or(1);
