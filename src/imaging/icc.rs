@@ -55,7 +55,9 @@ fn convert(samples: &[u8], conversion: &Conversion, profile: &[u8]) -> Option<Ve
         return None;
     }
     let work = || {
-        let profile = ColorProfile::new_from_slice(profile).ok()?;
+        let mut profile = ColorProfile::new_from_slice(profile).ok()?;
+        // Its curves count, as in Little CMS, and no other word for them.
+        profile.cicp = None;
         if profile.color_space != conversion.space {
             return None;
         }
