@@ -79,6 +79,7 @@ fn other(
         ImageFormat::Png => png::mended(encoded)?,
         ImageFormat::WebP => webp::mended(encoded),
         ImageFormat::Tiff => tiff::mended(encoded, &tiff, limits)?,
+        ImageFormat::Gif => gif::mended(encoded),
         _ => encoded.into(),
     };
     let copy = if let Cow::Owned(copy) = &file { copy.len() as u64 } else { 0 };
