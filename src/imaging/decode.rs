@@ -15,7 +15,7 @@ use super::limits::{Limits, Paced};
 use super::planes::Planes;
 use super::sniff::Format;
 use super::tiff::{Page, Unfilled};
-use super::{ImagingError, ImagingOptions, alpha, avif, gif, icc, jpeg, png, tiff, webp};
+use super::{ImagingError, ImagingOptions, alpha, avif, bmp, gif, icc, jpeg, png, tiff, webp};
 use crate::domain::{Icc, Resize};
 
 /// A picture's first frame, on its full canvas, not yet upright.
@@ -79,6 +79,7 @@ fn other(
         ImageFormat::Png => png::mended(encoded)?,
         ImageFormat::WebP => webp::mended(encoded),
         ImageFormat::Tiff => tiff::mended(encoded, &tiff, limits)?,
+        ImageFormat::Bmp => bmp::mended(encoded),
         ImageFormat::Gif => gif::mended(encoded),
         _ => encoded.into(),
     };

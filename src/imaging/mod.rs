@@ -10,6 +10,7 @@
 
 mod alpha;
 mod avif;
+mod bmp;
 mod crop;
 mod decode;
 mod directory;
