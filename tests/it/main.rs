@@ -18,6 +18,7 @@ mod keys;
 mod layering;
 mod limits;
 mod load;
+mod manifest;
 mod meilisearch_e2e;
 mod memory;
 mod models;
