@@ -1,5 +1,5 @@
 //! `sidelens healthcheck`: whether the service with these settings, on this machine, is ready. For containers, which
-//! have no shell and no curl to ask with.
+//! have no shell and no curl to ask with. Where there is an admin listener it is asked, as it waits behind no caller.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -24,8 +24,13 @@ pub enum HealthcheckError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// Nobody knows which one it is.
-    #[error("`server.listen` is {0}, whose port is picked at the start; give it a fixed one")]
-    AnyPort(SocketAddr),
+    #[error("`{key}` is {address}, whose port is picked at the start; give it a fixed one")]
+    AnyPort {
+        /// The setting.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+    },
     /// No runtime, or no client.
     #[error("cannot ask: {0}")]
     Client(String),
@@ -49,8 +54,12 @@ pub enum HealthcheckError {
 
 /// Asks `/ready`.
 pub(super) fn run(args: &ConfigArgs) -> Result<(), HealthcheckError> {
-    let ServerConfig { listen, tls_cert, .. } = args.load()?.server;
-    let address = loopback(listen).ok_or(HealthcheckError::AnyPort(listen))?;
+    let ServerConfig { listen, admin_listen, tls_cert, .. } = args.load()?.server;
+    let (key, listens) = match admin_listen {
+        Some(admin_listen) => ("server.admin_listen", admin_listen),
+        None => ("server.listen", listen),
+    };
+    let address = loopback(listens).ok_or(HealthcheckError::AnyPort { key, address: listens })?;
     let scheme = if tls_cert.is_some() { "https" } else { "http" };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| HealthcheckError::Client(error.to_string()))?;

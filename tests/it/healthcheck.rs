@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use tokio::task::spawn_blocking;
+use tokio::{net::TcpStream, task::spawn_blocking};
 
 use crate::support::{TestApp, sidelens};
 
@@ -20,6 +20,26 @@ async fn a_service_that_is_ready_is_healthy() {
     let app = TestApp::spawn(|_| {}).await;
     let output = healthcheck(app.address().to_string(), vec![]).await;
     assert!(output.status.success(), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_service_is_healthy_however_many_hold_it() {
+    let app = TestApp::spawn(|config| {
+        config.server.admin_listen = Some("127.0.0.1:0".parse().expect("an address"));
+        (config.server.workers, config.server.max_connections) = (1, 1);
+        config.server.client_timeout_ms = 600_000;
+    })
+    .await;
+    // Says nothing, for longer than this test takes.
+    let _held = TcpStream::connect(app.address()).await.expect("accepted");
+    let asked = |sets| healthcheck(app.address().to_string(), sets);
+    let admin = format!("server.admin_listen={}", app.admin_url("").trim_start_matches("http://"));
+    let output = asked(vec![admin]).await;
+    assert!(output.status.success(), "{output:?}");
+    // By itself the first one would be called dead.
+    assert_eq!(asked(vec![]).await.status.code(), Some(1));
+    let output = asked(vec!["server.admin_listen=127.0.0.1:0".into()]).await;
+    assert!(String::from_utf8_lossy(&output.stderr).contains("`server.admin_listen` is "), "{output:?}");
 }
 
 #[tokio::test]
