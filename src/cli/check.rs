@@ -233,6 +233,9 @@ impl CheckArgs {
         if judge.n == 0 {
             judge.note("the model", Err("takes neither texts nor pictures: is this Sidelens?".into()));
         }
+            Failure::Status { status: 404, body } if is_no_route(body) => {
+                "give the address that Meilisearch has"
+            }
     }
 
     /// What a failure means, and the next step.
@@ -260,6 +263,11 @@ impl CheckArgs {
             Failure::Broken(_) => "http and https may be mixed up, or the service ended; its log says more",
             Failure::Answer(_) => "is it Sidelens that answers there?",
         };
+/// Whether it is Sidelens that has nothing at a path; it then says what is where.
+pub(super) fn is_no_route(body: &str) -> bool {
+    message(body).starts_with("no such route; ")
+}
+
         let what = match failure {
             Failure::Status { status, body } => format!("status {status}: {}", message(body)),
             Failure::Timeout => format!("no whole answer within {} s", self.timeout_s),

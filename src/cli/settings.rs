@@ -18,7 +18,7 @@ use url::{Host, Url};
 use super::{
     CliError, ConfigArgs,
     args::{AddressError, FOR_A_CERTIFICATE, TrustArgs, TrustError, address, endpoint},
-    check::message,
+    check::{is_no_route, message},
     meilisearch::{Embedder, index_settings, picture_template},
 };
 use crate::{
@@ -241,6 +241,9 @@ impl SettingsError {
                 "start Sidelens first, or name its model with `--model`"
             }
             Failure::Status { status: 400, .. } => "name another in the URL",
+            Failure::Status { status: 404, body } if is_no_route(body) => {
+                "give the address that Meilisearch has"
+            }
             _ => "is it Sidelens that answers there?",
         };
         let reason = match failure {

@@ -23,7 +23,7 @@ const FOR_OTHERS: [HeaderName; 5] =
     [FORWARDED, X_FORWARDED_FOR, HeaderName::from_static("x-real-ip"), VIA, ORIGIN];
 
 /// Registers what is below `/admin`, behind the one rule of access. A new tool is one more resource here.
-pub(super) fn configure(app: &mut ServiceConfig) {
+pub(super) fn configure(app: &mut ServiceConfig, listener: Listener) {
     app.service(
         web::scope("/admin")
             .wrap(from_fn(guard))
@@ -38,7 +38,7 @@ pub(super) fn configure(app: &mut ServiceConfig) {
                     .route(web::get().to(failures))
                     .default_service(web::to(|| async { HttpError::WrongMethod("GET").response() })),
             )
-            .default_service(web::to(|| async { HttpError::NoRoute.response() })),
+            .default_service(web::to(move || async move { HttpError::NoRoute(listener).response() })),
     );
 }
 

@@ -9,6 +9,7 @@ use actix_web::{
     },
 };
 
+use super::Listener;
 use crate::{
     dialect::{Dialect, Failure, Meilisearch},
     domain::{EmbedError, Fault, ItemErrorKind},
@@ -83,8 +84,8 @@ pub enum HttpError {
         limit: usize,
     },
     /// Nothing is served at this path.
-    #[error("no such route; vectors are at POST /embed, facts at GET /info")]
-    NoRoute,
+    #[error("no such route; {}", .0.directions())]
+    NoRoute(Listener),
     /// The path is served, but for another method.
     #[error("wrong method; use {0}")]
     WrongMethod(&'static str),
@@ -105,7 +106,7 @@ impl HttpError {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NoRoute(_) => StatusCode::NOT_FOUND,
             Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Embed(error) => match error {
                 EmbedError::InvalidRequest(_) | EmbedError::Dimensions { .. } => StatusCode::BAD_REQUEST,
@@ -176,7 +177,7 @@ impl HttpError {
             Self::RateLimited { .. } | Self::SlowBody { .. } | Self::NotReady | Self::NoBodyRoom { .. } => {
                 Failure::new("overloaded", self.to_string())
             }
-            Self::BodyTooLarge { .. } | Self::NoRoute | Self::WrongMethod(_) => {
+            Self::BodyTooLarge { .. } | Self::NoRoute(_) | Self::WrongMethod(_) => {
                 Failure::new("invalid_request", self.to_string())
             }
         }
@@ -186,7 +187,7 @@ impl HttpError {
         let status = status.as_u16();
         match self {
             // A key above its limit would fill the log: Meilisearch tries again within milliseconds.
-            Self::NoRoute | Self::WrongMethod(_) | Self::RateLimited { .. } => {
+            Self::NoRoute(_) | Self::WrongMethod(_) | Self::RateLimited { .. } => {
                 tracing::debug!(status, "{self}")
             }
             Self::Embed(error) if error.fault() == Fault::Bug => tracing::error!(status, "{self}"),

@@ -72,13 +72,28 @@ impl HttpState {
 
 /// Which of the listeners a route is answered on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Listener {
+pub enum Listener {
     /// There is one, for everything.
     Only,
     /// The first of two: everything but `/metrics` and `/admin`.
     Main,
     /// `server.admin_listen`: these two, and the probes.
     Admin,
+}
+
+impl Listener {
+    /// For those who asked here for what is not here.
+    fn directions(self) -> &'static str {
+        match self {
+            Self::Only => "vectors are at POST /embed, facts at GET /info",
+            Self::Main => {
+                "vectors are at POST /embed, facts at GET /info; /metrics and /admin are at `server.admin_listen`"
+            }
+            Self::Admin => {
+                "this is `server.admin_listen`, for /metrics and /admin; vectors and /info are at `server.listen`"
+            }
+        }
+    }
 }
 
 /// Registers what a listener answers: the ops routes, `/admin`, then each dialect's, by itself and below each model's
@@ -88,12 +103,12 @@ fn configure(state: HttpState, listener: Listener) -> impl FnOnce(&mut ServiceCo
         app.app_data(web::Data::new(state)).app_data(listener);
         ops::configure(app, listener);
         if listener != Listener::Main {
-            admin::configure(app);
+            admin::configure(app, listener);
         }
         if listener != Listener::Admin {
             configure_dialects(app);
         }
-        app.default_service(web::to(|| async { HttpError::NoRoute.response() }));
+        app.default_service(web::to(move || async move { HttpError::NoRoute(listener).response() }));
     }
 }
 

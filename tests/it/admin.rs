@@ -14,7 +14,9 @@ async fn without_keys_this_machine_may() {
     let (status, body) = answer(behind_proxy).await;
     assert_eq!((status, &body["error"]["type"]), (403, &json!("forbidden")), "{body}");
     assert!(body.to_string().contains("server.admin_listen"), "{body}");
-    assert_eq!(app.get("/admin/nothing").await.0, 404);
+    let (status, body) = app.get("/admin/nothing").await;
+    assert_eq!(status, 404);
+    assert!(body.to_string().ends_with(r#"facts at GET /info","type":"invalid_request"}}"#), "{body}");
     assert_eq!(app.post("/admin/keys", "").await.0, 405);
     assert_eq!(app.metric("sidelens_requests_total{route=\"admin\",status=\"403\"}").await, 1.0);
 }
@@ -76,12 +78,18 @@ async fn a_listener_of_their_own_takes_them_away_from_the_first() {
         assert_eq!(admin(path).await.0, 200, "{path}");
     }
     for path in ["/metrics", "/admin/keys"] {
-        assert_eq!(app.get(path).await.0, 404, "{path}");
+        let (status, body) = app.get(path).await;
+        assert_eq!(status, 404, "{path}");
+        assert!(body.to_string().contains("/metrics and /admin are at `server.admin_listen`"), "{body}");
     }
     assert_eq!(app.get("/health").await.0, 200);
     assert_eq!(app.post("/embed", r#"{"input": "red"}"#).await.0, 200);
     let embed = app.client.post(app.admin_url("/embed")).body(r#"{"input": "red"}"#);
-    assert_eq!(answer(embed).await.0, 404);
+    let elsewhere = [answer(embed).await, admin("/info").await, admin("/admin/nothing").await];
+    for (status, body) in elsewhere {
+        assert_eq!(status, 404, "{body}");
+        assert!(body.to_string().contains("vectors and /info are at `server.listen`"), "{body}");
+    }
     // Both count into the same metrics.
     let (_, metrics) = admin("/metrics").await;
     let metrics = metrics.as_str().expect("text");

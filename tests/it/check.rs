@@ -174,6 +174,17 @@ async fn what_is_wrong_is_named_with_the_next_step() {
 }
 
 #[tokio::test]
+async fn the_second_listener_says_where_the_vectors_are() {
+    let app = TestApp::spawn(|config| {
+        config.server.admin_listen = Some("127.0.0.1:0".parse().expect("an address"))
+    })
+    .await;
+    let sentence = refused(&[&app.admin_url("")]).await;
+    assert!(sentence.contains("vectors and /info are at `server.listen`; give the address"), "{sentence}");
+    assert!(!sentence.contains("is it Sidelens"), "{sentence}");
+}
+
+#[tokio::test]
 async fn a_picture_that_changes_its_vector_is_found() {
     // The second component of a picture's vector grows with each request.
     let n_asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));

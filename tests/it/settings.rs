@@ -136,6 +136,16 @@ async fn reads_the_model_that_is_named_when_the_service_is_down() {
     assert!(hints.contains("Connection refused"), "{hints}");
     let message = refused(&format!("{url}/models/other/embed"), &["--model", "demo"]).await;
     assert!(message.contains("`other`"), "{message}");
+#[tokio::test]
+async fn the_second_listener_says_where_the_model_is() {
+    let app = TestApp::spawn(|config| {
+        config.server.admin_listen = Some("127.0.0.1:0".parse().expect("an address"))
+    })
+    .await;
+    let message = refused(&app.admin_url(""), &[]).await;
+    assert!(message.contains("vectors and /info are at `server.listen`; give the address"), "{message}");
+}
+
 }
 
 #[tokio::test]
