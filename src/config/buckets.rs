@@ -27,6 +27,13 @@ pub struct BucketConfig {
     /// from the vendor's usual variables, then from the machine's own identity.
     #[serde(default)]
     pub options: BTreeMap<String, ApiKey>,
+    /// Whether `fetch.proxy` dials, where there is one; not for a service beside us.
+    #[serde(default = "yes")]
+    pub through_proxy: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl BucketConfig {

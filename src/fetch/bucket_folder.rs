@@ -33,10 +33,11 @@ impl BucketFolder {
             endpoint: String::new(),
             region: String::new(),
             options: Default::default(),
+            through_proxy: true,
         };
         let bucket = config.buckets.iter().find(is_same).cloned().unwrap_or_else(unlisted);
-        let client = client::builder(config)?.timeout(TIMEOUT).build()?;
-        let store = buckets::open(&bucket, &client, &RetryConfig::default()).map_err(wrong)?;
+        let client = client::for_bucket(config, &bucket)?.timeout(TIMEOUT).build()?;
+        let store = buckets::open(&bucket, client, &RetryConfig::default()).map_err(wrong)?;
         let prefix = Path::parse(&url.key).map_err(|error| wrong(error.into()))?;
         Ok(Self { store, prefix })
     }

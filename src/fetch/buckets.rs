@@ -50,7 +50,6 @@ impl Buckets {
         places: Places,
         backlog: Backlog,
     ) -> Result<Self, FetchSetupError> {
-        let client = client::builder(config)?.build()?;
         let retry = RetryConfig {
             max_retries: 1,
             retry_timeout: Duration::from_millis(config.timeout_ms),
@@ -58,11 +57,12 @@ impl Buckets {
         };
         let open = |bucket: &BucketConfig| {
             let wrong = |source| FetchSetupError::Bucket { bucket: bucket.url.bucket_url(), source };
+            let client = client::for_bucket(config, bucket)?.build()?;
             Ok(Bucket {
                 service: bucket.url.service,
                 name: bucket.url.bucket.clone(),
                 prefix: Path::parse(&bucket.url.key).map_err(|error| wrong(error.into()))?,
-                store: open(bucket, &client, &retry).map_err(wrong)?,
+                store: open(bucket, client, &retry).map_err(wrong)?,
             })
         };
         Ok(Self {
@@ -160,7 +160,7 @@ impl Source for Buckets {
 /// Reaches nothing yet. The environment first, then the settings over it, then what was checked.
 pub(super) fn open(
     bucket: &BucketConfig,
-    client: &Client,
+    client: Client,
     retry: &RetryConfig,
 ) -> object_store::Result<Arc<dyn ObjectStore>> {
     // The builders have the same methods, but no trait.
@@ -178,7 +178,7 @@ pub(super) fn open(
             builder
                 .$with_bucket(&bucket.url.bucket)
                 .with_retry(retry.clone())
-                .with_http_connector(OurClient(client.clone()))
+                .with_http_connector(OurClient(client))
                 .build()
                 .map(|store| Arc::new(store) as Arc<dyn ObjectStore>)
         }};
@@ -190,7 +190,8 @@ pub(super) fn open(
     }
 }
 
-/// Has every store share one client, with its TLS, timeouts and connections.
+/// Has a store speak through our client, with its TLS, timeouts and proxy; the store's own options of that kind never get
+/// as far as this.
 #[derive(Debug)]
 struct OurClient(Client);
 

@@ -19,6 +19,7 @@ fn bucket(url: &str, endpoint: &str, options: &[(&str, &str)]) -> BucketConfig {
         endpoint: endpoint.to_owned(),
         region: String::new(),
         options: options.iter().map(|(key, value)| (key.to_string(), (*value).into())).collect(),
+        through_proxy: true,
     }
 }
 
@@ -218,6 +219,48 @@ async fn a_body_that_breaks_off_is_a_host_error() {
     let server = TestServer::start(|_| Reply::raw("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n123")).await;
     let error = get(photos(&server), "s3://photos/1.png").await.unwrap_err();
     assert_eq!(error.to_string(), "`s3://photos` failed: the body broke off");
+}
+
+#[tokio::test]
+async fn the_proxy_dials_for_buckets_too_but_not_for_what_is_near() {
+    let reply = |path: &str| match path.ends_with("/1.png") {
+        true => Reply::ok("picture"),
+        false => Reply::status(404, "", ""),
+    };
+    let unsigned = |endpoint: &str| bucket("s3://photos", endpoint, &[("skip_signature", "true")]);
+    let far = |_: &str| unsigned("http://far.test");
+    let direct = |near: &str| BucketConfig { through_proxy: false, ..far(near) };
+    // The machine's identity is asked for on the machine.
+    let identified = |near: &str| bucket("s3://photos", "http://far.test", &[("metadata_endpoint", near)]);
+    for (bucket, is_had, n_requests) in [
+        (&far as &dyn Fn(&str) -> BucketConfig, true, (1, 0)),
+        (&unsigned, true, (0, 1)),
+        (&direct, false, (0, 0)),
+        (&identified, false, (0, 1)),
+    ] {
+        let (proxy, near) = (TestServer::start(reply).await, TestServer::start(reply).await);
+        let buckets = vec![bucket(&near.url(""))];
+        let config =
+            FetchConfig { proxy: proxy.url("").as_str().into(), buckets: buckets.clone(), ..config() };
+        let result = get_with(config, "s3://photos/1.png").await;
+        assert_eq!(result.is_ok(), is_had, "{buckets:?}: {result:?}");
+        assert_eq!((proxy.n_requests(), near.n_requests()), n_requests, "{buckets:?}");
+    }
+}
+
+#[test]
+fn options_that_our_client_would_not_heed_are_refused() {
+    for (url, option) in [
+        ("s3://photos", "proxy_url"),
+        ("s3://photos", "aws_allow_http"),
+        ("gs://photos", "google_timeout"),
+        ("az://photos", "azure_user_agent"),
+    ] {
+        let config = FetchConfig { buckets: vec![bucket(url, "", &[(option, "hunter2")])], ..config() };
+        let error = Fetcher::new(&config, Metrics::new()).err().unwrap().to_string();
+        assert!(error.contains(&format!("`{option}`")) && error.contains("`fetch.proxy`"), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
 }
 
 #[test]

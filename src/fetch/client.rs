@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use object_store::ClientConfigKey;
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap, HeaderValue};
-use reqwest::{Client, ClientBuilder, Proxy, redirect};
+use reqwest::{Client, ClientBuilder, NoProxy, Proxy, redirect};
 
 use super::FetchSetupError;
 use super::resolve::GuardedNames;
-use crate::config::FetchConfig;
+use crate::config::{BucketConfig, FetchConfig};
 
 /// What `imaging` reads, but for AVIF, which takes longer to decode: a host with a choice is to pick another.
 const FORMATS: &str =
@@ -18,8 +19,11 @@ const FORMATS: &str =
 /// one host come one after another; of many hosts each would leave a connection, and so a descriptor, behind.
 const IDLE: Duration = Duration::from_secs(5);
 
+/// Who tells a bucket's client its credentials: services of the machine or pod, which no proxy reaches.
+const IDENTITY: &str = "169.254.0.0/16,fd00:ec2::/32,metadata.google.internal,localhost,127.0.0.0/8,::1";
+
 /// What every client of this room has in common.
-pub(super) fn builder(config: &FetchConfig) -> Result<ClientBuilder, FetchSetupError> {
+fn builder(config: &FetchConfig) -> Result<ClientBuilder, FetchSetupError> {
     Ok(Client::builder()
         .user_agent(concat!("sidelens/", env!("CARGO_PKG_VERSION")))
         // A redirect is checked before it is followed, and an object store that moves is a matter for the settings.
@@ -34,7 +38,7 @@ pub(super) fn builder(config: &FetchConfig) -> Result<ClientBuilder, FetchSetupE
 
 /// The client for downloads.
 pub(super) fn client(config: &FetchConfig, names: GuardedNames) -> Result<Client, FetchSetupError> {
-    let mut builder = builder(config)?
+    let builder = builder(config)?
         .default_headers(HeaderMap::from_iter([
             (ACCEPT, HeaderValue::from_static(FORMATS)),
             // Pictures are compressed already.
@@ -43,12 +47,41 @@ pub(super) fn client(config: &FetchConfig, names: GuardedNames) -> Result<Client
         // Redirects may lead more to a host than have their place there.
         .pool_max_idle_per_host(config.max_concurrent_per_host)
         .dns_resolver(names);
-    if let Some(url) = proxy_url(config)? {
-        let limit = "is not a proxy that the client knows";
-        let proxy = Proxy::all(url).map_err(|_| FetchSetupError::Setting { key: "fetch.proxy", limit })?;
-        builder = builder.proxy(proxy);
+    Ok(proxied(builder, config, None)?.build()?)
+}
+
+/// What the client of a bucket begins with.
+pub(super) fn for_bucket(
+    config: &FetchConfig,
+    bucket: &BucketConfig,
+) -> Result<ClientBuilder, FetchSetupError> {
+    if let Some(option) = bucket.options.keys().find(|option| is_of_client(option)) {
+        let bucket = bucket.url.bucket_url();
+        return Err(FetchSetupError::ClientOption { bucket, option: option.clone() });
     }
-    Ok(builder.build()?)
+    let builder = builder(config)?;
+    match bucket.through_proxy {
+        true => proxied(builder, config, NoProxy::from_string(IDENTITY)),
+        false => Ok(builder),
+    }
+}
+
+/// Whether an option of a bucket is meant for the client that `object_store` would make.
+fn is_of_client(option: &str) -> bool {
+    let name = ["aws_", "google_", "azure_"].iter().find_map(|prefix| option.strip_prefix(prefix));
+    name.unwrap_or(option).parse::<ClientConfigKey>().is_ok()
+}
+
+/// Has the proxy dial, if there is one, but for those who are to be dialled directly.
+fn proxied(
+    builder: ClientBuilder,
+    config: &FetchConfig,
+    direct: Option<NoProxy>,
+) -> Result<ClientBuilder, FetchSetupError> {
+    let Some(url) = proxy_url(config)? else { return Ok(builder) };
+    let limit = "is not a proxy that the client knows";
+    let proxy = Proxy::all(url).map_err(|_| FetchSetupError::Setting { key: "fetch.proxy", limit })?;
+    Ok(builder.proxy(proxy.no_proxy(direct)))
 }
 
 /// The address of the proxy, if there is one.

@@ -31,6 +31,18 @@ pub enum FetchSetupError {
         /// What the object store says.
         source: object_store::Error,
     },
+    /// An option that would be dropped: connections are ours.
+    #[error(
+        "`{option}` of `{bucket}` in `fetch.buckets` is about connections, which no option changes; leave it out: \
+         `endpoint` says whether it is https, `fetch.proxy` is the proxy, `fetch.timeout_ms` and \
+         `fetch.connect_timeout_ms` are the times"
+    )]
+    ClientOption {
+        /// The bucket's URL, without a key.
+        bucket: String,
+        /// The option's name.
+        option: String,
+    },
     /// A folder to be written to is none.
     #[error("cannot use {url}: {source}")]
     Folder {

@@ -342,6 +342,7 @@ mod tests {
             endpoint: String::new(),
             region: String::new(),
             options: BTreeMap::new(),
+            through_proxy: true,
         });
         let open = FetchConfig { files_root: "/".into(), buckets: buckets.into(), ..config() };
         let table = fetcher.schemes.iter().map(|(scheme, _)| *scheme).chain(["data"]);

@@ -45,7 +45,7 @@ WHOLE = {"type": "integer", "minimum": 0}
 ENTRIES = {
     "auth.keys": {"name": STRING, "key": STRING, "admin": {"type": "boolean"}, "max_inputs_per_s": WHOLE, "max_inputs_burst": WHOLE},
     "fetch.hosts": {"host": STRING, "headers": STRINGS, "plain_http": {"type": "boolean"}},
-    "fetch.buckets": {"url": STRING, "endpoint": STRING, "region": STRING, "options": STRINGS},
+    "fetch.buckets": {"url": STRING, "endpoint": STRING, "region": STRING, "options": STRINGS, "through_proxy": {"type": "boolean"}},
 }
 
 
