@@ -14,6 +14,8 @@ use crate::{
     telemetry::logging,
 };
 
+/// The exit status of flags that do not fit, as clap has it.
+const EXIT_USAGE: u8 = 2;
 /// The exit status of a run that is to be continued, or to be begun later: `EX_TEMPFAIL`.
 const EXIT_CONTINUE: u8 = 75;
 /// That of one whose list is bad: `EX_DATAERR`.
@@ -101,7 +103,8 @@ pub enum EmbedCommandError {
 impl EmbedCommandError {
     pub(super) fn exit_status(&self) -> u8 {
         match self {
-            Self::Stopped | Self::Bulk(BulkError::Taken { .. }) => EXIT_CONTINUE,
+            Self::NoShardInOutput(_) | Self::NoModel { .. } => EXIT_USAGE,
+            Self::Stopped | Self::Bulk(BulkError::Taken { .. } | BulkError::Shared { .. }) => EXIT_CONTINUE,
             Self::TooManyFailed { .. } => EXIT_TOO_MANY_FAILED,
             _ => 1,
         }

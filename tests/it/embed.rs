@@ -323,7 +323,15 @@ fn what_is_done_stays_as_it_is() {
 
     let everywhere =
         sidelens(&["embed", "--input", "a", "--output", "b", "--shard", "0/2"]).output().expect("it runs");
-    assert!(refusal(&everywhere).contains("write {shard} where its number belongs"));
+    let no_model = run(&["--model-name", "other"]);
+    for (output, found) in [
+        (everywhere, "write {shard} where its number belongs"),
+        (no_model, "`--model-name` is `other`, and the settings have no names"),
+    ] {
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(found), "{message}");
+    }
 }
 
 #[test]
@@ -417,8 +425,10 @@ fn another_writer_is_noticed() {
     fs::write(&progress, record.replace("\"tables\": 3", "\"tables\": 4")).expect("written");
     let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
     assert!(sent.expect("kill runs").success());
-    let refused = refusal(&child.wait_with_output().expect("it ends"));
-    assert!(refused.contains("another process writes "), "{refused}");
+    let ended = child.wait_with_output().expect("it ends");
+    let message = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(75), "{message}");
+    assert!(message.contains("another process writes "), "{message}");
     assert_eq!(tables(&work.output("part-0.parquet")).len(), 3);
 }
 
