@@ -192,6 +192,7 @@ fn a_hundred_megabytes_of_texts_are_in_memory_once() {
 }
 
 /// Each number of tokens has kernels of its own, of which only some are kept.
+#[cfg_attr(not(feature = "torch"), ignore = "needs the feature `torch`")]
 #[tokio::test]
 #[cfg(target_os = "linux")]
 async fn texts_of_every_length_take_no_more_memory_than_some() {
