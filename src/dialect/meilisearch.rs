@@ -16,7 +16,8 @@
 //!
 //! The answer fits `"response": {"data": [{"embedding": "{{embedding}}"}, "{{..}}"]}`, and for a body with
 //! `texts` also Cohere's `{"embeddings": ["{{embedding}}", "{{..}}"]}`. OpenAI's own clients ask for base64 by
-//! `encoding_format`, and one of them takes whatever comes for that. Settings whose `response` is
+//! `encoding_format`, and one of them takes whatever comes for that; beside `texts` it is ignored, as Cohere has no such
+//! key and its vectors are numbers. Settings whose `response` is
 //! a bare array (Hugging Face) point their `url` at [`super::Tei`].
 
 use bytes::BytesMut;
