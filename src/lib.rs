@@ -27,7 +27,7 @@
 //!
 //! # Promises
 //!
-//! - actix types stay in [`http`] (and in [`app`], which starts it); a dialect sees bytes and domain values.
+//! - actix types stay in [`http`]; a dialect sees bytes and domain values.
 //! - `tch` types stay in [`model`], [`runtime`] and `libtorch`; everyone else sees [`Prepared`](domain::Prepared) and
 //!   [`Embedding`](domain::Embedding), so all but inference builds and tests without libtorch
 //!   (`--no-default-features`).
@@ -39,7 +39,7 @@
 //! - A vector that leaves the house is finite and of length one; every input gets exactly one, in order, or
 //!   the request fails with a status that says whether trying again helps.
 //!
-//! `tests/it/layering.rs` reads the `crate::` paths and keeps the arrows between the rooms true.
+//! `tests/it/layering.rs` reads the `crate::` paths and keeps the arrows between the rooms, and the crates in theirs, true.
 //!
 //! # Where a new thing goes
 //!

@@ -17,14 +17,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cache", &["config", "telemetry"]),
     ("libtorch", &[]),
     ("model", &["config", "libtorch"]),
-    ("runtime", &["config", "libtorch", "model", "telemetry"]),
+    ("runtime", &["config", "libtorch", "model"]),
     ("batch", &["config", "runtime", "telemetry"]),
     ("embedder", &["batch", "cache", "config", "fetch", "imaging", "runtime", "telemetry", "text"]),
     ("dialect", &[]),
     ("http", &["config", "dialect", "embedder", "telemetry"]),
-    ("hub", &["config", "telemetry"]),
+    ("hub", &["config"]),
     ("bulk", &["cache", "config", "embedder", "fetch"]),
-    ("app", &["config", "embedder", "fetch", "http", "hub", "imaging", "runtime", "shutdown", "telemetry"]),
+    ("app", &["config", "embedder", "fetch", "http", "hub", "imaging", "runtime", "telemetry"]),
     ("shutdown", &[]),
     ("load", &[]),
     (
@@ -49,25 +49,41 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// Crates that stay in one room: no other may name them.
 const KEPT_IN: &[(&str, &[&str])] = &[
-    ("actix_web", &["http", "app"]),
+    ("actix_http", &["http"]),
+    ("actix_server", &["http"]),
+    ("actix_service", &["http"]),
     ("actix_tls", &["http"]),
+    ("actix_web", &["http"]),
+    ("tracing_actix_web", &["http"]),
+    ("governor", &["http"]),
+    ("multer", &["dialect"]),
     ("tch", &["libtorch", "model", "runtime"]),
     ("reqwest", &["fetch", "hub", "load", "cli", "telemetry"]),
     ("hf_hub", &["hub"]),
     ("object_store", &["fetch"]),
     ("mozjpeg", &["imaging"]),
+    ("zune_jpeg", &["imaging"]),
+    ("tiff", &["imaging"]),
     ("re_rav1d", &["imaging"]),
+    ("zenavif_parse", &["imaging"]),
+    ("moxcms", &["imaging"]),
     ("tokenizers", &["text"]),
+    ("prost", &["text"]),
+    ("safetensors", &["model"]),
+    ("zip", &["model"]),
     ("moka", &["cache"]),
-    ("governor", &["http"]),
     ("redis", &["cache"]),
     ("parquet", &["cache"]),
     ("arrow_array", &["cache"]),
     ("arrow_schema", &["cache"]),
     ("opentelemetry", &["telemetry"]),
     ("opentelemetry_sdk", &["telemetry"]),
+    ("opentelemetry_http", &["telemetry"]),
     ("opentelemetry_otlp", &["telemetry"]),
     ("tracing_opentelemetry", &["telemetry"]),
+    ("tracing_subscriber", &["telemetry"]),
+    ("figment", &["config"]),
+    ("clap", &["cli"]),
 ];
 
 fn rust_files(dir: &Path) -> Vec<PathBuf> {
@@ -117,6 +133,48 @@ fn named_after(code: &str, prefix: &str) -> BTreeSet<String> {
     found
 }
 
+/// Whether `code` names a crate: `batch::` must not pass for `tch::`.
+fn names_crate(code: &str, name: &str) -> bool {
+    code.match_indices(&format!("{name}::"))
+        .any(|(at, _)| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'))
+}
+
+/// Whether a line says that what follows it is for tests alone.
+fn is_for_tests(line: &str) -> bool {
+    let line = line.trim_start();
+    let has_test = |list: &str| list.split([',', ')']).any(|condition| condition.trim() == "test");
+    line.starts_with("#[cfg(test)]") || line.strip_prefix("#[cfg(all(").is_some_and(has_test)
+}
+
+/// Without comments, and without the items that are for tests alone. An item ends as rustfmt has it: on its first line, or
+/// with the next brace or semicolon that stands as far to the left as that.
+fn without_tests(text: &str) -> String {
+    let mut code = String::new();
+    let mut lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    while let Some(line) = lines.next() {
+        if !is_for_tests(line) {
+            code.extend([line, "\n"]);
+            continue;
+        }
+        let indent = |line: &str| line.len() - line.trim_start().len();
+        let mut item = lines.by_ref().skip_while(|line| line.trim_start().starts_with("#["));
+        let first = item.next().unwrap_or_default();
+        if !first.ends_with([';', '}']) {
+            let is_last = |line: &&str| {
+                indent(line) == indent(first) && (line.trim_start().starts_with('}') || line.ends_with(';'))
+            };
+            item.find(is_last);
+        }
+    }
+    code
+}
+
+/// Whether a file is for tests alone, by its name.
+fn is_test_file(path: &Path) -> bool {
+    let stem = path.file_stem().expect("a name").to_string_lossy();
+    stem == "tests" || stem.ends_with("_tests") || stem.starts_with("test_")
+}
+
 fn rooms() -> BTreeMap<String, Vec<(PathBuf, String)>> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut rooms: BTreeMap<String, Vec<(PathBuf, String)>> = BTreeMap::new();
@@ -124,30 +182,29 @@ fn rooms() -> BTreeMap<String, Vec<(PathBuf, String)>> {
         let inside = path.strip_prefix(&src).expect("below src");
         let room = inside.components().next().expect("a name").as_os_str().to_string_lossy();
         let room = room.trim_end_matches(".rs").to_owned();
-        if ["lib", "main"].contains(&room.as_str()) {
+        if ["lib", "main"].contains(&room.as_str()) || is_test_file(&path) {
             continue;
         }
         let text = fs::read_to_string(&path).expect("readable");
-        let code: String = text
-            .lines()
-            .take_while(|line| !line.trim_start().starts_with("#[cfg(test)]"))
-            .filter(|line| !line.trim_start().starts_with("//"))
-            .flat_map(|line| [line, "\n"])
-            .collect();
-        rooms.entry(room).or_default().push((path, code));
+        rooms.entry(room).or_default().push((path, without_tests(&text)));
     }
     rooms
 }
 
 #[test]
-fn every_arrow_is_in_the_drawing() {
+fn the_arrows_are_those_of_the_drawing() {
     let mut wrong = Vec::new();
+    let mut unused: BTreeSet<_> = ARROWS
+        .iter()
+        .flat_map(|(room, targets)| targets.iter().map(move |target| (*room, *target)))
+        .collect();
     for (room, files) in rooms() {
         let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| *name == room) else {
             panic!("room `{room}` is not in the drawing");
         };
         for (path, code) in files {
             for target in named_after(&code, "crate::") {
+                unused.retain(|arrow| *arrow != (room.as_str(), target.as_str()));
                 let is_room = ARROWS.iter().any(|(name, _)| *name == target);
                 if is_room && target != room && target != "domain" && !allowed.contains(&target.as_str()) {
                     wrong.push(format!("{}: {room} -> {target}", path.display()));
@@ -156,26 +213,26 @@ fn every_arrow_is_in_the_drawing() {
         }
     }
     assert!(wrong.is_empty(), "arrows that are not in the drawing:\n{}", wrong.join("\n"));
+    assert!(unused.is_empty(), "arrows of the drawing that nobody uses: {unused:?}");
 }
 
 #[test]
 fn engines_and_frameworks_stay_in_their_rooms() {
     let mut wrong = Vec::new();
+    let mut unused: BTreeSet<_> =
+        KEPT_IN.iter().flat_map(|(name, homes)| homes.iter().map(move |home| (*name, *home))).collect();
     for (room, files) in rooms() {
         for (path, code) in files {
-            for (name, homes) in KEPT_IN {
-                let prefix = format!("{name}::");
-                // `batch::` must not pass for `tch::`.
-                let used = code.match_indices(&prefix).any(|(at, _)| {
-                    !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
-                });
-                if used && !homes.contains(&room.as_str()) {
+            for (name, homes) in KEPT_IN.iter().filter(|(name, _)| names_crate(&code, name)) {
+                unused.retain(|home| *home != (*name, room.as_str()));
+                if !homes.contains(&room.as_str()) {
                     wrong.push(format!("{}: uses {name}", path.display()));
                 }
             }
         }
     }
     assert!(wrong.is_empty(), "crates outside their rooms:\n{}", wrong.join("\n"));
+    assert!(unused.is_empty(), "rooms that may use a crate and do not: {unused:?}");
 }
 
 #[test]
@@ -183,4 +240,17 @@ fn the_reader_of_paths_sees_groups() {
     let code = "use crate::{config::{A, B}, domain::C,\n    fetch::Fetcher,\n}; crate::text::x()";
     let names: Vec<_> = named_after(code, "crate::").into_iter().collect();
     assert_eq!(names, ["config", "domain", "fetch", "text"]);
+}
+
+#[test]
+fn the_reader_of_files_skips_tests_and_nothing_else() {
+    let code = without_tests(
+        "#[cfg(test)]\nmod tests;\nuse crate::http::X;\n#[cfg(test)]\n#[path = \"a.rs\"]\nmod others;\n\
+         impl X {\n    #[cfg(all(test, feature = \"torch\"))]\n    fn check(\n        self,\n    ) -> Y {\n        \
+         crate::cli::z()\n    }\n\n    fn run() -> crate::hub::Z {}\n}\n\
+         #[cfg(any(test, feature = \"torch\"))]\nuse crate::text::T;\n// crate::load\n\
+         #[cfg(test)]\nuse crate::{\n    app::A,\n};\n#[cfg(test)]\nmod tests {\n    use crate::bulk;\n}\n",
+    );
+    let names: Vec<_> = named_after(&code, "crate::").into_iter().collect();
+    assert_eq!(names, ["http", "hub", "text"], "{code}");
 }
