@@ -14,7 +14,7 @@ pub struct NoFingerprint;
 
 impl Fingerprint {
     /// Hex digits of a fingerprint.
-    pub const DIGITS: usize = 32;
+    const DIGITS: usize = 32;
 
     /// The fingerprint over `parts`, in their order. Each goes in with its length, so that no two lists run together.
     pub fn of(parts: &[&[u8]]) -> Self {

@@ -1,7 +1,7 @@
 //! Model families: what a checkpoint says of itself, and its forward pass.
 //!
 //! One file per family. Reading a checkpoint's facts ([`spec`]) is always built; the forward pass and the
-//! layers need the feature `torch`. A new family is a new file and a line in [`FAMILIES`].
+//! layers need the feature `torch`. A new family is a new file and a line in `FAMILIES`.
 
 mod blip2;
 mod checkpoint;
@@ -40,7 +40,7 @@ use crate::{
 
 /// Every family that can be served. The first that fits is taken: a `sidelens.toml` wins over whatever lies
 /// beside it.
-pub static FAMILIES: &[&dyn Family] = &[
+static FAMILIES: &[&dyn Family] = &[
     &torchscript::TorchScript,
     &clip::Clip,
     &siglip::Siglip,

@@ -118,7 +118,7 @@ mod resolve {
 
     /// Opens the CUDA half of libtorch, once. The binary is linked to the CPU half alone, so that it starts
     /// where there is no CUDA; the other half registers itself with the first when it is opened.
-    pub fn load_cuda() -> Result<(), String> {
+    pub(super) fn load_cuda() -> Result<(), String> {
         static LOADED: OnceLock<Result<(), String>> = OnceLock::new();
         LOADED
             .get_or_init(|| {

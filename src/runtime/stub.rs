@@ -114,10 +114,10 @@ fn vector(input: &Prepared, dimensions: usize) -> Embedding {
 }
 
 /// Words that a stub model's tokenizer knows, beside the numbers 0 to 999. Others share one id.
-pub const STUB_WORDS: [&str; 8] = ["panic", "fail", "lose", "red", "blue", "house", "tree", "fish"];
+const STUB_WORDS: [&str; 8] = ["panic", "fail", "lose", "red", "blue", "house", "tree", "fish"];
 
 /// The id of a word of [`STUB_WORDS`] in a stub model.
-pub fn stub_id(word: &str) -> Option<u32> {
+fn stub_id(word: &str) -> Option<u32> {
     STUB_WORDS.iter().position(|known| *known == word).map(|i| i as u32 + 3)
 }
 

@@ -47,11 +47,6 @@ impl Weights {
         self.find(name).is_some()
     }
 
-    /// The shape of the tensor `name`.
-    pub fn shape_of(&self, name: &str) -> Option<Vec<i64>> {
-        self.find(name).map(|found| found.layout.shape.clone())
-    }
-
     /// The tensor `name`, of exactly this shape, contiguous, in the served dtype, on the device.
     ///
     /// # Errors
@@ -322,8 +317,6 @@ mod tests {
         let weights = Weights::open(&files, on(Kind::Float)).unwrap();
         let model = weights.rooted_at("embed.weight");
         assert!(model.has("norm.a") && model.has("embed.weight") && !model.has("model.norm.a"));
-        assert_eq!(model.shape_of("norm.a"), Some(vec![1]));
-        assert_eq!(model.shape_of("norm.b"), None);
         let message = model.tensor("norm.b", &[1]).unwrap_err().to_string();
         assert!(message.contains("`model.norm.b`"), "{message}");
         // A root within a root; no prefix at all; an anchor that is nowhere.
