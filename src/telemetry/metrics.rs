@@ -40,7 +40,7 @@ pub const TIERS: [&str; 2] = ["memory", "redis"];
 /// The values of the label `kind` of what went wrong with Redis.
 pub const REDIS_ERRORS: [&str; 5] = ["timeout", "connection", "answer", "corrupt", "dropped"];
 /// The values of the label `operation`.
-pub const REDIS_OPERATIONS: [&str; 2] = ["get", "set"];
+const REDIS_OPERATIONS: [&str; 2] = ["get", "set"];
 
 /// From 0.5 ms (a cached text) to the 30 s that Meilisearch waits.
 const SECONDS: [f64; 16] =
@@ -48,204 +48,101 @@ const SECONDS: [f64; 16] =
 /// Powers of two, as batches grow.
 const SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
-/// The house's metrics. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Metrics {
-    registry: Registry,
+/// Declares [`Metrics`]: the doc comment of each is its help text, too.
+macro_rules! metrics {
+    ($($(#[doc = $help:literal])+ $field:ident: $type:ty = $make:ident($id:literal $(, $more:expr)*);)+) => {
+        /// The house's metrics. Cheap to clone.
+        #[derive(Clone, Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            $($(#[doc = $help])+ pub $field: $type,)+
+        }
+
+        impl Metrics {
+            fn register(registry: Registry) -> Self {
+                Self { $($field: $make(&registry, $id, concat!($($help),+).trim() $(, $more)*),)+ registry }
+            }
+        }
+    };
+}
+
+metrics! {
     /// Requests answered, by `route` and `status`.
-    pub requests: IntCounterVec,
+    requests: IntCounterVec = counters("requests_total", &["route", "status"]);
     /// Seconds from a request's head to its answer, by `route` and `lane`: `search` for one input, `bulk` for more,
     /// `none` where they were not counted.
-    pub request_seconds: HistogramVec,
+    request_seconds: HistogramVec = histograms("request_seconds", &["route", "lane"], &SECONDS);
     /// Requests answered 429 or 503, by `reason` and `lane`.
-    pub refused_requests: IntCounterVec,
+    refused_requests: IntCounterVec = counters("refused_requests_total", &["reason", "lane"]);
     /// Requests answered that came with a known key, by its name (`key`) and `status`.
-    pub key_requests: IntCounterVec,
-    /// Changes on disk by `files` and `outcome`: `ok`, or `failed` where what held before still holds.
-    pub reloads: IntCounterVec,
+    key_requests: IntCounterVec = counters("key_requests_total", &["key", "status"]);
+    /// Changed files of keys and certificates, by `files` and `outcome`: `ok`, or `failed` where what held before still holds.
+    reloads: IntCounterVec = counters("reloads_total", &["files", "outcome"]);
     /// 1 where the files are in force as they are on disk, 0 where their last change was refused, by `files`.
-    pub last_reload_successful: IntGaugeVec,
+    last_reload_successful: IntGaugeVec = gauges("last_reload_successful", &["files"]);
     /// When the files that are in force were read, in seconds since 1970, by `files`; 0 where there are none.
-    pub last_reload_success_timestamp: IntGaugeVec,
+    last_reload_success_timestamp: IntGaugeVec = gauges("last_reload_success_timestamp_seconds", &["files"]);
     /// Requests being answered.
-    pub requests_in_flight: IntGauge,
+    requests_in_flight: IntGauge = gauge("requests_in_flight");
     /// Items by `modality` (text, image) and `outcome` (`ok`, or the kind of the fault).
-    pub items: IntCounterVec,
+    items: IntCounterVec = counters("items_total", &["modality", "outcome"]);
     /// Inputs admitted and not yet answered.
-    pub items_in_flight: IntGauge,
-    /// Inputs waiting in the batch queue, by nothing: the sum of both lanes.
-    pub queue_depth: IntGauge,
+    items_in_flight: IntGauge = gauge("items_in_flight");
+    /// Inputs waiting in the batch queue, of both lanes.
+    queue_depth: IntGauge = gauge("queue_depth");
     /// Seconds that an input waited in the batch queue, by `lane`: until its pass began, or in vain.
-    pub queue_wait_seconds: HistogramVec,
+    queue_wait_seconds: HistogramVec = histograms("queue_wait_seconds", &["lane"], &SECONDS);
     /// Seconds of forward passes, counted for each of their inputs, by `lane`: 8 inputs in a pass of 1 s add 8. What a pass
     /// waited for those of other models counts too: with the sum of the waits these are the seconds that inputs spend here,
     /// and their rate is how many are here.
-    pub input_compute_seconds: CounterVec,
+    input_compute_seconds: CounterVec = counters("input_compute_seconds_total", &["lane"]);
     /// Inputs of one forward pass, by `modality`.
-    pub batch_size: HistogramVec,
+    batch_size: HistogramVec = histograms("batch_size", &["modality"], &SIZES);
     /// The largest batch that fits into the device's memory, by `modality`: pictures, or tokens of texts with their
     /// padding. The smallest of all models and devices; 0 while none was too large.
-    pub batch_size_cap: IntGaugeVec,
+    batch_size_cap: IntGaugeVec = gauges("batch_size_cap", &["modality"]);
     /// What went wrong on a device, by `kind`; each halving of a batch that did not fit is an `oom`.
-    pub device_errors: IntCounterVec,
+    device_errors: IntCounterVec = counters("device_errors_total", &["kind"]);
     /// 1 for each model in service: its name (`model`), `fingerprint`, `dtype`, `device` and `dimensions`.
-    pub model_info: IntGaugeVec,
+    model_info: IntGaugeVec = gauges("model_info", &["model", "fingerprint", "dtype", "device", "dimensions"]);
     /// Seconds of one forward pass, by `modality`, without what it waited for those of other models.
-    pub inference_seconds: HistogramVec,
+    inference_seconds: HistogramVec = histograms("inference_seconds", &["modality"], &SECONDS);
     /// Seconds to decode, resize and crop one picture.
-    pub decode_seconds: Histogram,
-    /// Processes that decode AVIF and did not answer for a picture: it ended them, the system did, or they got nothing done.
-    pub decode_workers_lost: IntCounter,
-    /// Seconds to fetch one picture, failed ones included.
-    pub fetch_seconds: Histogram,
+    decode_seconds: Histogram = histogram("decode_seconds");
+    /// Processes that decode AVIF and large lossless WebP, and did not answer for a picture: it ended them, the system did, or
+    /// they got nothing done.
+    decode_workers_lost: IntCounter = counter("decode_workers_lost_total");
+    /// Seconds to fetch one picture that is not at hand, failed ones included.
+    fetch_seconds: Histogram = histogram("fetch_seconds");
     /// Pictures asked for by http(s) address, by `outcome`.
-    pub fetches: IntCounterVec,
-    /// Second attempts after a fault that passes.
-    pub fetch_retries: IntCounter,
+    fetches: IntCounterVec = counters("fetches_total", &["outcome"]);
+    /// Second attempts to download a picture, after a fault that passes.
+    fetch_retries: IntCounter = counter("fetch_retries_total");
     /// Inputs found in the cache by `tier`; those joined to one in flight count as found in memory.
-    pub cache_hits: IntCounterVec,
-    /// Inputs computed.
-    pub cache_misses: IntCounter,
+    cache_hits: IntCounterVec = counters("cache_hits_total", &["tier"]);
+    /// Inputs that had to be computed.
+    cache_misses: IntCounter = counter("cache_misses_total");
     /// Bytes held by the cache in memory.
-    pub cache_bytes: IntGauge,
+    cache_bytes: IntGauge = gauge("cache_bytes");
     /// What went wrong with Redis, by `kind`: no answer in time, no connection, an answer that is an error, a value
     /// that cannot be used, a lookup for which there was no room in the queue, a value that was not written.
-    pub redis_errors: IntCounterVec,
+    redis_errors: IntCounterVec = counters("redis_errors_total", &["kind"]);
     /// Seconds of one MGET (`get`) or of one pipeline of SET (`set`), by `operation`.
-    pub redis_seconds: HistogramVec,
+    redis_seconds: HistogramVec = histograms("redis_seconds", &["operation"], &SECONDS);
     /// 1 while Redis is not asked, since it is not there or too slow, else 0.
-    pub redis_breaker_open: IntGauge,
+    redis_breaker_open: IntGauge = gauge("redis_breaker_open");
     /// Texts that lost their end to the model's context length.
-    pub truncated_texts: IntCounter,
+    truncated_texts: IntCounter = counter("truncated_texts_total");
     /// Items answered by the placeholder vector, by the `kind` of their failure.
-    pub placeholder_vectors: IntCounterVec,
+    placeholder_vectors: IntCounterVec = counters("placeholder_vectors_total", &["kind"]);
     /// 1 once the model is warmed up, else 0.
-    pub ready: IntGauge,
+    ready: IntGauge = gauge("ready");
 }
 
 impl Metrics {
     /// Registers every metric, all series at zero.
     pub fn new() -> Arc<Self> {
-        let registry = Registry::new();
-        let r = &registry;
-        let metrics = Self {
-            requests: counters(r, "requests_total", "Requests answered.", &["route", "status"]),
-            request_seconds: histograms(
-                r,
-                "request_seconds",
-                "Seconds to answer a request.",
-                &["route", "lane"],
-                &SECONDS,
-            ),
-            refused_requests: counters(
-                r,
-                "refused_requests_total",
-                "Requests answered 429 or 503.",
-                &["reason", "lane"],
-            ),
-            key_requests: counters(
-                r,
-                "key_requests_total",
-                "Requests answered, by the name of their key.",
-                &["key", "status"],
-            ),
-            reloads: counters(
-                r,
-                "reloads_total",
-                "Changed files of keys and certificates, taken or refused.",
-                &["files", "outcome"],
-            ),
-            last_reload_successful: gauges(
-                r,
-                "last_reload_successful",
-                "1 unless the last change of the files was refused.",
-                &["files"],
-            ),
-            last_reload_success_timestamp: gauges(
-                r,
-                "last_reload_success_timestamp_seconds",
-                "When the files in force were read, 0 without files.",
-                &["files"],
-            ),
-            requests_in_flight: gauge(r, "requests_in_flight", "Requests being answered."),
-            items: counters(r, "items_total", "Items answered, by outcome.", &["modality", "outcome"]),
-            items_in_flight: gauge(r, "items_in_flight", "Inputs admitted and not yet answered."),
-            queue_depth: gauge(r, "queue_depth", "Inputs waiting for a batch."),
-            queue_wait_seconds: histograms(
-                r,
-                "queue_wait_seconds",
-                "Seconds that an input waited for its batch, or in vain.",
-                &["lane"],
-                &SECONDS,
-            ),
-            input_compute_seconds: counters(
-                r,
-                "input_compute_seconds_total",
-                "Seconds of forward passes, counted for each of their inputs.",
-                &["lane"],
-            ),
-            batch_size: histograms(r, "batch_size", "Inputs of one forward pass.", &["modality"], &SIZES),
-            batch_size_cap: gauges(
-                r,
-                "batch_size_cap",
-                "Most pictures, or tokens of texts, of a forward pass since one ran out of memory, 0 if none did.",
-                &["modality"],
-            ),
-            device_errors: counters(
-                r,
-                "device_errors_total",
-                "Passes that did not fit into memory, lost their device, or failed otherwise.",
-                &["kind"],
-            ),
-            model_info: gauges(
-                r,
-                "model_info",
-                "1 for each model in service.",
-                &["model", "fingerprint", "dtype", "device", "dimensions"],
-            ),
-            inference_seconds: histograms(
-                r,
-                "inference_seconds",
-                "Seconds of one forward pass.",
-                &["modality"],
-                &SECONDS,
-            ),
-            decode_seconds: histogram(r, "decode_seconds", "Seconds to decode, resize and crop one picture."),
-            decode_workers_lost: counter(
-                r,
-                "decode_workers_lost_total",
-                "Processes that decode AVIF lost over a picture.",
-            ),
-            fetch_seconds: histogram(r, "fetch_seconds", "Seconds to fetch one picture that is not at hand."),
-            fetches: counters(r, "fetches_total", "Pictures asked for by http(s) address.", &["outcome"]),
-            fetch_retries: counter(r, "fetch_retries_total", "Second attempts to download a picture."),
-            cache_hits: counters(
-                r,
-                "cache_hits_total",
-                "Inputs answered from the cache or joined to one in flight.",
-                &["tier"],
-            ),
-            cache_misses: counter(r, "cache_misses_total", "Inputs that had to be computed."),
-            cache_bytes: gauge(r, "cache_bytes", "Bytes held by the cache in memory."),
-            redis_errors: counters(r, "redis_errors_total", "What went wrong with Redis.", &["kind"]),
-            redis_seconds: histograms(
-                r,
-                "redis_seconds",
-                "Seconds of one exchange with Redis.",
-                &["operation"],
-                &SECONDS,
-            ),
-            redis_breaker_open: gauge(r, "redis_breaker_open", "1 while Redis is not asked."),
-            truncated_texts: counter(r, "truncated_texts_total", "Texts cut to the model's context length."),
-            placeholder_vectors: counters(
-                r,
-                "placeholder_vectors_total",
-                "Items answered by the placeholder vector, by what they failed with.",
-                &["kind"],
-            ),
-            ready: gauge(r, "ready", "1 once the model is warmed up."),
-            registry,
-        };
+        let metrics = Self::register(Registry::new());
         metrics.touch_every_series();
         Arc::new(metrics)
     }

@@ -30,9 +30,7 @@ RULES = [
 ALERTS = [rule for rule in RULES if "alert" in rule]
 DASHBOARDS = {path.name: json.loads(path.read_text()) for path in sorted((CHART / "files").glob("dashboard*.json"))}
 # The last argument is the buckets' where there are some.
-DECLARED = re.compile(
-    r'\b(counter|gauge|histogram)(s?)\(\s*(?:r|registry),\s*"(\w+)",\s*"[^"]+",?\s*(?:&\[([^\]]*)\])?', re.S
-)
+DECLARED = re.compile(r'= (counter|gauge|histogram)(s?)\("(\w+)"(?:, &\[([^\]]*)\])?')
 
 
 def metrics():
@@ -123,8 +121,8 @@ def panels():
 
 
 def test_the_source_declares_what_it_registers():
-    fields = re.search(r"pub struct Metrics \{(.*?)\n\}", SOURCE, re.S)[1]
-    assert len(DECLARED.findall(SOURCE)) == len(re.findall(r"^    pub \w+:", fields, re.M))
+    fields = re.search(r"^metrics! \{(.*?)\n\}", SOURCE, re.S | re.M)[1]
+    assert len(DECLARED.findall(SOURCE)) == len(re.findall(r"^    \w+:", fields, re.M))
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])

@@ -506,7 +506,7 @@ def test_queries_parse_and_name_metrics_that_exist(name_, rendered):
     import promql_parser
 
     source = (ROOT / "src/telemetry/metrics.rs").read_text()
-    metrics = {f"sidelens_{id}" for id in re.findall(r'"([a-z_]+)",\s', source)}
+    metrics = {f"sidelens_{id}" for id in re.findall(r'\("([a-z_]+)"[,)]', source)}
     found = list(expressions(rendered(name_)))
     assert found
     for expression in found:
