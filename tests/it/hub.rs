@@ -128,6 +128,11 @@ fn a_server_without_ranges_sends_all_of_it_again() {
     *server.faults() = Faults { cut: Some((1_000_000, 1)), no_ranges: true, ..Default::default() };
     let machine = Machine::new(server.url());
     check_content(&machine.download(), &server, &NEEDED);
+    // The first was cut, the second asked for the rest and was given all, so the third asks for that.
+    let asked = server.take_asked().into_iter();
+    let asked: Vec<_> = asked.filter(|it| it.method == "GET" && it.path.starts_with("/storage/")).collect();
+    let ranges: Vec<_> = asked.iter().map(|it| it.headers.contains_key("range")).collect();
+    assert_eq!(ranges, [false, true, false], "{asked:?}");
 }
 
 #[test]
