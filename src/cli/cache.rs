@@ -17,12 +17,14 @@ use super::{
     CliError,
     args::{AddressError, FOR_A_CERTIFICATE, TrustArgs, TrustError, address, endpoint},
 };
-use crate::cache::{TableError, check_table, replace_file};
+use crate::{
+    cache::{TableError, check_table, replace_file},
+    domain::root_cause,
+    load::Failure,
+};
 
 /// Bytes that are read at once.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Of a refusal's text.
-const MAX_REFUSAL: usize = 1000;
 
 /// What is to be done.
 #[derive(Debug, Subcommand)]
@@ -107,14 +109,12 @@ pub enum CacheError {
         source: Box<TableError>,
     },
     /// The service refused.
-    #[error("{url} answers {status}: {message}")]
+    #[error("{url} answers {refusal}")]
     Refused {
         /// Where it was asked.
         url: Url,
-        /// The status.
-        status: u16,
-        /// What it says.
-        message: String,
+        /// The status, and what it says.
+        refusal: Failure,
     },
 }
 
@@ -242,18 +242,13 @@ impl ServiceArgs {
         if status.is_success() {
             return Ok(response);
         }
-        let message = response.text().await.unwrap_or_default();
-        let message = message.chars().take(MAX_REFUSAL).collect();
-        Err(CacheError::Refused { url: self.url.clone(), status: status.as_u16(), message })
+        let body = response.bytes().await.unwrap_or_default();
+        let refusal = Failure::refused(status.as_u16(), &body);
+        Err(CacheError::Refused { url: self.url.clone(), refusal })
     }
 
-    /// The innermost cause; the sentences around it repeat the address.
-    fn connection(&self, error: &dyn Error) -> CacheError {
-        let mut cause = error;
-        while let Some(inner) = cause.source() {
-            cause = inner;
-        }
-        let mut cause = cause.to_string();
+    fn connection(&self, error: &(dyn Error + 'static)) -> CacheError {
+        let mut cause = root_cause(error).to_string();
         if cause.contains("certificate") {
             cause = format!("{cause}; {FOR_A_CERTIFICATE}");
         }

@@ -170,8 +170,7 @@ impl CheckArgs {
             }
         };
         if status == 400 {
-            let body = String::from_utf8_lossy(&body).into_owned();
-            judge.note("/info", Err(self.explain(&Failure::Status { status, body })));
+            judge.note("/info", Err(self.explain(&Failure::refused(status, &body))));
             return Err(());
         }
         let facts = serde_json::from_slice::<Facts>(&body).ok().filter(|_| status == 200);

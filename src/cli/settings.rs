@@ -32,8 +32,6 @@ use crate::{
 pub(super) const ROUTE: &str = "/embed";
 /// For asking the running service; a search would not wait longer either.
 const INFO_TIMEOUT: Duration = Duration::from_secs(2);
-/// Characters of a refusal.
-const MAX_REFUSAL: usize = 1000;
 /// What `localhost` stands for: Meilisearch wants every address of a name allowed.
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 /// Networks that Meilisearch closes by default, as wide as they are reserved.
@@ -227,8 +225,7 @@ async fn ask(client: &Client, info: Url) -> Result<ModelFacts, Failure> {
     let status = response.status().as_u16();
     let body = response.bytes().await?;
     if status != 200 {
-        let body = String::from_utf8_lossy(&body).chars().take(MAX_REFUSAL).collect();
-        return Err(Failure::Status { status, body });
+        return Err(Failure::refused(status, &body));
     }
     serde_json::from_slice(&body).map_err(|_| Failure::Answer("it answers, but not as Sidelens does".into()))
 }

@@ -1,6 +1,6 @@
 //! What went wrong, and whose fault it is. Status codes are chosen from this in `http/error.rs`.
 
-use std::fmt;
+use std::{error::Error as StdError, fmt, iter::successors};
 
 use serde::{Deserialize, Serialize};
 
@@ -207,6 +207,16 @@ fn describe_items(items: &[ItemError]) -> String {
         1 => leading.to_string(),
         n => format!("{leading} (and {} more of {n} failed items)", n - 1),
     }
+}
+
+/// An error and what caused it, outermost first.
+pub fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    successors(Some(error), |&cause| cause.source())
+}
+
+/// The innermost cause. The sentences around it repeat what was asked for, address and all.
+pub fn root_cause<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
+    causes(error).last().expect("the error itself is one")
 }
 
 #[cfg(test)]

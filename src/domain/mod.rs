@@ -15,7 +15,7 @@ mod spec;
 
 pub use digest::ContentDigest;
 pub use embedding::{Embedding, EmbeddingError};
-pub use error::{EmbedError, Fault, ItemError, ItemErrorKind, OnItemError};
+pub use error::{EmbedError, Fault, ItemError, ItemErrorKind, OnItemError, causes, root_cause};
 pub use fingerprint::{Fingerprint, NoFingerprint};
 pub use input::{
     Content, EmbedInput, EmbedRequest, EmbedResponse, ImageSource, InputType, MAX_ADDRESS_BYTES, Part, Usage,

@@ -3,7 +3,7 @@
 //! The `object_store` crate speaks with each service, through a client of ours. Where a service is says
 //! the operator, never a caller, so the guard against private addresses has no part in it.
 
-use std::{error::Error as StdError, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{TryStreamExt, future::BoxFuture};
@@ -22,7 +22,7 @@ use super::{
     FetchError, FetchSetupError, Fetched, HostFailure, Source, backlog::Backlog, client, places::Places,
 };
 use crate::config::{BucketConfig, FetchConfig, ObjectService, ObjectUrl};
-use crate::domain::{ContentDigest, Lane};
+use crate::domain::{ContentDigest, Lane, causes, root_cause};
 
 /// The longest key: Azure's 1024 characters, of four bytes at most.
 const MAX_KEY_BYTES: usize = 4096;
@@ -140,8 +140,7 @@ impl Buckets {
             (_, Some(_)) => HostFailure::Body,
             (_, None) => HostFailure::Store,
         };
-        let cause = causes(&error).last().map(ToString::to_string);
-        tracing::debug!(%host, %failure, cause, "a picture's object store failed");
+        tracing::debug!(%host, %failure, cause = %root_cause(&error), "a picture's object store failed");
         FetchError::Host { host, failure }
     }
 }
@@ -199,11 +198,6 @@ impl HttpConnector for OurClient {
     fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
         Ok(HttpClient::new(self.0.clone()))
     }
-}
-
-/// `error` and its sources, outermost first.
-fn causes(error: &object_store::Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
-    std::iter::successors(Some(error as &(dyn StdError + 'static)), |&cause| cause.source())
 }
 
 #[cfg(test)]

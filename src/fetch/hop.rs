@@ -21,7 +21,7 @@ use super::memory::{Known, UrlKey, Validator};
 use super::resolve::{GuardedNames, Refused};
 use super::{FetchError, HostFailure};
 use crate::config::holds_credentials;
-use crate::domain::ContentDigest;
+use crate::domain::{ContentDigest, causes, root_cause};
 
 /// The longest name that DNS knows.
 const MAX_HOST_BYTES: usize = 253;
@@ -213,14 +213,10 @@ pub(super) fn host_of(url: &Url) -> String {
 
 /// The caller learns the kind of failure; its details, which may quote the host, go to the log.
 pub(super) fn failed(host: String, failure: HostFailure, error: reqwest::Error) -> FetchError {
-    let cause = causes(&error).last().map(ToString::to_string);
-    tracing::debug!(%host, %failure, cause, "a picture's host failed");
+    // The error's own text holds the whole URL.
+    let error = error.without_url();
+    tracing::debug!(%host, %failure, cause = %root_cause(&error), "a picture's host failed");
     FetchError::Host { host, failure }
-}
-
-/// `error`'s sources, outermost first. The error itself, whose text holds the whole URL, is left out.
-fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
-    std::iter::successors(error.source(), |&cause| cause.source())
 }
 
 /// Whether the TLS layer is at fault; it speaks through I/O errors, one inside the other, which hide

@@ -4,6 +4,8 @@ use std::{io, path::PathBuf};
 
 use hf_hub::HFError;
 
+use crate::domain::root_cause;
+
 /// Why a model cannot be had by its name. Every variant names the model, or the file.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
@@ -182,18 +184,12 @@ fn next_step(repo: &str, endpoint: &str, has_token: bool) -> String {
     }
 }
 
-/// The innermost cause: reqwest's own sentence holds the whole address, which may be signed.
-pub(super) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
-    let last = std::iter::successors(error.source(), |cause| cause.source()).last();
-    last.map_or_else(|| error.to_string(), ToString::to_string)
-}
-
-/// The innermost cause of what `hf_hub` reports.
+/// The innermost cause of what `hf_hub` reports: reqwest's own sentence holds the whole address, which may be signed.
 pub(super) fn reason(error: &HFError) -> String {
     match error {
         HFError::Http { context } => format!("it answers {}", context.status),
         HFError::RateLimited { .. } => "it answers 429, too many requests".into(),
-        HFError::Request { source, .. } => root_cause(source),
-        other => root_cause(other),
+        HFError::Request { source, .. } => root_cause(source).to_string(),
+        other => root_cause(other).to_string(),
     }
 }

@@ -13,12 +13,11 @@ use reqwest::{
 use tokio::time::timeout;
 use url::Url;
 
-use super::{
-    HubError,
-    cache::is_commit,
-    error::{reason, root_cause},
+use super::{HubError, cache::is_commit, error::reason};
+use crate::{
+    config::{HubConfig, HubModel, holds_credentials},
+    domain::root_cause,
 };
-use crate::config::{HubConfig, HubModel, holds_credentials};
 
 const LINKED_ETAG: HeaderName = HeaderName::from_static("x-linked-etag");
 const LINKED_SIZE: HeaderName = HeaderName::from_static("x-linked-size");
@@ -61,7 +60,8 @@ pub(super) struct FileInfo {
 
 impl Remote {
     pub(super) fn new(config: &HubConfig, model: &HubModel) -> Result<Self, HubError> {
-        let setup = |error: &(dyn std::error::Error + 'static)| HubError::Setup(root_cause(error));
+        let setup =
+            |error: &(dyn std::error::Error + 'static)| HubError::Setup(root_cause(error).to_string());
         let client = || {
             Client::builder()
                 .user_agent(USER_AGENT)
@@ -186,7 +186,7 @@ impl Remote {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
-        request.send().await.map_err(|error| self.unreachable(root_cause(&error)))
+        request.send().await.map_err(|error| self.unreachable(root_cause(&error).to_string()))
     }
 
     fn explain(&self, error: HFError, commit: &str, file: &str) -> HubError {

@@ -1,7 +1,6 @@
 //! One request as Meilisearch sends it, and whether the answer is one.
 
 use std::{
-    error::Error as StdError,
     io::Read,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -22,10 +21,10 @@ use super::{
     inputs::{Inputs, Length},
     template::{Frame, Template, TemplateError},
 };
-use crate::domain::Modality;
+use crate::domain::{Modality, root_cause};
 
-/// Bytes of a refusal that are kept.
-const MAX_REFUSAL: usize = 200;
+/// Characters of a refusal that are kept.
+const MAX_REFUSAL: usize = 1000;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const BOUNDARY: &str = "sidelens-7f1c9d3ab52e";
 
@@ -101,6 +100,11 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Of a status, with the beginning of the body.
+    pub fn refused(status: u16, body: &[u8]) -> Self {
+        Self::Status { status, body: String::from_utf8_lossy(body).chars().take(MAX_REFUSAL).collect() }
+    }
+
     /// What it is counted under: the status, or `timeout`, `connect`, `broken`, `answer`.
     pub fn kind(&self) -> String {
         match self {
@@ -116,12 +120,7 @@ impl Failure {
 
 impl From<reqwest::Error> for Failure {
     fn from(error: reqwest::Error) -> Self {
-        // The innermost cause; the sentences around it repeat the address.
-        let mut cause: &dyn StdError = &error;
-        while let Some(inner) = cause.source() {
-            cause = inner;
-        }
-        let cause = cause.to_string();
+        let cause = root_cause(&error).to_string();
         match () {
             () if error.is_timeout() => Self::Timeout,
             () if error.is_connect() => Self::Connect(cause),
@@ -163,8 +162,7 @@ async fn exchange(
         body = plain.into();
     }
     if status != 200 {
-        let body = String::from_utf8_lossy(&body[..body.len().min(MAX_REFUSAL)]).into_owned();
-        return Err(Failure::Status { status, body });
+        return Err(Failure::refused(status, &body));
     }
     Ok(body)
 }

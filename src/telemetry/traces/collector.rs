@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, pem, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use tokio::runtime::{self, Runtime};
 
-use crate::config::TracesConfig;
+use crate::{config::TracesConfig, domain::root_cause};
 
 /// Why the collector cannot be reached.
 #[derive(Debug, thiserror::Error)]
@@ -68,9 +68,8 @@ impl HttpClient for Collector {
         request.headers_mut().clear();
         request.headers_mut().extend(content_type.map(|value| (CONTENT_TYPE, value)));
         self.runtime.block_on(self.client.send_bytes(request)).inspect_err(|error| {
-            let causes = std::iter::successors(error.source(), |&cause| cause.source());
-            let cause = causes.last().map(ToString::to_string);
-            tracing::debug!(%error, cause, "the collector of traces gave no answer");
+            let cause = root_cause(error.as_ref());
+            tracing::debug!(%error, %cause, "the collector of traces gave no answer");
         })
     }
 }
