@@ -7,7 +7,7 @@ use criterion::{Criterion, Throughput};
 use sidelens::{
     app::{self, Foundation},
     config::{Config, DEFAULT_TOML},
-    load::{Form, Inputs, Lane, Length, Peer, Picture, Target, Template},
+    load::{Form, Inputs, Lane, Length, Peer, Picture, Target, Template, http_client},
     runtime::stub::stub_model,
 };
 use tokio::{runtime::Runtime, sync::oneshot};
@@ -78,7 +78,7 @@ impl Service {
 
     fn lane(&self, request: &str, n_inputs: usize, is_cached: bool) -> Arc<Lane> {
         let inputs = Inputs::new(vec![Picture::photo()], is_cached.then_some(n_inputs as u64));
-        let peer = Peer::new(inputs, Default::default(), Duration::from_secs(30)).expect("a client");
+        let peer = Peer::new(http_client(), inputs, Default::default()).expect("a client");
         let template = Template::new(serde_json::from_str(request).expect("JSON")).expect("a template");
         let target = Target { url: self.url.clone(), form: Form::Json(template) };
         peer.lane(&target, n_inputs, Length::Query).expect("it repeats")

@@ -1,4 +1,4 @@
-//! Flags that are settings, addresses, authorities, and files.
+//! Flags that are settings, addresses, keys, authorities, and files.
 
 use std::{
     fs, io,
@@ -109,6 +109,51 @@ pub(super) fn endpoint(url: &Url, route: &str) -> Result<Url, AddressError> {
         endpoint.set_path(route);
     }
     Ok(endpoint)
+}
+
+/// The key that is sent.
+#[derive(Debug, Clone, Args)]
+pub struct KeyArgs {
+    /// A key of `[auth]`, for `cache` one with `admin = true`. Whoever lists this machine's processes sees it.
+    #[arg(long, value_name = "KEY", conflicts_with = "key_file")]
+    api_key: Option<String>,
+    /// A file with one such key, which nobody sees.
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+}
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Not a key. It is not shown.
+    #[error("{0} holds no key: it must be one line of visible ASCII, as the key stands in `[auth]`")]
+    Key(String),
+}
+
+impl KeyArgs {
+    /// The key, if there is one.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub(super) fn key(&self) -> Result<Option<String>, KeyError> {
+        let (content, place) = match (&self.key_file, &self.api_key) {
+            (Some(file), _) => (read(file)?, file.display().to_string()),
+            (None, Some(key)) => (key.clone().into_bytes(), "`--api-key`".into()),
+            (None, None) => return Ok(None),
+        };
+        let key = content.trim_ascii();
+        let is_key = !key.is_empty() && key.iter().all(u8::is_ascii_graphic);
+        let key = str::from_utf8(key).ok().filter(|_| is_key);
+        key.map(|key| Some(key.to_owned())).ok_or(KeyError::Key(place))
+    }
+
+    /// Whether it comes from a file.
+    pub(super) fn is_of_file(&self) -> bool {
+        self.key_file.is_some()
+    }
 }
 
 /// Whose word on the service's certificate is taken.

@@ -13,7 +13,7 @@ use url::Url;
 
 use super::{
     CliError,
-    args::{AddressError, FileError, address, endpoint, read},
+    args::{AddressError, FileError, TrustArgs, TrustError, address, endpoint, read},
     meilisearch::{fragment, fragments_request, picture_part, text_part},
     settings,
 };
@@ -87,6 +87,8 @@ pub struct BenchArgs {
     /// A header of each request; may be repeated.
     #[arg(long, value_name = "NAME: VALUE", value_parser = header)]
     header: Vec<(HeaderName, HeaderValue)>,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// The server's process on this machine, whose memory is read before and after.
     #[arg(long)]
     pid: Option<u32>,
@@ -101,6 +103,9 @@ pub enum BenchError {
     /// An address is none.
     #[error(transparent)]
     Address(#[from] AddressError),
+    /// The authority is none.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// A file cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
@@ -188,10 +193,11 @@ pub(super) fn run(args: &BenchArgs) -> Result<(), CliError> {
     let pictures = args.pictures()?;
     let inputs = Inputs::new(pictures, args.repeat.map(NonZeroU64::get));
     let headers = HeaderMap::from_iter(args.header.iter().cloned());
+    let timeout = Duration::from_secs(args.timeout_s);
+    let client = args.trust.client().map_err(BenchError::Trust)?.timeout(timeout);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let report = runtime.block_on(async {
-        let peer =
-            Peer::new(inputs, headers, Duration::from_secs(args.timeout_s)).map_err(BenchError::Client)?;
+        let peer = Peer::new(client, inputs, headers).map_err(BenchError::Client)?;
         load::run(&peer, &plan).await.map_err(BenchError::Load)
     })?;
     match args.json {

@@ -15,7 +15,7 @@ use url::Url;
 
 use super::{
     CliError,
-    args::{AddressError, FOR_A_CERTIFICATE, TrustArgs, TrustError, address, endpoint},
+    args::{AddressError, FOR_A_CERTIFICATE, KeyArgs, KeyError, TrustArgs, TrustError, address, endpoint},
 };
 use crate::{
     cache::{TableError, check_table, replace_file},
@@ -62,9 +62,8 @@ pub struct ServiceArgs {
     /// Where the service listens; `server.admin_listen` where that is set.
     #[arg(long, value_parser = address, default_value = "http://127.0.0.1:7800")]
     url: Url,
-    /// A key of `[auth]` with `admin = true`.
-    #[arg(long, value_name = "KEY")]
-    api_key: Option<String>,
+    #[command(flatten)]
+    key: KeyArgs,
     #[command(flatten)]
     trust: TrustArgs,
 }
@@ -75,6 +74,9 @@ pub enum CacheError {
     /// The address is none.
     #[error(transparent)]
     Address(#[from] AddressError),
+    /// The key is none.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The authority is none.
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -232,9 +234,10 @@ impl ServiceArgs {
         request: impl FnOnce(&Client, Url) -> RequestBuilder,
     ) -> Result<Response, CacheError> {
         let url = endpoint(&self.url, "/admin/cache")?;
+        let key = self.key.key()?;
         let client = self.trust.client()?.build().map_err(|error| self.connection(&error))?;
         let mut request = request(&client, url);
-        if let Some(key) = &self.api_key {
+        if let Some(key) = key {
             request = request.bearer_auth(key);
         }
         let response = request.send().await.map_err(|error| self.connection(&error))?;

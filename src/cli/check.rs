@@ -5,7 +5,7 @@
 
 mod judge;
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, time::Duration};
 
 use clap::Args;
 use reqwest::{
@@ -18,7 +18,7 @@ use url::Url;
 use self::judge::{Judge, vector, wrong_dimensions};
 use super::{
     CliError,
-    args::{AddressError, FOR_A_CERTIFICATE, FileError, TrustArgs, TrustError, address, endpoint, read},
+    args::{AddressError, FOR_A_CERTIFICATE, KeyArgs, KeyError, TrustArgs, TrustError, address, endpoint},
     meilisearch::{fragment, fragments_request, picture_part, text_part},
     settings::{ROUTE, info_path},
 };
@@ -36,9 +36,8 @@ pub struct CheckArgs {
     /// Dimensions that Meilisearch is told; without it, those that the service itself reports.
     #[arg(long, value_name = "N")]
     dimensions: Option<usize>,
-    /// A file with one key of `[auth]`.
-    #[arg(long, value_name = "FILE")]
-    key_file: Option<PathBuf>,
+    #[command(flatten)]
+    key: KeyArgs,
     #[command(flatten)]
     trust: TrustArgs,
     /// One of several models; without it, the default one.
@@ -58,12 +57,9 @@ pub enum CheckError {
     /// The address is none.
     #[error(transparent)]
     Address(#[from] AddressError),
-    /// A file that is named cannot be read.
+    /// The key is none.
     #[error(transparent)]
-    File(#[from] FileError),
-    /// Not a key. It is not shown.
-    #[error("{} holds no key: it must be one line of visible ASCII, as the key stands in `[auth]`", .0.display())]
-    Key(PathBuf),
+    Key(#[from] KeyError),
     /// The authority is none.
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -130,12 +126,8 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), CliError> {
 impl CheckArgs {
     async fn client(&self, url: &Url) -> Result<Client, CheckError> {
         let mut headers = HeaderMap::new();
-        if let Some(file) = &self.key_file {
-            let content = read(file)?;
-            let key = content.trim_ascii();
-            let is_key = !key.is_empty() && key.iter().all(u8::is_ascii_graphic);
-            let bearer = HeaderValue::from_bytes(&[b"Bearer ", key].concat()).ok().filter(|_| is_key);
-            let mut bearer = bearer.ok_or_else(|| CheckError::Key(file.clone()))?;
+        if let Some(key) = self.key.key()? {
+            let mut bearer = HeaderValue::try_from(format!("Bearer {key}")).expect("a key is visible ASCII");
             bearer.set_sensitive(true);
             headers.insert(AUTHORIZATION, bearer);
         }
@@ -232,18 +224,18 @@ impl CheckArgs {
         if judge.n == 0 {
             judge.note("the model", Err("takes neither texts nor pictures: is this Sidelens?".into()));
         }
-            Failure::Status { status: 404, body } if is_no_route(body) => {
-                "give the address that Meilisearch has"
-            }
     }
 
     /// What a failure means, and the next step.
     fn explain(&self, failure: &Failure) -> String {
         let next = match failure {
-            Failure::Status { status: 401 | 403, .. } if self.key_file.is_some() => {
+            Failure::Status { status: 401 | 403, .. } if self.key.is_of_file() => {
                 "put a key of `[auth]` into the file of `--key-file`"
             }
             Failure::Status { status: 401 | 403, .. } => "give a key of `[auth]` with `--key-file`",
+            Failure::Status { status: 404, body } if is_no_route(body) => {
+                "give the address that Meilisearch has"
+            }
             Failure::Status { status: 404 | 405, .. } => {
                 "give the address that Meilisearch has; is it Sidelens that answers there?"
             }
@@ -262,11 +254,6 @@ impl CheckArgs {
             Failure::Broken(_) => "http and https may be mixed up, or the service ended; its log says more",
             Failure::Answer(_) => "is it Sidelens that answers there?",
         };
-/// Whether it is Sidelens that has nothing at a path; it then says what is where.
-pub(super) fn is_no_route(body: &str) -> bool {
-    message(body).starts_with("no such route; ")
-}
-
         let what = match failure {
             Failure::Status { status, body } => format!("status {status}: {}", message(body)),
             Failure::Timeout => format!("no whole answer within {} s", self.timeout_s),
@@ -274,6 +261,11 @@ pub(super) fn is_no_route(body: &str) -> bool {
         };
         format!("{what}; {next}")
     }
+}
+
+/// Whether it is Sidelens that has nothing at a path; it then says what is where.
+pub(super) fn is_no_route(body: &str) -> bool {
+    message(body).starts_with("no such route; ")
 }
 
 /// The message in the body of a refusal, which may be cut off, or the body itself.

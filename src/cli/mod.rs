@@ -23,7 +23,7 @@ mod version;
 
 use clap::{Parser, Subcommand};
 
-pub use args::{AddressError, ConfigArgs, FileError, TrustArgs, TrustError};
+pub use args::{AddressError, ConfigArgs, FileError, KeyArgs, KeyError, TrustArgs, TrustError};
 pub use bench::{BenchArgs, BenchError};
 pub use cache::{CacheCommand, CacheError, ExportArgs, ImportArgs, ServiceArgs};
 pub use check::{CheckArgs, CheckError};

@@ -17,7 +17,7 @@ use url::{Host, Url};
 
 use super::{
     CliError, ConfigArgs,
-    args::{AddressError, FOR_A_CERTIFICATE, TrustArgs, TrustError, address, endpoint},
+    args::{AddressError, FOR_A_CERTIFICATE, KeyArgs, KeyError, TrustArgs, TrustError, address, endpoint},
     check::{is_no_route, message},
     meilisearch::{Embedder, index_settings, picture_template},
 };
@@ -65,9 +65,9 @@ pub struct SettingsArgs {
     /// The embedder's name in the index.
     #[arg(long, value_name = "NAME", default_value = "sidelens")]
     embedder: String,
-    /// A key of `[auth]`, for Meilisearch to send.
-    #[arg(long, value_name = "KEY")]
-    api_key: Option<String>,
+    /// Meilisearch is to send it.
+    #[command(flatten)]
+    key: KeyArgs,
     #[command(flatten)]
     trust: TrustArgs,
     /// Where the model is found when the service does not answer.
@@ -90,6 +90,9 @@ pub enum SettingsError {
     /// The authority is none.
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// The key is none.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// No client.
     #[error("cannot set up connections: {0}")]
     Client(#[from] reqwest::Error),
@@ -142,6 +145,7 @@ pub(super) fn run(args: &SettingsArgs) -> Result<(), CliError> {
     }
     let picture = args.image_field.as_deref().map(picture_template).transpose();
     let picture = picture.map_err(SettingsError::ImageField)?;
+    let key = args.key.key().map_err(SettingsError::Key)?;
     let config = args.config.load()?;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -177,7 +181,7 @@ pub(super) fn run(args: &SettingsArgs) -> Result<(), CliError> {
     let settings = index_settings(&Embedder {
         name: &args.embedder,
         url: endpoint.as_str(),
-        api_key: args.api_key.as_deref(),
+        api_key: key.as_deref(),
         model: &facts.model,
         dimensions: facts.dimensions,
         picture: picture.as_deref(),
@@ -199,8 +203,8 @@ pub(super) fn run(args: &SettingsArgs) -> Result<(), CliError> {
         );
     }
     eprintln!("{}", describe_networks(&endpoint));
-    if args.api_key.is_none() && config.auth.asks_for_key() {
-        eprintln!("# This configuration asks for a key: add --api-key, or Meilisearch is answered 401.");
+    if key.is_none() && config.auth.asks_for_key() {
+        eprintln!("# This configuration asks for a key: add --key-file, or Meilisearch is answered 401.");
     }
     Ok(())
 }

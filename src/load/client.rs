@@ -3,7 +3,6 @@
 use std::{
     io::Read,
     sync::{Arc, OnceLock},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -177,13 +176,13 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Sends `inputs`, each request with `headers`, and waits for each answer for `timeout`.
+    /// Sends `inputs` by this client, each request with `headers`.
     ///
     /// # Errors
     /// When the system has no resources for a client.
-    pub fn new(inputs: Inputs, mut headers: HeaderMap, timeout: Duration) -> reqwest::Result<Arc<Self>> {
+    pub fn new(client: ClientBuilder, inputs: Inputs, mut headers: HeaderMap) -> reqwest::Result<Arc<Self>> {
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
-        let client = http_client().default_headers(headers).timeout(timeout).build()?;
+        let client = client.default_headers(headers).build()?;
         Ok(Arc::new(Self { client, inputs, dimensions: OnceLock::new() }))
     }
 

@@ -154,8 +154,16 @@ async fn keys_guard_the_vectors_too() {
     assert!(message.contains("401") && !file.exists(), "{message}");
     let message = refusal(&cache(&app, &["export", "--api-key", "caller"], &file).await);
     assert!(message.contains("403") && !file.exists(), "{message}");
-    let output = cache(&app, &["export", "--api-key", "hunter2"], &file).await;
-    assert!(output.status.success(), "{output:?}");
+    let key_file = dir.path().join("key");
+    std::fs::write(&key_file, "hunter2\n").unwrap();
+    let from_file = format!("--key-file={}", key_file.display());
+    for key in [&["--api-key", "hunter2"][..], &[&from_file]] {
+        let output = cache(&app, &[&["export"], key].concat(), &file).await;
+        assert!(output.status.success(), "{output:?}");
+    }
+    std::fs::write(&key_file, "hunter2 hunter2").unwrap();
+    let message = refusal(&cache(&app, &["export", &from_file], &file).await);
+    assert!(message.contains("holds no key") && !message.contains("hunter2"), "{message}");
     let message = refusal(&cache(&app, &["import"], &file).await);
     assert!(message.contains("401"), "{message}");
     assert_eq!(app.post("/admin/cache", "{}").await.0, 401);

@@ -65,17 +65,15 @@ async fn prints_the_dimensions_of_the_running_model() {
 #[tokio::test]
 async fn texts_alone_need_no_switch() {
     let app = TestApp::spawn(|config| config.auth.api_keys = vec!["hunter2".into()]).await;
-    let (settings, hints) = settings(&[
-        "--url",
-        &app.url(""),
-        "--text-template",
-        "{{doc.title}}",
-        "--embedder",
-        "words",
-        "--api-key",
-        "hunter2",
-    ])
-    .await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("key");
+    std::fs::write(&file, "hunter2\n").expect("written");
+    let key_file = format!("--key-file={}", file.display());
+    let url = app.url("");
+    let words = ["--url", &url, "--text-template", "{{doc.title}}", "--embedder", "words"];
+    let (settings, hints) = settings(&[&words[..], &[&key_file]].concat()).await;
+    let given = run(&[&words[..], &["--api-key", "hunter2"]].concat()).await;
+    assert_eq!(settings, serde_json::from_slice::<Value>(&given.stdout).expect("JSON"));
     let embedder = &settings["embedders"]["words"];
     assert_eq!(embedder["documentTemplate"], "{{doc.title}}");
     assert_eq!(embedder["apiKey"], "hunter2");
@@ -136,6 +134,8 @@ async fn reads_the_model_that_is_named_when_the_service_is_down() {
     assert!(hints.contains("Connection refused"), "{hints}");
     let message = refused(&format!("{url}/models/other/embed"), &["--model", "demo"]).await;
     assert!(message.contains("`other`"), "{message}");
+}
+
 #[tokio::test]
 async fn the_second_listener_says_where_the_model_is() {
     let app = TestApp::spawn(|config| {
@@ -144,8 +144,6 @@ async fn the_second_listener_says_where_the_model_is() {
     .await;
     let message = refused(&app.admin_url(""), &[]).await;
     assert!(message.contains("vectors and /info are at `server.listen`; give the address"), "{message}");
-}
-
 }
 
 #[tokio::test]

@@ -198,6 +198,9 @@ async fn the_check_trusts_the_authority_that_it_is_given() {
     }
     let (passed, sentence) = check(app.url(""), &[]).await;
     assert!(!passed && sentence.contains("certificate") && sentence.contains("`--ca`"), "{sentence}");
+    let mut bench = sidelens(&["bench", &app.url(""), "--requests=1", "--no-search", &ca]);
+    let output = tokio::task::spawn_blocking(move || bench.output()).await.expect("joined");
+    assert!(output.expect("the program runs").status.success());
     let wrong = format!("--ca={}", authority.path("key.pem").display());
     assert!(check(app.url(""), &[&wrong]).await.1.contains("no whole certificate"));
     // By a name of the certificate that leads elsewhere, or nowhere.
