@@ -2,6 +2,7 @@
 
 mod actix_server;
 mod binary;
+#[cfg(feature = "torch")]
 mod bucket_server;
 #[cfg(feature = "torch")]
 mod collector;
@@ -24,6 +25,7 @@ use sidelens::{
 use tokio::sync::oneshot;
 
 pub use binary::{Running, decode_worker, sidelens};
+#[cfg(feature = "torch")]
 pub use bucket_server::BucketServer;
 #[cfg(feature = "torch")]
 pub use collector::{Collector, attributes};
