@@ -7,6 +7,7 @@ use std::{
     ffi::OsString,
     fs::{self, File, Permissions},
     io::{self, Read, Seek, Write},
+    iter,
     os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -145,9 +146,14 @@ impl VectorCache {
     pub fn warm(&self, path: &Path, served: &[Served]) -> Result<Taken, TableError> {
         let (mut taken, runtime) = (Taken::default(), Handle::current());
         let Some(file) = open(path)? else { return Ok(taken) };
+        let (mut rows, mut fitting) = (Rows::open(file)?, Vec::new());
         let mut room = self.memory.max_bytes();
-        for row in Rows::open(file)? {
-            let (key, value) = row?;
+        let read = loop {
+            let (key, value) = match rows.next().transpose() {
+                Ok(Some(row)) => row,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            };
             let of = Served { fingerprint: key.fingerprint(), dimensions: value.embedding.dimensions() };
             if !served.contains(&of) {
                 taken.of_others += 1;
@@ -155,17 +161,21 @@ impl VectorCache {
             }
             match room.checked_sub(weight(&value).into()) {
                 Some(left) => room = left,
-                None => break,
+                None => break Ok(()),
             }
-            runtime.block_on(self.memory.put(key, value));
+            fitting.push((key, value));
             taken.rows += 1;
+        };
+        // The newest, which come first there, are put last: what is put first leaves memory first.
+        for (key, value) in fitting.into_iter().rev() {
+            runtime.block_on(self.memory.put(key, value));
         }
-        Ok(taken)
+        read.map(|()| taken)
     }
 
-    /// Writes what memory holds to the file at `path`, the newest first, and behind it what that file held before, of
-    /// whatever model, up to `max_bytes` in all. Gives the number of rows; 0 if memory holds none, and the file stays as
-    /// it is. Blocks.
+    /// Writes what memory holds to the file at `path`, and what that file held before, of whatever model: the newest
+    /// first, up to `max_bytes` in all. Gives the number of rows; 0 if memory holds none, and the file stays as it is.
+    /// Blocks.
     ///
     /// The file is replaced whole or not at all. One that cannot be read to its end is kept, its name with
     /// `.unreadable` behind it.
@@ -189,7 +199,11 @@ impl VectorCache {
             old.into_iter().flatten().map_while(|row| row.map_err(|error| unreadable.set(Some(error))).ok());
         // Another program's file may have wider vectors further down; it costs those, not the file.
         let is_kept = |(key, value): &Row| !keys.contains(key) && value.embedding.dimensions() <= width;
-        let rows = new.into_iter().chain(old.filter(is_kept));
+        let (mut new, mut old) = (new.into_iter().peekable(), old.filter(is_kept).peekable());
+        let rows = iter::from_fn(|| {
+            let next = new.peek().map(|(_, value)| value.created_ms);
+            old.next_if(|(_, value)| next.is_none_or(|next| value.created_ms > next)).or_else(|| new.next())
+        });
 
         replace_file(path, |file| {
             let mut table = TableWriter::new(file, width)?;

@@ -127,17 +127,49 @@ async fn the_file_keeps_the_newest_within_its_limit_and_memory_takes_what_it_has
     assert_eq!(taken.unwrap().rows, 5);
 }
 
-#[tokio::test]
-async fn of_more_than_the_file_may_hold_it_keeps_the_newest() {
-    let (_dir, path) = file();
-    let dated = |i: u64| {
+/// Rows from the oldest to the newest.
+fn dated(n: u64) -> Vec<Row> {
+    let row = |i: u64| {
         let (key, value) = row("a", 8, &format!("row {i:02}"));
         (key, CachedVector { created_ms: 1_700_000_000_000 + i, ..value })
     };
-    let rows: Vec<_> = (0..20).map(dated).collect();
+    (0..n).map(row).collect()
+}
+
+#[tokio::test]
+async fn of_more_than_the_file_may_hold_it_keeps_the_newest() {
+    let (_dir, path) = file();
+    let rows = dated(20);
     let room_for_ten = u64::from(weight(&rows[0].1)) * 10;
     assert_eq!(cache(&rows).await.save(&path, room_for_ten).unwrap(), 10);
     holds(&warmed(&path, &[("a", 8)]).await.0, &rows[10..]).await;
+
+    // Computed again, or from Redis: what memory holds may be older than what the file has.
+    assert_eq!(cache(&rows[5..12]).await.save(&path, room_for_ten).unwrap(), 10);
+    holds(&warmed(&path, &[("a", 8)]).await.0, &rows[10..]).await;
+}
+
+#[tokio::test]
+async fn what_came_last_outlives_restarts_with_a_memory_that_the_file_fills() {
+    let (_dir, path) = file();
+    let rows = dated(13);
+    let room_for_ten = u64::from(weight(&rows[0].1)) * 10;
+    cache(&rows[..10]).await.save(&path, room_for_ten).unwrap();
+
+    let full = VectorCache::new(&config(room_for_ten), Metrics::new()).unwrap();
+    let warmed_up = spawn_blocking({
+        let (full, path) = (full.clone(), path.clone());
+        move || full.warm(&path, &served(&[("a", 8)]))
+    });
+    assert_eq!(warmed_up.await.unwrap().unwrap().rows, 10);
+    for (key, value) in &rows[10..] {
+        full.put(*key, value.clone(), &Dropped::default()).await;
+    }
+    full.memory.settle().await;
+    assert_eq!(full.memory.rows().count(), 10);
+    holds(&full, &rows[3..]).await;
+    assert_eq!(full.save(&path, room_for_ten).unwrap(), 10);
+    holds(&warmed(&path, &[("a", 8)]).await.0, &rows[3..]).await;
 }
 
 #[tokio::test]
