@@ -7,7 +7,7 @@ use arrow_schema::{DataType, Field, Schema};
 use parquet::arrow::ArrowWriter;
 
 use super::{
-    TableError, schema,
+    TableError, of_writing, schema,
     write::{Cells, ROW_GROUP, columns, properties},
 };
 use crate::{
@@ -59,15 +59,15 @@ pub fn write_items(
     dimensions: usize,
 ) -> Result<(), TableError> {
     let schema = Arc::new(item_schema(dimensions));
-    let mut writer = ArrowWriter::try_new(out, schema.clone(), Some(properties()))?;
+    let mut writer = ArrowWriter::try_new(out, schema.clone(), Some(properties())).map_err(of_writing)?;
     for group in items.chunks(ROW_GROUP) {
         let cells: Vec<Cells> = group.iter().map(|item| item.cells(model, dimensions)).collect();
         let mut all = item_columns(group);
         all.extend(columns(&cells, dimensions)?);
-        writer.write(&RecordBatch::try_new(schema.clone(), all)?)?;
-        writer.flush()?;
+        let batch = RecordBatch::try_new(schema.clone(), all)?;
+        writer.write(&batch).and_then(|()| writer.flush()).map_err(of_writing)?;
     }
-    writer.close()?;
+    writer.close().map_err(of_writing)?;
     Ok(())
 }
 

@@ -91,6 +91,16 @@ pub enum TableError {
     },
 }
 
+/// What a writer failed with: a full disk says nothing of the file.
+fn of_writing(error: ParquetError) -> TableError {
+    match error {
+        ParquetError::External(source) => source
+            .downcast()
+            .map_or_else(|source| ParquetError::External(source).into(), |error| TableError::Io(*error)),
+        error => error.into(),
+    }
+}
+
 fn column(name: &str, kind: DataType) -> Field {
     Field::new(name, kind, false)
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{Read, Seek},
+    io::{self, Read, Seek, Write},
 };
 
 use arrow_array::{
@@ -38,6 +38,36 @@ fn written(rows: &[Row], width: usize) -> File {
     assert_eq!(table.finish().unwrap(), rows.len() as u64);
     file.rewind().unwrap();
     file
+}
+
+/// A disk that is full.
+struct Full;
+
+impl Write for Full {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::StorageFull.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_full_disk_is_no_damaged_table() {
+    let write = |n| {
+        let mut table = TableWriter::new(Full, 3)?;
+        rows(n).into_iter().try_for_each(|row| table.push(row))?;
+        table.finish()
+    };
+    for n in [0, 1, 10_000] {
+        let failed = write(n).unwrap_err();
+        assert!(matches!(failed, TableError::Io(_)), "{failed}");
+    }
+    let item = |row| TableItem { id: "1".into(), line: 0, image: None, outcome: Ok(row) };
+    let items: Vec<_> = rows(1).into_iter().map(item).collect();
+    let failed = write_items(Full, &items, Fingerprint::of(&[b"model"]), 3).unwrap_err();
+    assert!(matches!(failed, TableError::Io(_)), "{failed}");
 }
 
 /// The only batch of a table, its columns by their Arrow types.

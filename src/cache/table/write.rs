@@ -14,7 +14,7 @@ use parquet::{
     schema::types::ColumnPath,
 };
 
-use super::{Row, TableError, schema, vector_item};
+use super::{Row, TableError, of_writing, schema, vector_item};
 use crate::{
     cache::{CacheKey, CachedVector},
     domain::Fingerprint,
@@ -39,7 +39,7 @@ impl<W: Write + Send> TableWriter<W> {
     /// When the first bytes cannot be written.
     pub fn new(out: W, width: usize) -> Result<Self, TableError> {
         let schema = Arc::new(schema(width));
-        let writer = ArrowWriter::try_new(out, schema.clone(), Some(properties()))?;
+        let writer = ArrowWriter::try_new(out, schema.clone(), Some(properties())).map_err(of_writing)?;
         Ok(Self { writer, schema, width, rows: Vec::new(), n_rows: 0 })
     }
 
@@ -66,15 +66,14 @@ impl<W: Write + Send> TableWriter<W> {
         if !self.rows.is_empty() {
             self.write_group()?;
         }
-        self.writer.close()?;
+        self.writer.close().map_err(of_writing)?;
         Ok(self.n_rows)
     }
 
     fn write_group(&mut self) -> Result<(), TableError> {
         let cells: Vec<Cells> = self.rows.iter().map(|(key, value)| Cells::of(key, value)).collect();
         let batch = RecordBatch::try_new(self.schema.clone(), columns(&cells, self.width)?)?;
-        self.writer.write(&batch)?;
-        self.writer.flush()?;
+        self.writer.write(&batch).and_then(|()| self.writer.flush()).map_err(of_writing)?;
         self.rows.clear();
         Ok(())
     }
