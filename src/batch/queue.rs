@@ -1,6 +1,5 @@
 //! What waits, and what goes next: plain state and plain functions, time given as an argument.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
@@ -69,8 +68,18 @@ pub(super) struct Queue {
     policy: BatchPolicy,
     lanes: [BTreeMap<Kind, VecDeque<Job>>; Lane::ALL.len()],
     searches_in_a_row: usize,
-    /// Seconds that an input took, lately, by lane.
-    pace: [HashMap<Kind, f64>; Lane::ALL.len()],
+    /// By lane.
+    pace: [HashMap<Kind, Pace>; Lane::ALL.len()],
+    /// Batches taken.
+    n_taken: u64,
+}
+
+/// What is known of a kind in a lane.
+struct Pace {
+    /// Seconds that an input took, lately.
+    seconds: f64,
+    /// The last batch of it that was taken, by its number.
+    last_taken: u64,
 }
 
 /// Jobs of one lane and kind for the next batch.
@@ -80,6 +89,8 @@ struct Portion {
     first: usize,
     /// How many, if as many wait behind it; at least 1.
     most: usize,
+    /// If the oldest job of all would be late, the number of the kind's last batch.
+    late_since: Option<u64>,
 }
 
 /// What to do now.
@@ -94,7 +105,7 @@ pub(super) enum Next {
 
 impl Queue {
     pub fn new(policy: BatchPolicy) -> Self {
-        Self { policy, lanes: Default::default(), searches_in_a_row: 0, pace: Default::default() }
+        Self { policy, lanes: Default::default(), searches_in_a_row: 0, pace: Default::default(), n_taken: 0 }
     }
 
     pub fn push(&mut self, job: Job) {
@@ -115,14 +126,17 @@ impl Queue {
     /// A batch of `n_jobs` took `elapsed`: the next of its lane and kind is sized by that.
     pub fn learn(&mut self, lane: Lane, kind: Kind, n_jobs: usize, elapsed: Duration) {
         let newest = elapsed.as_secs_f64() / n_jobs as f64;
-        let pace = self.pace[lane as usize].entry(kind).or_insert(newest);
-        *pace += NEWEST * (newest - *pace);
+        let pace = self.pace[lane as usize]
+            .entry(kind)
+            .or_insert(Pace { seconds: newest, last_taken: self.n_taken });
+        pace.seconds += NEWEST * (newest - pace.seconds);
     }
 
     /// Takes the next batch for an engine. Expired jobs are answered and abandoned ones dropped on the way.
     ///
     /// Searches go first and alone, since filling up their batch with bulk would slow them down; but an engine for
-    /// both lanes serves bulk after [`MAX_SEARCHES_IN_A_ROW`] of them. Among bulk the older head goes first.
+    /// both lanes serves bulk after [`MAX_SEARCHES_IN_A_ROW`] of them. Within a lane the older head goes first, but for kinds
+    /// of which more comes than can be computed, see [`Self::first`].
     pub fn next_batch(&mut self, now: Instant, demand: &Demand) -> Next {
         self.drop_dead(now, demand.lanes);
         if self.lanes[Lane::Bulk as usize].is_empty() {
@@ -131,7 +145,7 @@ impl Queue {
         let bulk_first = demand.lanes == Lanes::All && self.searches_in_a_row >= MAX_SEARCHES_IN_A_ROW;
         if demand.lanes.serve(Lane::Search)
             && !bulk_first
-            && let Some(portion) = self.oldest(Lane::Search, demand, now, |_, _| true)
+            && let Some(portion) = self.first(Lane::Search, demand, now, |_, _| true)
         {
             if let Some(moment) = demand.rests_until {
                 return Next::WaitUntil(moment);
@@ -147,7 +161,7 @@ impl Queue {
         let is_due = |queue: &VecDeque<Job>, portion: &Portion| {
             bulk_first || queue.len() >= portion.most || due_at(queue).is_some_and(|at| at <= now)
         };
-        if let Some(portion) = self.oldest(Lane::Bulk, demand, now, is_due) {
+        if let Some(portion) = self.first(Lane::Bulk, demand, now, is_due) {
             self.searches_in_a_row = 0;
             let waiting = self.lanes[Lane::Bulk as usize][&portion.kind].len();
             let share = waiting.div_ceil(demand.sharers.max(1));
@@ -184,21 +198,26 @@ impl Queue {
         let queue = &self.lanes[lane as usize][&kind];
         let until_late = |job: &Job| job.deadline.saturating_duration_since(now);
         let Some(pace) = self.pace[lane as usize].get(&kind) else {
-            return Portion { kind, first: 0, most: fitting.max(1) };
+            return Portion { kind, first: 0, most: fitting.max(1), late_since: None };
         };
-        let within = |time: Duration| fitting.min((time.as_secs_f64() / pace) as usize).max(1);
+        let within = |time: Duration| fitting.min((time.as_secs_f64() / pace.seconds) as usize).max(1);
         // Where more comes than can be computed every head is nearly late. Batches that shrink for those compute less still,
         // so that from then on all are late, even once less comes. So what would be late in a full batch goes last; where
         // inputs are slow, what would be late alone.
-        let enough = Duration::from_secs_f64(SLACK * pace * within(MAX_SEARCH_BATCH) as f64);
-        let first = queue.iter().position(|job| until_late(job) >= enough).unwrap_or(0);
+        let enough = Duration::from_secs_f64(SLACK * pace.seconds * within(MAX_SEARCH_BATCH) as f64);
+        let in_time = queue.iter().position(|job| until_late(job) >= enough);
+        let late_since = (in_time != Some(0)).then_some(pace.last_taken);
+        let first = in_time.unwrap_or(0);
         // Nobody waits for an answer beyond the deadline, and a batch is answered as a whole.
         let time = until_late(&queue[first]).min(budget.unwrap_or(Duration::MAX));
-        Portion { kind, first, most: within(time) }
+        Portion { kind, first, most: within(time), late_since }
     }
 
     /// Of the portions that may go the one that begins with the oldest job.
-    fn oldest(
+    ///
+    /// But a kind that is late already goes behind those that are not: it has jobs that are only just in time at every moment,
+    /// and slow ones, which have to begin earlier, would never be older than those. Kinds that are late together take turns.
+    fn first(
         &self,
         lane: Lane,
         demand: &Demand,
@@ -209,11 +228,15 @@ impl Queue {
             .iter()
             .map(|(kind, queue)| (queue, self.portion(lane, *kind, demand, now)))
             .filter(|(queue, portion)| may_go(queue, portion))
-            .max_by_key(|(queue, portion)| Reverse(queue[portion.first].wait.since))
+            .min_by_key(|(queue, portion)| (portion.late_since, queue[portion.first].wait.since))
             .map(|(_, portion)| portion)
     }
 
-    fn take(&mut self, lane: Lane, Portion { kind, first, most }: Portion) -> Vec<Job> {
+    fn take(&mut self, lane: Lane, Portion { kind, first, most, .. }: Portion) -> Vec<Job> {
+        self.n_taken += 1;
+        if let Some(pace) = self.pace[lane as usize].get_mut(&kind) {
+            pace.last_taken = self.n_taken;
+        }
         let kinds = &mut self.lanes[lane as usize];
         let queue = kinds.get_mut(&kind).expect("the kind was found there");
         let jobs = match kind {

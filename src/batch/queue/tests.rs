@@ -55,6 +55,38 @@ impl Bench {
         self.queue.next_batch(self.at(ms), &self.demand)
     }
 
+    /// For twenty seconds pictures of width 1, 2, ... come, of each so many a second, to an engine for bulk that takes so many
+    /// milliseconds for a batch of a width and a size. Gives how many of each were in time, and late.
+    fn run<const N: usize>(
+        &mut self,
+        per_s: [f64; N],
+        mut took: impl FnMut(usize, u64) -> u64,
+    ) -> [[usize; 2]; N] {
+        let (mut n_pushed, mut counts, mut now) = ([0; N], [[0; 2]; N], 0);
+        self.demand.lanes = Lanes::Only(Bulk);
+        while now < 20_000 {
+            for i in 0..N {
+                while f64::from(n_pushed[i]) < per_s[i] * now as f64 / 1000.0 {
+                    self.push_prepared(picture(n_pushed[i], i as u32 + 1), Bulk, now);
+                    n_pushed[i] += 1;
+                }
+            }
+            let Next::Batch(jobs) = self.next(now) else {
+                now += 1;
+                continue;
+            };
+            let kind = Kind::of(&jobs[0].prepared);
+            let Kind::Image(_, width) = kind else { panic!("{kind:?}") };
+            let took = took(width as usize, jobs.len() as u64);
+            now += took;
+            self.queue.learn(Bulk, kind, jobs.len(), Duration::from_millis(took));
+            for job in jobs {
+                counts[width as usize - 1][usize::from(job.deadline < self.at(now))] += 1;
+            }
+        }
+        counts
+    }
+
     /// The ids of the batch that is due at `ms`, if one is.
     fn batch(&mut self, ms: u64) -> Option<Vec<u32>> {
         match self.next(ms) {
@@ -321,6 +353,18 @@ fn a_burst_of_more_than_can_be_computed_makes_nothing_late_for_long() {
         n_in_time += jobs.iter().filter(|job| now > 5000 && job.deadline >= bench.at(now)).count();
     }
     assert!(n_in_time >= 5990, "{n_in_time} of 400 a second for 15 s");
+}
+
+#[test]
+fn what_is_slow_is_in_time_beside_more_than_can_be_computed() {
+    let took = |width, n: u64| if width == 1 { 10 + 2 * n } else { 400 * n };
+    let [fast, slow] = Bench::new(32, 0).run([700.0, 0.5], took);
+    assert_eq!(slow, [10, 0]);
+    assert!(fast[0] >= 6000 && fast[1] <= 100, "{fast:?}");
+    // Too much of both.
+    let [fast, slow] = Bench::new(32, 0).run([700.0, 5.0], took);
+    assert!(slow[0] >= 25 && slow[1] <= 2, "{slow:?}");
+    assert!(fast[0] >= 800 && fast[1] <= 100, "{fast:?}");
 }
 
 #[test]
