@@ -209,7 +209,7 @@ impl Queue {
         let late_since = (in_time != Some(0)).then_some(pace.last_taken);
         let first = in_time.unwrap_or(0);
         // Nobody waits for an answer beyond the deadline, and a batch is answered as a whole.
-        let time = until_late(&queue[first]).min(budget.unwrap_or(Duration::MAX));
+        let time = until_late(&queue[first]).div_f64(SLACK).min(budget.unwrap_or(Duration::MAX));
         Portion { kind, first, most: within(time), late_since }
     }
 
