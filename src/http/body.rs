@@ -161,7 +161,9 @@ impl Bodies {
         // With Content-Length the buffer never grows; untouched pages cost nothing.
         let mut bytes = BytesMut::with_capacity(length.unwrap_or(FIRST_CHUNK).min(self.max_bytes));
         let mut started = Instant::now();
-        loop {
+        // To its length and no further: actix reads what has `Upgrade: websocket` to the end of the connection. For any other
+        // body the end is there with the last byte.
+        while length != Some(bytes.len()) {
             let due = self.pace.due(started, bytes.len());
             let chunk = match timeout_at(PROMISE.due(started, bytes.len()).min(due), payload.next()).await {
                 Ok(chunk) => chunk,
@@ -179,7 +181,7 @@ impl Bodies {
                 EmbedError::InvalidRequest(format!("the body broke off after {} bytes", bytes.len()))
             })?;
             let received = bytes.len() + chunk.len();
-            // actix reads what has `Upgrade: websocket` to the end of the connection, and the room was asked for by this.
+            // The room was asked for by this.
             if let Some(length) = length.filter(|length| received > *length) {
                 let wrong = format!("the body is longer than its Content-Length of {length} bytes");
                 return Err(EmbedError::InvalidRequest(wrong).into());

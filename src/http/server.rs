@@ -18,7 +18,7 @@ use actix_tls::accept::{
 use actix_web::{
     App,
     dev::{AppConfig, Server, Service},
-    http::KeepAlive,
+    http::{ConnectionType, KeepAlive},
     middleware::from_fn,
     rt::net::TcpStream,
 };
@@ -164,8 +164,16 @@ fn http<T: Carrier>(
         .wrap(TracingLogger::<RequestSpan>::new())
         .wrap_fn(|mut request, service| {
             let exchange = Exchange::begin(&mut request);
+            // Nothing else is spoken here. actix ends such a connection with the answer, and would not say so.
+            let asks_for_upgrade = request.head().connection_type() == ConnectionType::Upgrade;
             let answered = service.call(request);
-            async move { Ok(answered.await?.map_body(|_, answer| exchange.until_sent(answer))) }
+            async move {
+                let mut answered = answered.await?;
+                if asks_for_upgrade {
+                    answered.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+                }
+                Ok(answered.map_body(|_, answer| exchange.until_sent(answer)))
+            }
         });
     HttpService::build()
         // Connections that are kept alive end with a stop.

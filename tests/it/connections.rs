@@ -182,6 +182,29 @@ async fn a_body_above_its_content_length_is_refused() {
     assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("Content-Length"), "{answer}");
 }
 
+#[tokio::test]
+async fn a_request_that_asks_for_another_protocol_is_answered_in_this_one() {
+    let body = r#"{"input": "red"}"#;
+    for keep_alive_s in [0, 30] {
+        let app = TestApp::spawn(|config| config.server.keep_alive_s = keep_alive_s).await;
+        for upgrade in [
+            "Upgrade: websocket",
+            "Connection: Upgrade\r\nUpgrade: websocket",
+            "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA",
+        ] {
+            let mut connection = connect(&app).await;
+            let length = body.len();
+            let request = format!(
+                "POST /embed HTTP/1.1\r\nHost: x\r\n{upgrade}\r\nContent-Length: {length}\r\n\r\n{body}"
+            );
+            connection.write_all(request.as_bytes()).await.expect("sent");
+            let answer = rest(&mut connection).await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{upgrade}: {answer}");
+            assert!(answer.contains("connection: close\r\n"), "{upgrade}: {answer}");
+        }
+    }
+}
+
 /// `n` requests of a few bytes each.
 fn small(n: usize) -> Vec<u8> {
     b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n".repeat(n)
