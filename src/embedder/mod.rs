@@ -41,7 +41,7 @@ use crate::imaging::{ImagingOptions, WorkerCommand, Workers};
 use crate::runtime::{Caps, DeviceThread, Engine, LoadedModel};
 use crate::telemetry::Metrics;
 use crate::text::{TextError, Tokenizer};
-use admission::Admission;
+use admission::{Admission, Admitted};
 pub use failures::{FailedSource, Failures};
 pub use kept::KeptError;
 use pipeline::{ItemVector, Pipeline, Turn};
@@ -269,25 +269,36 @@ impl Embedder {
         on_item_error: OnItemError,
         since: Instant,
     ) -> Result<EmbedResponse, EmbedError> {
-        let inner = &self.inner;
-        let deadline = since + inner.pipeline.deadline;
-        if !self.is_ready() {
-            return Err(EmbedError::Unavailable("the model is not ready; try again".into()));
-        }
-        let spec = &inner.info.spec;
-        if let Some(requested) = request.dimensions.filter(|requested| *requested != spec.dimensions) {
-            let (actual, model) = (spec.dimensions, spec.name.clone());
-            return Err(EmbedError::Dimensions { requested, actual, model });
-        }
+        let deadline = since + self.inner.pipeline.deadline;
         let lane = request.lane();
         Span::current().record("sidelens.lane", lane.as_str());
-        let n_parts = request.inputs.iter().map(|input| input.parts.len()).sum();
-        let _admitted = inner.admission.admit(n_parts, lane)?;
+        let _admitted = self.admit(&request)?;
         let parts = request.inputs.iter().flat_map(|input| &input.parts);
         let n_text_bytes = parts.map(|part| part.content.n_text_bytes()).sum();
         let turn = Turn { lane, deadline, input_type: request.input_type, n_text_bytes, on_item_error };
         let items = self.items(request.inputs, turn).await?;
         self.answer(items, on_item_error)
+    }
+
+    /// Refuses at once what [`Self::embed`] would refuse at once, at this moment.
+    ///
+    /// # Errors
+    /// [`EmbedError`].
+    pub fn check(&self, request: &EmbedRequest) -> Result<(), EmbedError> {
+        self.admit(request).map(drop)
+    }
+
+    fn admit(&self, request: &EmbedRequest) -> Result<Admitted, EmbedError> {
+        if !self.is_ready() {
+            return Err(EmbedError::Unavailable("the model is not ready; try again".into()));
+        }
+        let spec = &self.inner.info.spec;
+        if let Some(requested) = request.dimensions.filter(|requested| *requested != spec.dimensions) {
+            let (actual, model) = (spec.dimensions, spec.name.clone());
+            return Err(EmbedError::Dimensions { requested, actual, model });
+        }
+        let n_parts = request.inputs.iter().map(|input| input.parts.len()).sum();
+        self.inner.admission.admit(n_parts, request.lane())
     }
 
     async fn items(

@@ -66,6 +66,8 @@ async fn answer(
     }?;
     Span::current().record("sidelens.model", embedder.name()).record("sidelens.inputs", n_inputs);
     let max_bytes = call.answer.max_bytes(n_inputs, embedder.info().spec.dimensions);
+    // What cannot be served waits for no room.
+    embedder.check(&call.request)?;
     let place = state.answers.enter(max_bytes, since).await?;
     let response = embedder.embed(call.request, state.config.on_item_error, since).await?;
     if response.embeddings.len() != n_inputs {

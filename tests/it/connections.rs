@@ -296,6 +296,8 @@ async fn large_answers_wait_for_those_that_nobody_takes() {
     app.wait_until("it is answered", async || app.metric(answered).await == 1.0).await;
     let (status, body) = app.post("/embed", large.clone()).await;
     assert_eq!(status, 503, "{body}");
+    let refused = json!({ "input": vec!["red"; 512], "dimensions": 7 }).to_string();
+    assert_eq!(app.post("/embed", refused).await.0, 400, "whatever room there is");
     assert_eq!(app.post("/embed", r#"{"input": ["red", "house"]}"#).await.0, 200);
     rest(&mut connection).await;
     assert_eq!(app.post("/embed", large).await.0, 200);
