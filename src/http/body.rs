@@ -8,9 +8,10 @@ use std::{sync::Arc, time::Duration};
 
 use actix_web::{HttpRequest, http::header::CONTENT_LENGTH, web::Payload};
 use bytes::BytesMut;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::{
     sync::Semaphore,
+    task::yield_now,
     time::{Instant, timeout, timeout_at},
 };
 
@@ -165,17 +166,22 @@ impl Bodies {
         // body the end is there with the last byte.
         while length != Some(bytes.len()) {
             let due = self.pace.due(started, bytes.len());
-            let chunk = match timeout_at(PROMISE.due(started, bytes.len()).min(due), payload.next()).await {
-                Ok(chunk) => chunk,
-                Err(_) => {
-                    room.iter().for_each(Place::step_aside);
-                    timeout_at(due, payload.next()).await.map_err(|_| HttpError::SlowBody {
-                        received: bytes.len(),
-                        client_timeout_ms: self.pace.pause.as_millis() as u64,
-                        min_bytes_per_s: self.pace.bytes_per_s,
-                    })?
-                }
-            };
+            let promised = PROMISE.due(started, bytes.len()).min(due);
+            let mut chunk = timeout_at(promised, payload.next()).await.ok();
+            if chunk.is_none() {
+                room.iter().for_each(Place::step_aside);
+                chunk = timeout_at(due, payload.next()).await.ok();
+            }
+            if chunk.is_none() {
+                // After a pause of the process what has come meanwhile is read first.
+                yield_now().await;
+                chunk = payload.next().now_or_never();
+            }
+            let chunk = chunk.ok_or(HttpError::SlowBody {
+                received: bytes.len(),
+                client_timeout_ms: self.pace.pause.as_millis() as u64,
+                min_bytes_per_s: self.pace.bytes_per_s,
+            })?;
             let Some(chunk) = chunk else { break };
             let chunk = chunk.map_err(|_| {
                 EmbedError::InvalidRequest(format!("the body broke off after {} bytes", bytes.len()))

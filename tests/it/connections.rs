@@ -100,25 +100,30 @@ async fn ready(settings: &[&str]) -> Running {
 async fn a_request_that_came_during_a_pause_is_answered() {
     let service = ready(&["--set", "server.client_timeout_ms=2000"]).await;
     let address = service.url.strip_prefix("http://").expect("plain");
-    let mut connections = Vec::new();
-    for _ in 0..20 {
-        connections.push(TcpStream::connect(address).await.expect("accepted"));
-    }
-    // The clocks of all of them are running.
-    sleep(Duration::from_millis(200)).await;
-    service.signal("STOP");
-    for connection in &mut connections {
-        // It is answered later than it is read.
-        let body = r#"{"input": "red"}"#;
-        let request =
-            format!("POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-        connection.write_all(request.as_bytes()).await.expect("sent");
-    }
-    sleep(Duration::from_millis(3000)).await;
-    service.signal("CONT");
-    for connection in &mut connections {
-        let answer = rest(connection).await;
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    // It is answered later than it is read.
+    let body = r#"{"input": "red"}"#;
+    let request = format!("POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    // All of it, or the end of its body.
+    for during in [&request[..], "d\"}"] {
+        let before = request.strip_suffix(during).expect("its end");
+        let mut connections = Vec::new();
+        for _ in 0..20 {
+            let mut connection = TcpStream::connect(address).await.expect("accepted");
+            connection.write_all(before.as_bytes()).await.expect("sent");
+            connections.push(connection);
+        }
+        // The clocks of all of them are running.
+        sleep(Duration::from_millis(200)).await;
+        service.signal("STOP");
+        for connection in &mut connections {
+            connection.write_all(during.as_bytes()).await.expect("sent");
+        }
+        sleep(Duration::from_millis(3000)).await;
+        service.signal("CONT");
+        for connection in &mut connections {
+            let answer = rest(connection).await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
     }
 }
 
