@@ -11,7 +11,7 @@ use super::{
     cuts::{Cuts, Word},
     json::{AnyJson, Leaf, present, read_any},
 };
-use crate::domain::{Content, EmbedInput, ImageSource, Modality, Part};
+use crate::domain::{Content, EmbedInput, ImageSource, InputType, Modality, Part};
 
 /// One item as written. What is wrong with it is said by [`RawItem::check`], which knows its place.
 #[derive(Debug)]
@@ -38,6 +38,7 @@ pub(super) struct Fields {
     pub(super) image_base64: Option<Leaf>,
     #[serde(deserialize_with = "present")]
     pub(super) content: Option<RawContent>,
+    pub(super) input_type: Option<Leaf>,
 }
 
 /// The value of `content`.
@@ -90,13 +91,14 @@ impl RawItem {
 impl Fields {
     /// Whether any key of an item was there.
     pub(super) fn any(&self) -> bool {
-        let Self { text, image, image_url, image_base64, content } = self;
+        let Self { text, image, image_url, image_base64, content, input_type: _ } = self;
         [text, image, image_url, image_base64].iter().any(|field| field.is_some()) || content.is_some()
     }
 
     /// See [`RawItem::check`].
     pub(super) fn check(self, body: &mut Cuts) -> Result<EmbedInput, String> {
-        let Self { text, image, image_url, image_base64, content } = self;
+        let Self { text, image, image_url, image_base64, content, input_type: purpose } = self;
+        let input_type = purpose.map_or(Ok(None), |leaf| input_type("input_type", leaf, body))?;
         let mut contents = Vec::new();
         if let Some(leaf) = text {
             contents.push(Content::Text(body.take_text(string(leaf, "text")?)));
@@ -114,11 +116,11 @@ impl Fields {
         let parts: Vec<Part> = contents.into_iter().map(part).collect();
         match content {
             Some(_) if !parts.is_empty() => Err("has `content` beside text or a picture; use one".into()),
-            Some(content) => Ok(EmbedInput { parts: content.check(body)? }),
+            Some(content) => Ok(EmbedInput { parts: content.check(body)?, input_type }),
             None if parts.is_empty() => {
                 Err("has none of `text`, `image`, `image_url`, `image_base64`, `content`".into())
             }
-            None => Ok(EmbedInput { parts }),
+            None => Ok(EmbedInput { parts, input_type }),
         }
     }
 }
@@ -218,6 +220,19 @@ fn encoded(word: Word, body: &mut Cuts) -> ImageSource {
         ImageSource::Encoded(BytesMut::new())
     } else {
         ImageSource::Encoded(body.take(word))
+    }
+}
+
+/// Reads `query`, `search_query`, `retrieval.query`, ... and the same for `document` and `passage`: Cohere,
+/// Voyage and Jina each have their own. Other types (`classification`, ...) have no prompt here.
+pub(super) fn input_type(key: &str, leaf: Leaf, body: &Cuts) -> Result<Option<InputType>, String> {
+    match leaf {
+        Leaf::String(name) => Ok(match body.text(&name).rsplit(['_', '.']).next() {
+            Some("query") => Some(InputType::Query),
+            Some("document" | "passage") => Some(InputType::Document),
+            _ => None,
+        }),
+        other => Err(format!("`{key}` is {}, not a string", other.type_name())),
     }
 }
 

@@ -9,10 +9,10 @@ use serde::{
 use super::{
     Answer, Call, MAX_INPUTS,
     cuts::{Cuts, Word},
-    item::{Fields, RawItem, shortened},
+    item::{Fields, RawItem, input_type, shortened},
     json::{AnyJson, Leaf, present, read_any},
 };
-use crate::domain::{EmbedError, EmbedInput, EmbedRequest, InputType, Modality};
+use crate::domain::{EmbedError, EmbedInput, EmbedRequest, Modality};
 
 /// Reads a body of any known shape.
 ///
@@ -101,7 +101,6 @@ impl Body {
                 request: EmbedRequest {
                     model: None,
                     dimensions: None,
-                    input_type: None,
                     inputs: vec![EmbedInput::text(body.take_text(text))],
                 },
                 answer: Answer::Data,
@@ -124,12 +123,14 @@ impl Keys {
             image_url: self.image_url,
             image_base64: self.image_base64,
             content: self.content,
+            // The body's own counts for all items.
+            input_type: None,
         };
         let strings = self.modality.map_or(Ok(Modality::Text), |leaf| modality(leaf, body))?;
         let mut lists = [("input", self.input), ("inputs", self.inputs), ("texts", self.texts)]
             .into_iter()
             .filter_map(|(key, items)| items.map(|items| (key, items)));
-        let inputs = match (lists.next(), lists.next()) {
+        let mut inputs = match (lists.next(), lists.next()) {
             (Some((first, _)), Some((second, _))) => {
                 return Err(format!("the body has both `{first}` and `{second}`; send one of them"));
             }
@@ -155,7 +156,10 @@ impl Keys {
             (None, Some(leaf)) => input_type("task", leaf, body)?,
             (None, None) => None,
         };
-        Ok(Call { request: EmbedRequest { model, dimensions, input_type, inputs }, answer })
+        for input in &mut inputs {
+            input.input_type = input.input_type.or(input_type);
+        }
+        Ok(Call { request: EmbedRequest { model, dimensions, inputs }, answer })
     }
 }
 
@@ -192,19 +196,6 @@ fn dimensions(key: &str, leaf: Leaf, body: &Cuts) -> Result<Option<usize>, Strin
         Leaf::Number(_) => Err(format!("`{key}` must be a whole number above zero")),
         Leaf::String(word) if body.text(&word).is_empty() => Ok(None),
         other => Err(format!("`{key}` is {}, not a number", other.type_name())),
-    }
-}
-
-/// Reads `query`, `search_query`, `retrieval.query`, ... and the same for `document` and `passage`: Cohere,
-/// Voyage and Jina each have their own. Other types (`classification`, ...) have no prompt here.
-fn input_type(key: &str, leaf: Leaf, body: &Cuts) -> Result<Option<InputType>, String> {
-    match leaf {
-        Leaf::String(name) => Ok(match body.text(&name).rsplit(['_', '.']).next() {
-            Some("query") => Some(InputType::Query),
-            Some("document" | "passage") => Some(InputType::Document),
-            _ => None,
-        }),
-        other => Err(format!("`{key}` is {}, not a string", other.type_name())),
     }
 }
 

@@ -53,7 +53,7 @@ async fn read(mut form: Multipart<'_>) -> Result<EmbedRequest, String> {
     if inputs.is_empty() {
         return Err("the form has neither a `file` nor a `text`".into());
     }
-    Ok(EmbedRequest { model, dimensions: None, input_type: None, inputs })
+    Ok(EmbedRequest { model, dimensions: None, inputs })
 }
 
 enum Kind {

@@ -13,8 +13,6 @@ pub struct EmbedRequest {
     pub model: Option<String>,
     /// The number of components that the caller expects; another number than the model's is refused.
     pub dimensions: Option<usize>,
-    /// What the texts are for, where the caller says it.
-    pub input_type: Option<InputType>,
     /// The inputs, in the caller's order.
     pub inputs: Vec<EmbedInput>,
 }
@@ -30,9 +28,14 @@ impl EmbedRequest {
             _ => Lane::Bulk,
         }
     }
+
+    /// Whether the caller says of one of its inputs that it is to search with.
+    pub fn has_query(&self) -> bool {
+        self.inputs.iter().any(|input| input.input_type == Some(InputType::Query))
+    }
 }
 
-/// What a text is for: some models want to be told, by a prompt before it.
+/// What an input is for. Some models want to be told, by a prompt before a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InputType {
     /// To search with.
@@ -46,17 +49,23 @@ pub enum InputType {
 pub struct EmbedInput {
     /// The parts, in the caller's order.
     pub parts: Vec<Part>,
+    /// What it is for, where the caller says it.
+    pub input_type: Option<InputType>,
 }
 
 impl EmbedInput {
     /// A single text.
     pub fn text(text: impl Into<ByteString>) -> Self {
-        Self { parts: vec![Part { content: Content::Text(text.into()), weight: 1.0 }] }
+        Self::of(Content::Text(text.into()))
     }
 
     /// A single picture.
     pub fn image(source: ImageSource) -> Self {
-        Self { parts: vec![Part { content: Content::Image(source), weight: 1.0 }] }
+        Self::of(Content::Image(source))
+    }
+
+    fn of(content: Content) -> Self {
+        Self { parts: vec![Part { content, weight: 1.0 }], input_type: None }
     }
 }
 
@@ -140,9 +149,9 @@ mod tests {
     fn a_person_sends_one_input_of_a_text_and_a_picture_at_most() {
         let lane = |parts: &[usize]| {
             let part = || Part { content: Content::Text("red".into()), weight: 1.0 };
-            let input = |n: &usize| EmbedInput { parts: (0..*n).map(|_| part()).collect() };
+            let input = |n: &usize| EmbedInput { parts: (0..*n).map(|_| part()).collect(), input_type: None };
             let inputs = parts.iter().map(input).collect();
-            EmbedRequest { model: None, dimensions: None, input_type: None, inputs }.lane()
+            EmbedRequest { model: None, dimensions: None, inputs }.lane()
         };
         assert_eq!([lane(&[1]), lane(&[2])], [Lane::Search; 2]);
         assert_eq!([lane(&[3]), lane(&[64]), lane(&[1, 1]), lane(&[])], [Lane::Bulk; 4]);

@@ -47,10 +47,9 @@ impl Embedder {
             n_text_bytes: content.n_text_bytes(),
             lane: Lane::Bulk,
             deadline: Instant::now() + NO_DEADLINE,
-            input_type: None,
             on_item_error: OnItemError::Fail,
         };
-        self.inner.pipeline.vector(content, turn).await.map_err(|error| match error {
+        self.inner.pipeline.vector(content, None, turn).await.map_err(|error| match error {
             PartError::Item(kind, message) => KeptError::Item { kind, message },
             PartError::Request(error) => KeptError::Work(error),
         })

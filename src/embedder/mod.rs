@@ -258,7 +258,8 @@ impl Embedder {
     ///
     /// # Errors
     /// [`EmbedError`]. All failed items are named at once; with [`OnItemError::Placeholder`] they get the
-    /// placeholder vector instead and are listed in the answer. Overload, a passed deadline, failed
+    /// placeholder vector instead and are listed in the answer, unless the request has a query: that would find first
+    /// whatever has the placeholder for its vector. Overload, a passed deadline, failed
     /// inference and a lack of decoders always fail the request: the same request may succeed later.
     ///
     /// # Cancel safety
@@ -270,12 +271,13 @@ impl Embedder {
         since: Instant,
     ) -> Result<EmbedResponse, EmbedError> {
         let deadline = since + self.inner.pipeline.deadline;
+        let on_item_error = if request.has_query() { OnItemError::Fail } else { on_item_error };
         let lane = request.lane();
         Span::current().record("sidelens.lane", lane.as_str());
         let _admitted = self.admit(&request)?;
         let parts = request.inputs.iter().flat_map(|input| &input.parts);
         let n_text_bytes = parts.map(|part| part.content.n_text_bytes()).sum();
-        let turn = Turn { lane, deadline, input_type: request.input_type, n_text_bytes, on_item_error };
+        let turn = Turn { lane, deadline, n_text_bytes, on_item_error };
         let items = self.items(request.inputs, turn).await?;
         self.answer(items, on_item_error)
     }

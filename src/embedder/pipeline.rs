@@ -56,7 +56,6 @@ pub(super) struct Pipeline {
 pub(super) struct Turn {
     pub lane: Lane,
     pub deadline: Instant,
-    pub input_type: Option<InputType>,
     /// Bytes of all texts of the request.
     pub n_text_bytes: usize,
     /// What becomes of the request if this item fails.
@@ -88,9 +87,10 @@ impl Pipeline {
     ) -> Result<Result<ItemVector, ItemError>, EmbedError> {
         let has_image = input.parts.iter().any(|part| matches!(part.content, Content::Image(_)));
         let modality = if has_image { Modality::Image } else { Modality::Text };
-        let parts = input.parts.into_iter().map(|part| {
+        let EmbedInput { parts, input_type } = input;
+        let parts = parts.into_iter().map(|part| {
             let span = part_span(index, &part);
-            self.part(part, turn).inspect_err(mark_failed).instrument(span)
+            self.part(part, input_type, turn).inspect_err(mark_failed).instrument(span)
         });
         let result = match try_join_all(parts).await {
             Ok(parts) => combine(&parts),
@@ -105,9 +105,14 @@ impl Pipeline {
         Ok(result)
     }
 
-    async fn part(self: &Arc<Self>, part: Part, turn: Turn) -> Result<PartVector, PartError> {
+    async fn part(
+        self: &Arc<Self>,
+        part: Part,
+        input_type: Option<InputType>,
+        turn: Turn,
+    ) -> Result<PartVector, PartError> {
         let is_image = matches!(part.content, Content::Image(_));
-        let (_, vector) = self.vector(part.content, turn).await?;
+        let (_, vector) = self.vector(part.content, input_type, turn).await?;
         Ok(PartVector { vector, weight: part.weight, is_image })
     }
 
@@ -115,10 +120,11 @@ impl Pipeline {
     pub async fn vector(
         self: &Arc<Self>,
         content: Content,
+        input_type: Option<InputType>,
         turn: Turn,
     ) -> Result<(CacheKey, CachedVector), PartError> {
         let (found, source) = match content {
-            Content::Text(text) => (self.text(text, turn).await, Source::Text),
+            Content::Text(text) => (self.text(text, input_type, turn).await, Source::Text),
             Content::Image(picture) => {
                 let source = Source::of_picture(&picture);
                 (self.image(picture, &source, turn).await, source)
@@ -135,10 +141,11 @@ impl Pipeline {
     async fn text(
         self: &Arc<Self>,
         text: ByteString,
+        input_type: Option<InputType>,
         turn: Turn,
     ) -> Result<(CacheKey, CachedVector), PartError> {
         let tokenizer = self.tokenizer.as_ref().ok_or_else(|| self.no_tower(Modality::Text))?;
-        let prompt = self.spec.text.as_ref().map_or("", |spec| spec.prompts.of(turn.input_type));
+        let prompt = self.spec.text.as_ref().map_or("", |spec| spec.prompts.of(input_type));
         let (fingerprint, prompt) = (self.fingerprint, prompt.to_owned());
         let keyed = move || {
             let text = match &*prompt {

@@ -9,8 +9,8 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use sidelens::config::{Config, DEFAULT_TOML};
 use sidelens::domain::{
-    Content, EmbedError, EmbedInput, EmbedRequest, EmbedResponse, Embedding, ImageSource, ItemErrorKind,
-    Modality, OnItemError, Part, Prepared,
+    Content, EmbedError, EmbedInput, EmbedRequest, EmbedResponse, Embedding, ImageSource, InputType,
+    ItemErrorKind, Modality, OnItemError, Part, Prepared,
 };
 use sidelens::embedder::{Embedder, Shared};
 use sidelens::fetch::Fetcher;
@@ -64,11 +64,7 @@ impl Service {
         on_item_error: OnItemError,
     ) -> Result<EmbedResponse, EmbedError> {
         self.embedder
-            .embed(
-                EmbedRequest { model: None, dimensions: None, input_type: None, inputs },
-                on_item_error,
-                Instant::now(),
-            )
+            .embed(EmbedRequest { model: None, dimensions: None, inputs }, on_item_error, Instant::now())
             .await
     }
 
@@ -99,7 +95,7 @@ fn broken() -> EmbedInput {
 /// Both of `text` and `picture`, by weight.
 fn both(text: EmbedInput, picture: EmbedInput, weights: [f32; 2]) -> EmbedInput {
     let parts = text.parts.into_iter().chain(picture.parts).zip(weights);
-    EmbedInput { parts: parts.map(|(part, weight)| Part { weight, ..part }).collect() }
+    EmbedInput { parts: parts.map(|(part, weight)| Part { weight, ..part }).collect(), input_type: None }
 }
 
 fn numbers(range: std::ops::Range<u32>) -> Vec<EmbedInput> {
@@ -174,8 +170,7 @@ async fn indexing_eighty() -> (Service, StubRecord, JoinHandle<Result<EmbedRespo
     .await;
     let indexing = tokio::spawn({
         let embedder = service.embedder.clone();
-        let request =
-            EmbedRequest { model: None, dimensions: None, input_type: None, inputs: numbers(0..80) };
+        let request = EmbedRequest { model: None, dimensions: None, inputs: numbers(0..80) };
         async move { embedder.embed(request, OnItemError::Fail, Instant::now()).await }
     });
     while record.batches().is_empty() {
@@ -334,6 +329,17 @@ async fn a_placeholder_stands_for_a_broken_item_and_is_far_from_all_others() {
 }
 
 #[tokio::test]
+async fn a_query_fails_rather_than_get_the_placeholder() {
+    let service = Service::spawn(stub_model(16), |_| ()).await;
+    let query = EmbedInput { input_type: Some(InputType::Query), ..broken() };
+    let error =
+        service.embed_as(vec![text("red"), query.clone()], OnItemError::Placeholder).await.unwrap_err();
+    assert_eq!(error, service.embed(vec![text("red"), query]).await.unwrap_err());
+    assert!(matches!(&error, EmbedError::Items(items) if items[0].index == 1), "{error}");
+    assert_eq!(service.metrics.placeholder_vectors.with_label_values(&["not_an_image"]).get(), 0);
+}
+
+#[tokio::test]
 async fn texts_that_lose_their_end_are_counted_cached_or_not() {
     let service = Service::spawn(stub_model(16), |_| ()).await;
     for _ in 0..2 {
@@ -346,8 +352,7 @@ async fn texts_that_lose_their_end_are_counted_cached_or_not() {
 #[tokio::test]
 async fn wrong_dimensions_and_missing_towers_are_refused() {
     let service = Service::spawn(stub_model(16), |_| ()).await;
-    let request =
-        EmbedRequest { model: None, dimensions: Some(512), input_type: None, inputs: vec![text("red")] };
+    let request = EmbedRequest { model: None, dimensions: Some(512), inputs: vec![text("red")] };
     let error = service.embedder.embed(request, OnItemError::Fail, Instant::now()).await.unwrap_err();
     assert_eq!(error, EmbedError::Dimensions { requested: 512, actual: 16, model: "stub".into() });
 
@@ -401,8 +406,7 @@ async fn stopping_finishes_what_was_admitted() {
     let (service, _) = Service::recorded(Duration::from_millis(50), |_| ()).await;
     let waiting = tokio::spawn({
         let embedder = service.embedder.clone();
-        let request =
-            EmbedRequest { model: None, dimensions: None, input_type: None, inputs: numbers(0..40) };
+        let request = EmbedRequest { model: None, dimensions: None, inputs: numbers(0..40) };
         async move { embedder.embed(request, OnItemError::Fail, Instant::now()).await }
     });
     tokio::task::yield_now().await;

@@ -132,4 +132,19 @@ async fn what_a_text_is_for_chooses_the_prompt() {
     assert!(query != document && document != plain && plain != query);
     assert_eq!(query, vector("red house", "").await);
     assert_eq!(document, vector("blue house", "").await);
+
+    // An item's own word counts before the body's.
+    let body = json!({"input_type": "document", "inputs": [
+        {"text": "house", "input_type": "query"},
+        {"content": [{"type": "text", "text": "house"}], "input_type": "search_query"},
+        {"text": "house", "input_type": null},
+        "house",
+    ]});
+    let (status, answer) = app.post("/embed", body.to_string()).await;
+    assert_eq!(status, 200, "{answer}");
+    let found: Vec<_> = (0..4).map(|i| answer["data"][i]["embedding"].clone()).collect();
+    assert_eq!(found, [query.clone(), query, document.clone(), document]);
+    let (status, answer) = app.post("/embed", r#"{"inputs": [{"text": "a", "input_type": 3}]}"#).await;
+    let message = answer["error"]["message"].as_str().expect("a message");
+    assert!(status == 400 && message.starts_with("item 0: `input_type` is a number"), "{answer}");
 }

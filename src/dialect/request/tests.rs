@@ -1,7 +1,7 @@
 //! Bodies of every known shape, and of none.
 
 use super::*;
-use crate::domain::{Content, ImageSource, Part};
+use crate::domain::{Content, ImageSource, InputType, Part};
 
 fn text(text: &str) -> EmbedInput {
     EmbedInput::text(text)
@@ -18,7 +18,7 @@ fn encoded(data: &str) -> EmbedInput {
 fn joined(inputs: &[EmbedInput], weights: &[f32]) -> EmbedInput {
     let parts = inputs.iter().zip(weights);
     let part = |(input, &weight): (&EmbedInput, _)| Part { weight, ..input.parts[0].clone() };
-    EmbedInput { parts: parts.map(part).collect() }
+    EmbedInput { parts: parts.map(part).collect(), input_type: None }
 }
 
 fn check(body: &str, expected: &[EmbedInput]) {
@@ -56,14 +56,18 @@ fn reads_the_bodies_that_meilisearch_sends() {
             {"image_url":"https://cdn/9.jpg","type":"image_url"}]}]}"#,
         &[joined(&[text("in blue"), url("https://cdn/9.jpg")], &[1.0, 1.0])],
     );
-    check(r#"{"model":"m","texts":["a","b"],"input_type":"search_document"}"#, &[text("a"), text("b")]);
+    let documents = ["a", "b"].map(|word| EmbedInput { input_type: Some(InputType::Document), ..text(word) });
+    check(r#"{"model":"m","texts":["a","b"],"input_type":"search_document"}"#, &documents);
     check(r#"{"inputs":["bare"],"model":"m"}"#, &[text("bare")]);
 }
 
 #[test]
 fn reads_what_the_texts_are_for() {
-    let of =
-        |more: &str| parse(format!(r#"{{"input": "a"{more}}}"#).as_str().into()).unwrap().request.input_type;
+    let all = |body: &str| {
+        let inputs = parse(body.into()).unwrap().request.inputs;
+        inputs.into_iter().map(|input| input.input_type).collect::<Vec<_>>()
+    };
+    let of = |more: &str| all(&format!(r#"{{"input": "a"{more}}}"#))[0];
     for query in ["query", "search_query", "retrieval.query"] {
         assert_eq!(of(&format!(r#", "input_type": "{query}""#)), Some(InputType::Query), "{query}");
     }
@@ -74,6 +78,18 @@ fn reads_what_the_texts_are_for() {
     assert_eq!(of(r#", "input_type": null"#), None);
     assert_eq!(of(""), None);
     assert!(refused(r#"{"input": "a", "task": 3}"#).contains("`task`"));
+
+    // Of one item alone, too, whose word counts before the body's.
+    let items = r#""inputs": [{"image": "", "input_type": "query"}, {"text": "a", "input_type": "other"},
+        {"content": "a", "input_type": "search_document"}, "a"]"#;
+    let [query, document] = [InputType::Query, InputType::Document].map(Some);
+    assert_eq!(all(&format!("{{{items}}}")), [query, None, document, None]);
+    assert_eq!(all(&format!(r#"{{{items}, "input_type": "query"}}"#)), [query, query, document, query]);
+    assert_eq!(all(r#"{"text": "a", "input_type": "query"}"#), [query]);
+    assert!(
+        refused(r#"{"inputs": ["a", {"text": "a", "input_type": []}]}"#).starts_with("item 1: `input_type`")
+    );
+    assert!(refused(r#"{"inputs": [{"input_type": "query"}]}"#).contains("has none of"));
 }
 
 #[test]

@@ -328,6 +328,22 @@ async fn the_placeholder_policy_answers_and_lists_what_failed() {
 }
 
 #[actix_web::test]
+async fn a_search_never_gets_the_placeholder() {
+    let app = TestApp::spawn(|config| config.on_item_error = OnItemError::Placeholder).await;
+    let search = json!({"image": "", "input_type": "query"});
+    for body in [
+        json!({"inputs": [&search]}),
+        json!({"inputs": [picture(), search], "input_type": "document"}),
+        json!({"inputs": [broken_picture()], "input_type": "search_query"}),
+    ] {
+        let (status, answer) = post(&app, "/embed", &body).await;
+        assert_eq!((status, &answer["error"]["type"]), (400, &json!("item_failed")), "{body}: {answer}");
+    }
+    let document = json!({"inputs": [{"image": "", "input_type": "document"}], "input_type": "query"});
+    assert_eq!(post(&app, "/embed", &document).await.0, 200);
+}
+
+#[actix_web::test]
 async fn a_body_of_a_hundred_megabytes_is_read_and_one_more_is_not() {
     let app = TestApp::spawn(|_| {}).await;
     // Ten pictures that are none: the body is what counts here, so the fault must be an item's.
