@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use flate2::write::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
-use reqwest::Response;
 use reqwest::header::{CONTENT_ENCODING, HeaderMap};
+use reqwest::{Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
 use super::hop::failed;
@@ -80,7 +80,11 @@ impl BodyLimits {
         }
         let sink = decoder.finish().map_err(fault)?;
         if sink.body.is_empty() {
-            return Err(fault(Fault::Host(HostFailure::EmptyBody)));
+            // A 202 or a 204 has the picture later, maybe; a 200 is all there is.
+            return Err(match response.status() {
+                StatusCode::OK => FetchError::NoBytes { host: host.to_owned() },
+                _ => fault(Fault::Host(HostFailure::EmptyBody)),
+            });
         }
         Ok((sink.body.freeze(), ContentDigest::of_hasher(&sink.hasher)))
     }

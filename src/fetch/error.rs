@@ -155,10 +155,10 @@ pub enum FetchError {
         /// The last part of its path, shortened.
         name: String,
     },
-    /// Nothing in a file or an object.
+    /// Nothing in a file, an object, or an answer that is whole.
     #[error("the picture at `{host}` is empty")]
     NoBytes {
-        /// Its bucket, or the last part of its path.
+        /// Its host or bucket, or the last part of its path.
         host: String,
     },
     /// 404 or 410.
@@ -274,7 +274,7 @@ pub enum HostFailure {
     /// Its storage.
     #[error("it cannot be read now")]
     Read,
-    /// A success without a body.
+    /// A success other than 200 without a body.
     #[error("empty body")]
     EmptyBody,
 }

@@ -200,7 +200,6 @@ async fn tells_how_a_host_failed() {
     let server = TestServer::start(|path| match path {
         "/short" => Reply::raw("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345"),
         "/cut" => Reply::raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n123"),
-        "/empty" => Reply::ok(""),
         "/204" => Reply::raw("HTTP/1.1 204 No Content\r\n\r\n"),
         "/nothing" => Reply::raw(""),
         _ => Reply::raw("220 mail.example ESMTP\r\n"),
@@ -210,7 +209,6 @@ async fn tells_how_a_host_failed() {
     for (url, expected) in [
         (server.url("/short"), HostFailure::Body),
         (server.url("/cut"), HostFailure::Body),
-        (server.url("/empty"), HostFailure::EmptyBody),
         (server.url("/204"), HostFailure::EmptyBody),
         (server.url("/nothing"), HostFailure::Answer),
         (server.url("/smtp"), HostFailure::Answer),
@@ -223,6 +221,21 @@ async fn tells_how_a_host_failed() {
             Err(FetchError::Host { failure, .. }) => assert_eq!(failure, expected, "{url}"),
             other => panic!("{url}: {other:?}"),
         }
+    }
+}
+
+/// As in a bucket or a directory: the file is there, and is none that its host would mend by itself.
+#[tokio::test]
+async fn a_file_without_bytes_is_an_empty_picture() {
+    let server = TestServer::start(|path| match path {
+        "/chunked" => Reply::raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"),
+        "/closed" => Reply::raw("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n"),
+        _ => Reply::ok(""),
+    })
+    .await;
+    for path in ["/empty", "/chunked", "/closed"] {
+        let error = get(&server.url(path)).await.unwrap_err();
+        assert_eq!(error, FetchError::NoBytes { host: server.address.to_string() }, "{path}");
     }
 }
 
