@@ -6,7 +6,8 @@
 //! document lacks is an error of its template, and the document gets no vector from that fragment;
 //! that is right for a document without a picture. A field that is null would render as an empty
 //! string and be sent, and under `on_item_error = "fail"` one such document would fail the whole task;
-//! the picture's template therefore fails on purpose when the field is null or empty.
+//! the picture's template therefore fails on purpose when the field is null or empty. In a template such as
+//! `https://cdn.example/{{doc.file}}` null is no more than the address of a directory: the same guard stands before it.
 //!
 //! **Text and picture** go into *one* fragment with two parts, whose vectors Sidelens averages. Two
 //! fragments would each keep a store of their own, merged by distance at search; but in a CLIP space
@@ -141,20 +142,54 @@ pub(super) fn picture_part(url: &str) -> Value {
 /// # Errors
 /// One sentence, when `field` is neither.
 pub(super) fn picture_template(field: &str) -> Result<String, String> {
-    if field.contains("{{") {
-        return Ok(field.into());
-    }
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.[]".contains(c);
-    if field.is_empty()
-        || !field.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        || !field.chars().all(plain)
-    {
+    let template = if field.contains("{{") {
+        field.to_owned()
+    } else if is_path(field) && !field.starts_with("doc.") {
+        format!("{{{{doc.{field}}}}}")
+    } else {
         return Err(format!(
             "`{field}` is no field name; write a name such as poster, images.front or gallery[0], or a \
              template such as https://cdn.example/{{{{doc.file}}}}"
         ));
+    };
+    if !names_field(&template) {
+        return Err(format!("`{template}` names no field of the document; write it as {{{{doc.image}}}}"));
     }
-    Ok(format!("{{% if doc.{field} == blank %}}{{{{ doc.no_such_field }}}}{{% endif %}}{{{{doc.{field}}}}}"))
+    Ok(guards(&template) + &template)
+}
+
+/// Whether a template has anything of the document in it.
+pub(super) fn names_field(template: &str) -> bool {
+    template.contains("doc.") || template.contains("fields")
+}
+
+/// Whether `path` is names with dots between them, each with numbers behind it where it is a list: `a.b[0].c`.
+fn is_path(path: &str) -> bool {
+    let is_index = |index: &str| {
+        let number = index.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+    };
+    path.split('.').all(|step| {
+        let (name, indices) = step.split_at(step.find('[').unwrap_or(step.len()));
+        name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+            && indices.split_inclusive(']').all(is_index)
+    })
+}
+
+/// What fails on purpose where a field that stands plainly in the template is null or empty. Whoever writes filters or
+/// tags decides about that, too.
+fn guards(template: &str) -> String {
+    if template.contains("{%") {
+        return String::new();
+    }
+    let mut paths = Vec::new();
+    for expression in template.split("{{").filter_map(|rest| Some(rest.split_once("}}")?.0)) {
+        let path = expression.trim().strip_prefix("doc.").filter(|path| is_path(path));
+        paths.extend(path.filter(|path| !paths.contains(path)));
+    }
+    let guard = |path| format!("{{% if doc.{path} == blank %}}{{{{ doc.no_such_field }}}}{{% endif %}}");
+    paths.into_iter().map(guard).collect()
 }
 
 #[cfg(test)]
@@ -278,10 +313,37 @@ mod tests {
 
     #[test]
     fn takes_fields_and_templates() {
-        let guarded = "{% if doc.a.b[0] == blank %}{{ doc.no_such_field }}{% endif %}{{doc.a.b[0]}}";
-        assert_eq!(picture_template("a.b[0]").unwrap(), guarded);
-        assert_eq!(picture_template("http://x/{{doc.f}}").unwrap(), "http://x/{{doc.f}}");
-        for bad in ["", "my field", "{doc.poster}", "a}}", "0"] {
+        let guard =
+            |path: &str| format!("{{% if doc.{path} == blank %}}{{{{ doc.no_such_field }}}}{{% endif %}}");
+        let [field, f, v] = ["a.b[0]", "f", "v"].map(guard);
+        assert_eq!(picture_template("a.b[0]").unwrap(), format!("{field}{{{{doc.a.b[0]}}}}"));
+        for (template, guards) in [
+            ("http://x/{{doc.f}}", f.clone()),
+            ("http://x/{{ doc.f }}?v={{doc.v}}&again={{doc.f}}", f + &v),
+            // Whoever writes filters or tags decides about what is null, too.
+            ("http://x/{{doc.f | default: 'none.png'}}", String::new()),
+            ("{% if doc.f %}{{doc.f}}{% else %}http://x/{{doc.v}}{% endif %}", String::new()),
+        ] {
+            assert_eq!(picture_template(template).unwrap(), format!("{guards}{template}"));
+        }
+        for bad in [
+            "",
+            "my field",
+            "{doc.poster}",
+            "a}}",
+            "0",
+            "doc.image",
+            "a..b",
+            "a.",
+            ".a",
+            "a.0",
+            "images[front]",
+            "a[0",
+            "a[]",
+            "a[0]b",
+            "{{image}}",
+            "http://x/{{image}}",
+        ] {
             assert!(picture_template(bad).is_err(), "{bad}");
         }
     }

@@ -19,7 +19,7 @@ use super::{
     CliError, ConfigArgs,
     args::{AddressError, FOR_A_CERTIFICATE, KeyArgs, KeyError, TrustArgs, TrustError, address, endpoint},
     check::{is_no_route, message},
-    meilisearch::{Embedder, index_settings, picture_template},
+    meilisearch::{Embedder, index_settings, names_field, picture_template},
 };
 use crate::{
     config::{Config, HubConfig, ModelConfig, ModelParts, ModelSource},
@@ -52,10 +52,12 @@ pub struct SettingsArgs {
     /// Where Meilisearch reaches Sidelens, such as http://127.0.0.1:7800.
     #[arg(long, value_parser = address)]
     url: Url,
-    /// The field of a document with its picture's URL, such as poster, or a Liquid template of it.
+    /// The field of a document with its picture's URL, such as poster, or a Liquid template of it. A document without it
+    /// has no vector, nor has one where a field that the template names plainly is null or empty.
     #[arg(long, value_name = "FIELD|TEMPLATE")]
     image_field: Option<String>,
-    /// A Liquid template of a document's text, such as "{{doc.title}}. {{doc.overview}}".
+    /// A Liquid template of a document's text, such as "{{doc.title}}. {{doc.overview}}". Beside pictures, a document that
+    /// lacks one of these fields has no vector; write those as {% if doc.overview %}{{doc.overview}}{% endif %}.
     #[arg(long, value_name = "TEMPLATE")]
     text_template: Option<String>,
     /// Take the fragments out of an embedder that had pictures and is to have texts alone. Not for every day: each time,
@@ -138,9 +140,7 @@ pub(super) fn run(args: &SettingsArgs) -> Result<(), CliError> {
     let endpoint = endpoint(&args.url, ROUTE).map_err(SettingsError::Address)?;
     let route = route(endpoint.path()).filter(|(_, route)| Meilisearch.routes().contains(route));
     let Some((above, _)) = route else { return Err(SettingsError::Route(endpoint.path().into()).into()) };
-    if let Some(template) =
-        args.text_template.as_ref().filter(|t| !t.contains("doc.") && !t.contains("fields"))
-    {
+    if let Some(template) = args.text_template.as_ref().filter(|template| !names_field(template)) {
         return Err(SettingsError::TextTemplate(template.clone()).into());
     }
     let picture = args.image_field.as_deref().map(picture_template).transpose();
