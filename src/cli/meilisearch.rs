@@ -30,6 +30,11 @@
 //! fragment off, and without it `q` beside `media` would match two fragments and be refused. With
 //! `media`, `q` still drives the keyword half of a hybrid search.
 //!
+//! **What a fragment is for** stands in it, as `input_type`: documents and searches get the model's own prompt, where it
+//! has any, and a search by a broken picture is an error: by the placeholder vector it would find what is broken first.
+//! Pictures alone have no prompt, so their fragment says nothing, and says the same as it always did: Meilisearch computes
+//! anew where it changes, but not for the fragments of searches.
+//!
 //! **An embedder of this name that is there already** is merged with: Meilisearch keeps what a `PATCH` does
 //! not name, and fragments it merges by their names. So a document's fragment has one name, with a text and
 //! without; of two names both would live, and every document have two vectors. Fragments push
@@ -58,6 +63,8 @@ pub(super) struct Embedder<'a> {
     pub model: &'a str,
     /// Components of a vector.
     pub dimensions: usize,
+    /// Whether the model can be searched in words.
+    pub has_texts: bool,
     /// A Liquid template of each document's picture address; see [`picture_template`].
     pub picture: Option<&'a str>,
     /// A Liquid template of each document's text.
@@ -92,10 +99,12 @@ pub(super) fn index_settings(embedder: &Embedder) -> Value {
             }
         }
         Some(picture) => {
-            let text = embedder.text.map(text_part);
-            let parts = text.into_iter().chain([picture_part(picture)]).collect();
-            settings["indexingFragments"] = json!({INDEXING_FRAGMENT: {"value": fragment(parts)}});
-            settings["searchFragments"] = search_fragments();
+            let document = match embedder.text {
+                None => fragment(vec![picture_part(picture)]),
+                Some(text) => fragment_for("document", vec![text_part(text), picture_part(picture)]),
+            };
+            settings["indexingFragments"] = json!({INDEXING_FRAGMENT: {"value": document}});
+            settings["searchFragments"] = search_fragments(embedder.has_texts);
             settings["request"] = fragments_request(embedder.model, "{{fragment}}".into());
         }
     }
@@ -107,18 +116,23 @@ pub(super) fn fragments_request(model: &str, fragment: Value) -> Value {
     json!({"model": model, "inputs": [fragment, "{{..}}"]})
 }
 
-fn search_fragments() -> Value {
+fn search_fragments(has_texts: bool) -> Value {
     let text = text_part("{% if media %}{{ media.no_such_field }}{% endif %}{{q}}");
     let image = json!({
         "type": "image_base64",
         "image_base64": "data:{{media.image.mime}};base64,{{media.image.data}}",
     });
     let url = picture_part("{% if media.image %}{{ media.no_such_field }}{% endif %}{{media.url}}");
-    json!({
-        "text": {"value": fragment(vec![text])},
-        "image": {"value": fragment(vec![image])},
-        "url": {"value": fragment(vec![url])},
-    })
+    [("text", text), ("image", image), ("url", url)]
+        .into_iter()
+        .filter(|(name, _)| has_texts || *name != "text")
+        .map(|(name, part)| (name.to_owned(), json!({"value": fragment_for("query", vec![part])})))
+        .collect()
+}
+
+/// An item of a request that says what it is for.
+fn fragment_for(input_type: &str, parts: Vec<Value>) -> Value {
+    json!({"input_type": input_type, "content": parts})
 }
 
 /// An item of a request, from its parts.
@@ -202,6 +216,7 @@ mod tests {
         api_key: Some("secret"),
         model: "sidelens-demo",
         dimensions: 128,
+        has_texts: true,
         picture: None,
         text: None,
         drop_fragments: false,
@@ -276,7 +291,7 @@ mod tests {
         let settings = settings(Some("{{doc.poster}}"), Some("{{doc.title}}"));
         assert_eq!(
             settings["embedders"]["sidelens"]["indexingFragments"],
-            json!({"document": {"value": {"content": [
+            json!({"document": {"value": {"input_type": "document", "content": [
                 {"type": "text", "text": "{{doc.title}}"},
                 {"type": "image_url", "image_url": "{{doc.poster}}"},
             ]}}})

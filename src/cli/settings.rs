@@ -24,6 +24,7 @@ use super::{
 use crate::{
     config::{Config, HubConfig, ModelConfig, ModelParts, ModelSource},
     dialect::{DIALECTS, Dialect, Meilisearch},
+    domain::Modality,
     hub,
     load::Failure,
 };
@@ -106,6 +107,16 @@ pub enum SettingsError {
         "`--text-template` is `{0}`, which names no field of the document; write it as {{{{doc.title}}}}"
     )]
     TextTemplate(String),
+    /// Every task would fail.
+    #[error("model `{model}` has no {tower} tower, so leave out `{flag}`, or serve another model")]
+    NoTower {
+        /// The model's name.
+        model: String,
+        /// `text` or `image`.
+        tower: &'static str,
+        /// What asks for it.
+        flag: &'static str,
+    },
     /// Nobody knows the model's dimensions.
     #[error("{info} does not tell its model: {reason}; {next}")]
     Service {
@@ -133,6 +144,13 @@ pub enum SettingsError {
 struct ModelFacts {
     model: String,
     dimensions: usize,
+    modalities: Vec<String>,
+}
+
+impl ModelFacts {
+    fn has(&self, modality: Modality) -> bool {
+        self.modalities.iter().any(|name| name == modality.as_str())
+    }
 }
 
 /// Prints the settings.
@@ -178,12 +196,23 @@ pub(super) fn run(args: &SettingsArgs) -> Result<(), CliError> {
         }
         Err(failure) => return Err(SettingsError::of(&info, &failure).into()),
     };
+    let asked = [
+        (Modality::Image, "--image-field", args.image_field.is_some()),
+        (Modality::Text, "--text-template", args.text_template.is_some()),
+    ];
+    for (modality, flag, is_given) in asked {
+        if is_given && !facts.has(modality) {
+            let (model, tower) = (facts.model, modality.as_str());
+            return Err(SettingsError::NoTower { model, tower, flag }.into());
+        }
+    }
     let settings = index_settings(&Embedder {
         name: &args.embedder,
         url: endpoint.as_str(),
         api_key: key.as_deref(),
         model: &facts.model,
         dimensions: facts.dimensions,
+        has_texts: facts.has(Modality::Text),
         picture: picture.as_deref(),
         text: args.text_template.as_deref(),
         drop_fragments: args.drop_fragments,
@@ -281,7 +310,8 @@ fn read(model: &ModelConfig, hub: &HubConfig) -> Result<ModelFacts, String> {
     };
     let model = model.clone().located(downloaded).map_err(|error| error.to_string())?;
     let spec = crate::model::spec(&model).map_err(|error| error.to_string())?;
-    Ok(ModelFacts { model: model.name.unwrap_or(spec.name), dimensions: spec.dimensions })
+    let modalities = spec.modalities().into_iter().map(|modality| modality.as_str().to_owned()).collect();
+    Ok(ModelFacts { model: model.name.unwrap_or(spec.name), dimensions: spec.dimensions, modalities })
 }
 
 /// What Meilisearch must be started with to reach the endpoint.

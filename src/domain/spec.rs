@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::InputType;
+use super::{InputType, Modality};
 
 /// What the rest of the house needs to know of a loaded model.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +19,14 @@ pub struct ModelSpec {
     pub text: Option<TextSpec>,
     /// Which of its states each tower gives.
     pub pooling: Poolings,
+}
+
+impl ModelSpec {
+    /// What it has a tower for.
+    pub fn modalities(&self) -> Vec<Modality> {
+        let towers = [(Modality::Text, self.text.is_some()), (Modality::Image, self.image.is_some())];
+        towers.into_iter().filter_map(|(modality, is_there)| is_there.then_some(modality)).collect()
+    }
 }
 
 /// How each tower's token states become one vector; `None` for a tower that is not there.

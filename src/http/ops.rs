@@ -81,8 +81,7 @@ async fn metrics(state: web::Data<HttpState>) -> HttpResponse {
 }
 
 fn modalities(spec: &ModelSpec) -> Vec<&'static str> {
-    let towers = [(Modality::Text, spec.text.is_some()), (Modality::Image, spec.image.is_some())];
-    towers.into_iter().filter(|(_, is_there)| *is_there).map(|(modality, _)| modality.as_str()).collect()
+    spec.modalities().into_iter().map(Modality::as_str).collect()
 }
 
 fn describe(state: &HttpState, embedder: &Embedder) -> Value {

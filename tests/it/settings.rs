@@ -96,6 +96,35 @@ async fn takes_fragments_out_when_asked() {
 }
 
 #[tokio::test]
+async fn prints_nothing_that_the_model_cannot_do() {
+    let models =
+        [("pictures", false, true), ("texts", true, false)].map(|(name, has_texts, has_pictures)| {
+            let mut model = stub_model(STUB_DIMENSIONS);
+            model.spec.name = name.into();
+            model.spec.text = model.spec.text.filter(|_| has_texts);
+            model.spec.image = model.spec.image.filter(|_| has_pictures);
+            model
+        });
+    let app = TestApp::spawn_many(models.into(), |config: &mut Config| {
+        let entry = ModelEntry { source: Some(ModelSource::Demo), ..ModelEntry::default() };
+        config.models = vec![entry; 2];
+    })
+    .await;
+    let message = refused(&app.url("/models/texts/embed"), &[]).await;
+    assert!(message.contains("`texts` has no image tower") && message.contains("--image-field"), "{message}");
+    let pictures = app.url("/models/pictures/embed");
+    let message = refused(&pictures, &["--text-template", "{{doc.title}}"]).await;
+    assert!(
+        message.contains("`pictures` has no text tower") && message.contains("--text-template"),
+        "{message}"
+    );
+
+    let (settings, _) = settings(&["--url", &pictures, "--image-field", "poster"]).await;
+    let searches = settings["embedders"]["sidelens"]["searchFragments"].as_object().expect("fragments");
+    assert_eq!(Vec::from_iter(searches.keys()), ["image", "url"]);
+}
+
+#[tokio::test]
 async fn asks_for_the_model_in_the_path_by_every_route() {
     let mut other = stub_model(STUB_DIMENSIONS + 1);
     other.spec.name = "org/texts".into();
