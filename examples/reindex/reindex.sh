@@ -60,7 +60,9 @@ meili PATCH "/indexes/$staging/settings" @- <<<"$settings" | finished
 echo "3. its documents" >&2
 total=$(meili GET "/indexes/$INDEX/stats" | jq .numberOfDocuments)
 for ((offset = 0; offset < total; offset += page)); do
-  meili POST "/indexes/$INDEX/documents/fetch" "{\"offset\": $offset, \"limit\": $page}" | jq .results |
+  # Cut out of the answer as they are: jq before 1.7 reads numbers as doubles, and ids above 2^53 would become others.
+  meili POST "/indexes/$INDEX/documents/fetch" "{\"offset\": $offset, \"limit\": $page}" |
+    LC_ALL=C sed -E 's/^\{"results"://; s/,"offset":[0-9]+,"limit":[0-9]+,"total":[0-9]+\}$//' |
     meili POST "/indexes/$staging/documents" @- | finished
   echo "   $((offset + page < total ? offset + page : total)) of $total" >&2
 done
