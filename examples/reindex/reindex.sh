@@ -8,7 +8,7 @@
 #   EMBEDDER_SETTINGS file with what `sidelens settings` prints, `-` for standard input; empty: the settings as they are
 #   EMBEDDER_KEY      the key that Meilisearch sends to Sidelens, if there is one and EMBEDDER_SETTINGS has none: Meilisearch
 #                     never tells it again
-#   MAY_LACK          documents that may be without a vector (pictures that are gone), 0 unless given
+#   MAY_LACK          documents that may be without a vector of an embedder (pictures that are gone), 0 unless given
 #   PAGE              documents copied at once, 1000 unless given
 set -euo pipefail
 
@@ -75,6 +75,20 @@ jq -e --argjson total "$total" --argjson lack "${MAY_LACK:-0}" '
   echo "nothing was swapped" >&2
   exit 1
 }
+# These numbers count a document that has a vector of any embedder. Of one alone Meilisearch tells with its experimental
+# `multimodal`, which pictures have it switched on for.
+meili GET "/indexes/$staging/settings/embedders" | jq -c 'keys[]' | while read -r embedder; do
+  lack=$(meili POST "/indexes/$staging/documents/fetch" \
+    "$(jq -n --arg filter "NOT _vectors.$embedder EXISTS" '{limit: 0, filter: $filter}')") || {
+    [ "$(jq -r .code <<<"$lack")" != feature_not_enabled ] || break
+    echo "$lack" >&2
+    exit 1
+  }
+  jq -e --argjson lack "${MAY_LACK:-0}" '.total | numbers <= $lack' <<<"$lack" >/dev/null || {
+    echo "$(jq .total <<<"$lack") documents have no vector of the embedder $embedder; nothing was swapped" >&2
+    exit 1
+  }
+done
 
 echo "5. the swap" >&2
 meili POST /swap-indexes "[{\"indexes\": [\"$INDEX\", \"$staging\"]}]" | finished
