@@ -122,6 +122,19 @@ impl Meilisearch {
         settings["searchCutoffMs"] = 20_000.into();
         self.task(Method::PATCH, &format!("/indexes/{index}/settings"), Some(settings)).await
     }
+
+    /// Runs `examples/reindex/reindex.sh`; returns its exit code and what it said.
+    async fn reindex(&self, index: &str, more: &[(&str, &str)]) -> (Option<i32>, String) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/reindex/reindex.sh");
+        let mut command = Command::new("bash");
+        command.arg(script).env("MEILISEARCH", &self.url).env("INDEX", index).envs(more.iter().copied());
+        if let Some(key) = &self.key {
+            command.env("MEILI_KEY", key);
+        }
+        let output =
+            tokio::task::spawn_blocking(move || command.output()).await.expect("joined").expect("bash runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
 }
 
 fn start(program: &str) -> (String, Own) {
@@ -195,6 +208,7 @@ async fn meilisearch_finds_pictures_through_sidelens() {
     finds_pictures(&meilisearch, &service, &documents).await;
     finds_texts_and_fused(&meilisearch, &service, &documents).await;
     one_embedder_changes(&meilisearch, &service, &documents).await;
+    an_index_is_built_anew(&meilisearch, &service, &documents).await;
     one_broken_picture_fails_the_task(&meilisearch, &service, &host).await;
     drop(service);
     let service = started("placeholder").await;
@@ -348,4 +362,54 @@ async fn one_broken_picture_ranks_last(
         assert_eq!(hits.len(), documents.len());
         assert_eq!(hits.last(), Some(&broken), "{query}");
     }
+
+    // By a picture that is broken itself: the placeholder would find that document first.
+    let media = json!({"url": host.url("gone.jpg")});
+    let path = format!("/indexes/{index}/search");
+    let query = everything(json!({ "media": media }));
+    let (status, body) = meilisearch.call(Method::POST, &path, Some(query)).await;
+    assert!(status == 400 && body["message"].to_string().contains("not_found"), "{status}: {body}");
+    let hybrid = json!({"embedder": "demo", "semanticRatio": 0.5});
+    let query = json!({"q": documents[41]["title"], "media": media, "hybrid": hybrid});
+    let (status, body) = meilisearch.call(Method::POST, &path, Some(query)).await;
+    assert_eq!(
+        (status, &body["semanticHitCount"], &body["hits"][0]["id"]),
+        (200, &json!(0), &json!(42)),
+        "{body}"
+    );
+}
+
+/// `examples/reindex/reindex.sh`, with ids that are no longer exact as floating point.
+async fn an_index_is_built_anew(meilisearch: &Meilisearch, service: &Running, documents: &[Value]) {
+    let index = "sidelens-e2e-anew";
+    let ids = [1_234_567_890_123_456_789_u64, 8_234_567_890_123_456_789];
+    let some = ids.map(|id| json!({"id": id, "title": "a red house", "image": documents[0]["image"]}));
+    meilisearch.index(index, service, &["--image-field", "image"]).await;
+    meilisearch.succeed(Method::POST, &format!("/indexes/{index}/documents"), json!(some)).await;
+    let staging = format!("/indexes/{index}_staging");
+    let here = async || {
+        let (_, found) = meilisearch.call(Method::GET, &format!("/indexes/{index}/documents"), None).await;
+        let ids = found["results"].as_array().expect("documents").iter().map(|found| found["id"].as_u64());
+        ids.map(|id| id.expect("an id")).collect::<Vec<_>>()
+    };
+    let (code, said) = meilisearch.reindex(index, &[]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(here().await, ids);
+    meilisearch.task(Method::DELETE, &staging, None).await;
+
+    // An embedder that gives nobody a vector, beside one that does.
+    let lacking = json!({"embedders": {"lacking": {
+        "source": "rest", "url": service.url.clone() + "/embed", "dimensions": 128,
+        "indexingFragments": {"document": {"value": {"image": "{{doc.no_such_field}}"}}},
+        "searchFragments": {"text": {"value": {"text": "{{q}}"}}},
+        "request": {"inputs": ["{{fragment}}", "{{..}}"]},
+        "response": {"data": [{"embedding": "{{embedding}}"}, "{{..}}"]},
+    }}});
+    meilisearch.succeed(Method::PATCH, &format!("/indexes/{index}/settings"), lacking).await;
+    let (code, said) = meilisearch.reindex(index, &[]).await;
+    assert!(code == Some(1) && said.contains("2 documents") && said.contains("\"lacking\""), "{said}");
+    let (code, said) = meilisearch.reindex(index, &[("MAY_LACK", "2")]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(here().await, ids);
+    meilisearch.task(Method::DELETE, &staging, None).await;
 }
