@@ -3,11 +3,11 @@
 //! A class of transformers takes the vocabulary from `tokenizer.json` and some steps from
 //! `tokenizer_config.json`, or its own defaults, whatever the first says of them.
 //!
-//! Source: transformers 5.23.0, `models/auto/tokenization_auto.py`, `tokenization_utils_tokenizers.py`,
-//! `models/bert/tokenization_bert.py` and `models/roberta/tokenization_roberta.py`.
+//! Source: transformers 5.23.0, `models/auto/tokenization_auto.py`, `tokenization_utils_tokenizers.py`, and
+//! `models/{bert,roberta,xlm_roberta,camembert,clip}/tokenization_*.py`.
 
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use super::{
     ConfigJson, Family, ModelError, ModelFiles,
@@ -39,9 +39,13 @@ enum Kind {
     Bert,
     /// RoBERTa's.
     Roberta,
-    /// It splits words by rules which only Python code knows.
+    /// XLM-RoBERTa's, and CamemBERT's, which does the same.
+    XlmRoberta,
+    /// CLIP's.
+    Clip,
+    /// It does what no `tokenizer.json` of a model that is served says.
     Python,
-    /// It leaves `tokenizer.json` as it is.
+    /// It leaves `tokenizer.json` as it is, or nothing is known of it.
     Other,
 }
 
@@ -62,6 +66,9 @@ impl Class {
             (None, None) => match config.model_type() {
                 "bert" | "distilbert" => ("BertTokenizer", CONFIG),
                 "roberta" => ("RobertaTokenizer", CONFIG),
+                "xlm-roberta" => ("XLMRobertaTokenizer", CONFIG),
+                "camembert" => ("CamembertTokenizer", CONFIG),
+                "clip" => ("CLIPTokenizer", CONFIG),
                 _ => ("", CONFIG),
             },
         };
@@ -79,7 +86,14 @@ impl Class {
             | "MobileBertTokenizer"
             | "SqueezeBertTokenizer" => Kind::Bert,
             "RobertaTokenizer" => Kind::Roberta,
-            "BertJapaneseTokenizer" | "BertweetTokenizer" | "PhobertTokenizer" => Kind::Python,
+            "XLMRobertaTokenizer" | "CamembertTokenizer" => Kind::XlmRoberta,
+            "CLIPTokenizer" => Kind::Clip,
+            // The last two put special tokens of their own around a text.
+            "BertJapaneseTokenizer"
+            | "BertweetTokenizer"
+            | "PhobertTokenizer"
+            | "FunnelTokenizer"
+            | "MPNetTokenizer" => Kind::Python,
             _ => Kind::Other,
         }
     }
@@ -136,17 +150,13 @@ fn word_piece(files: &ModelFiles, settings: &TokenizerConfig) -> Result<Tokenize
     })
 }
 
-/// `tokenizer.json`, with the steps that the Python class puts in the place of its own.
+/// `tokenizer.json`, with what the Python class puts in the place of its parts.
 fn json(files: &ModelFiles, settings: &TokenizerConfig) -> Result<TokenizerFile, ModelError> {
     #[derive(Deserialize)]
     struct File {
         #[serde(default)]
         added_tokens: Vec<Added>,
         truncation: Option<Truncation>,
-        #[serde(default)]
-        normalizer: Value,
-        #[serde(default)]
-        pre_tokenizer: Value,
         #[serde(default)]
         model: Model,
     }
@@ -173,13 +183,14 @@ fn json(files: &ModelFiles, settings: &TokenizerConfig) -> Result<TokenizerFile,
     let added: Vec<&str> = file.added_tokens.iter().map(|token| token.content.as_str()).collect();
     check_added(settings, JSON, &added)?;
     let class = Class::read(files, settings)?;
-    let (kind, steps) = match class.kind() {
-        Kind::Bert => ("WordPiece", bert_steps(settings)),
-        Kind::Roberta => ("BPE", roberta_steps(settings)),
+    let (kind, rebuild): (_, Rebuild) = match class.kind() {
+        Kind::Bert => ("WordPiece", Parts::as_bert),
+        Kind::Roberta => ("BPE", Parts::as_roberta),
+        Kind::XlmRoberta => ("Unigram", Parts::as_xlm_roberta),
+        Kind::Clip => ("BPE", Parts::as_clip),
         Kind::Python => {
             return Err(class.unsupported(
-                "that class splits words by rules which no tokenizer.json has; take a model with another \
-                 tokenizer",
+                "that class does what no tokenizer.json of this model says; take a model with another tokenizer",
             ));
         }
         Kind::Other => return Ok(TokenizerFile::Json(bytes)),
@@ -193,35 +204,116 @@ fn json(files: &ModelFiles, settings: &TokenizerConfig) -> Result<TokenizerFile,
                        PreTrainedTokenizerFast",
         });
     }
-    if steps == [file.normalizer, file.pre_tokenizer] {
-        return Ok(TokenizerFile::Json(bytes));
+    let mut parts: Parts = serde_json::from_slice(&bytes).map_err(malformed)?;
+    rebuild(&mut parts, settings)?;
+    Ok(TokenizerFile::Json(serde_json::to_vec(&parts).map_err(malformed)?))
+}
+
+/// Puts in what a class has of its own.
+type Rebuild = fn(&mut Parts, &TokenizerConfig) -> Result<(), ModelError>;
+
+/// `tokenizer.json` by what a Python class has of its own.
+#[derive(Deserialize, Serialize)]
+struct Parts {
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    post_processor: Value,
+    #[serde(default)]
+    model: Map<String, Value>,
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+impl Parts {
+    fn as_bert(&mut self, settings: &TokenizerConfig) -> Result<(), ModelError> {
+        self.normalizer = json!({
+            "type": "BertNormalizer",
+            "clean_text": true,
+            "handle_chinese_chars": settings.tokenize_chinese_chars.unwrap_or(true),
+            "strip_accents": settings.strip_accents,
+            "lowercase": settings.do_lower_case.unwrap_or(true),
+        });
+        self.pre_tokenizer = json!({"type": "BertPreTokenizer"});
+        self.model.insert("max_input_chars_per_word".into(), 100.into());
+        self.frame(settings.cls_token().unwrap_or("[CLS]"), settings.sep_token().unwrap_or("[SEP]"))
     }
-    let mut json: Value = serde_json::from_slice(&bytes).map_err(malformed)?;
-    [json["normalizer"], json["pre_tokenizer"]] = steps;
-    Ok(TokenizerFile::Json(json.to_string().into_bytes()))
+
+    fn as_roberta(&mut self, settings: &TokenizerConfig) -> Result<(), ModelError> {
+        self.normalizer = Value::Null;
+        self.pre_tokenizer = byte_level(settings.add_prefix_space.unwrap_or(false));
+        self.frame(settings.cls_token().unwrap_or("<s>"), settings.sep_token().unwrap_or("</s>"))
+    }
+
+    /// Of the normalizer it has the table of SentencePiece alone: what a newer `tokenizer.json` does to spaces there,
+    /// its pre-tokenizer does.
+    fn as_xlm_roberta(&mut self, settings: &TokenizerConfig) -> Result<(), ModelError> {
+        let steps = match self.normalizer.take() {
+            Value::Object(mut all) if all.get("type").is_some_and(|step| step == "Sequence") => {
+                all.remove("normalizers").and_then(|steps| serde_json::from_value(steps).ok())
+            }
+            step => Some(vec![step]),
+        };
+        let mut steps = steps.unwrap_or_default().into_iter();
+        self.normalizer = steps.find(|step: &Value| step["type"] == "Precompiled").unwrap_or_default();
+        let prepend_scheme = if settings.add_prefix_space.unwrap_or(true) { "always" } else { "never" };
+        self.pre_tokenizer = json!({"type": "Sequence", "pretokenizers": [
+            {"type": "WhitespaceSplit"},
+            {"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": prepend_scheme, "split": true},
+        ]});
+        self.frame(settings.bos_token().unwrap_or("<s>"), settings.eos_token().unwrap_or("</s>"))
+    }
+
+    fn as_clip(&mut self, settings: &TokenizerConfig) -> Result<(), ModelError> {
+        self.normalizer = json!({"type": "Sequence", "normalizers": [
+            {"type": "NFC"},
+            {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+            {"type": "Lowercase"},
+        ]});
+        let word =
+            r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+        self.pre_tokenizer = json!({"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": word}, "behavior": "Removed", "invert": true},
+            byte_level(false),
+        ]});
+        let (start, end) = (settings.bos_token(), settings.eos_token());
+        self.frame(start.unwrap_or("<|startoftext|>"), end.unwrap_or("<|endoftext|>"))
+    }
+
+    /// Puts a token before each text and one behind it.
+    fn frame(&mut self, first: &str, last: &str) -> Result<(), ModelError> {
+        let [first, last] = [first, last].map(|token| self.id_of(token).map(|id| json!([token, id])));
+        // Of one text it makes what the other processors do.
+        self.post_processor = json!({
+            "type": "RobertaProcessing", "cls": first?, "sep": last?, "trim_offsets": true, "add_prefix_space": false,
+        });
+        Ok(())
+    }
+
+    fn id_of(&self, token: &str) -> Result<u64, ModelError> {
+        let in_vocabulary = match self.model.get("vocab") {
+            Some(Value::Array(pieces)) => {
+                pieces.iter().position(|piece| piece[0] == token).map(|position| position as u64)
+            }
+            ids => ids.and_then(|ids| ids[token].as_u64()),
+        };
+        let added = || {
+            let mut added = self.others.get("added_tokens")?.as_array()?.iter();
+            added.find(|added| added["content"] == token)?["id"].as_u64()
+        };
+        in_vocabulary.or_else(added).ok_or_else(|| ModelError::Unsupported {
+            file: JSON.into(),
+            key: "model.vocab",
+            found: format!("without `{token}`"),
+            expected: "its Python class puts that token at an end of each text; save the tokenizer again with transformers",
+        })
+    }
 }
 
-/// The normalizer and the pre-tokenizer of BERT's class.
-fn bert_steps(settings: &TokenizerConfig) -> [Value; 2] {
-    let normalizer = json!({
-        "type": "BertNormalizer",
-        "clean_text": true,
-        "handle_chinese_chars": settings.tokenize_chinese_chars.unwrap_or(true),
-        "strip_accents": settings.strip_accents,
-        "lowercase": settings.do_lower_case.unwrap_or(true),
-    });
-    [normalizer, json!({"type": "BertPreTokenizer"})]
-}
-
-/// The same of RoBERTa's.
-fn roberta_steps(settings: &TokenizerConfig) -> [Value; 2] {
-    let pre_tokenizer = json!({
-        "type": "ByteLevel",
-        "add_prefix_space": settings.add_prefix_space.unwrap_or(false),
-        "trim_offsets": true,
-        "use_regex": true,
-    });
-    [Value::Null, pre_tokenizer]
+fn byte_level(add_prefix_space: bool) -> Value {
+    json!({"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": true, "use_regex": true})
 }
 
 /// Refuses tokens that the Python class would add to those of `file`.
@@ -326,29 +418,35 @@ mod tests {
         assert!(message.contains("BertJapaneseTokenizer"), "{message}");
     }
 
-    /// The steps of the tokenizer that comes out of `tokenizer.json`.
-    fn steps(model_type: &str, settings: &str, json: &str) -> [Value; 2] {
-        let Ok(TokenizerFile::Json(bytes)) = text(model_type, settings, (JSON, json)) else {
-            panic!("{settings} and {json}");
-        };
-        let json: Value = serde_json::from_slice(&bytes).unwrap();
-        assert_eq!(json["model"]["vocab"]["a"], 7, "all else stays");
-        [json["normalizer"].clone(), json["pre_tokenizer"].clone()]
+    /// What comes out of `tokenizer.json`.
+    fn rebuilt(model_type: &str, settings: &str, json: &str) -> Value {
+        let found = text(model_type, settings, (JSON, json));
+        let Ok(TokenizerFile::Json(bytes)) = found else { panic!("{settings} and {json}: {found:?}") };
+        serde_json::from_slice(&bytes).unwrap()
     }
 
     #[test]
     fn the_class_of_bert_has_its_own_settings() {
         let json = r#"{"normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
                 "strip_accents": null, "lowercase": false}, "pre_tokenizer": {"type": "BertPreTokenizer"},
-            "model": {"type": "WordPiece", "vocab": {"a": 7}}}"#;
+            "version": "1.0", "model": {"type": "WordPiece", "max_input_chars_per_word": 9,
+                "vocab": {"a": 7, "[CLS]": 8, "[SEP]": 9, "<s>": 5}}}"#;
         let check = |model_type, settings, lowercase: bool, accents: Value, chinese: bool| {
-            let [normalizer, pre_tokenizer] = steps(model_type, settings, json);
-            assert_eq!(normalizer["lowercase"], lowercase, "{settings}");
-            assert_eq!(normalizer["strip_accents"], accents, "{settings}");
-            assert_eq!(normalizer["handle_chinese_chars"], chinese, "{settings}");
-            assert_eq!(pre_tokenizer["type"], "BertPreTokenizer");
+            let json = rebuilt(model_type, settings, json);
+            assert_eq!(json["normalizer"]["lowercase"], lowercase, "{settings}");
+            assert_eq!(json["normalizer"]["strip_accents"], accents, "{settings}");
+            assert_eq!(json["normalizer"]["handle_chinese_chars"], chinese, "{settings}");
+            assert_eq!(json["pre_tokenizer"]["type"], "BertPreTokenizer");
+            assert_eq!(
+                (&json["version"], &json["model"]["vocab"]["a"]),
+                (&"1.0".into(), &7.into()),
+                "all else stays"
+            );
+            json
         };
-        check("bert", r#"{"tokenizer_class": "BertTokenizer"}"#, true, Value::Null, true);
+        let json = check("bert", r#"{"tokenizer_class": "BertTokenizer"}"#, true, Value::Null, true);
+        assert_eq!(json["model"]["max_input_chars_per_word"], 100);
+        assert_eq!(json["post_processor"]["cls"], json!(["[CLS]", 8]));
         check("distilbert", "{}", true, Value::Null, true);
         check("roberta", r#"{"tokenizer_class": "BertTokenizerFast"}"#, true, Value::Null, true);
         check(
@@ -358,35 +456,98 @@ mod tests {
             false.into(),
             false,
         );
-        check("bert", r#"{"do_lower_case": false}"#, false, Value::Null, true);
-        check("bert", r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#, false, Value::Null, true);
+        let json = check("bert", r#"{"do_lower_case": false, "cls_token": "<s>"}"#, false, Value::Null, true);
+        assert_eq!(json["post_processor"]["cls"], json!(["<s>", 5]));
+        let json =
+            check("bert", r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#, false, Value::Null, true);
+        assert_eq!(
+            (&json["model"]["max_input_chars_per_word"], &json["post_processor"]),
+            (&9.into(), &Value::Null)
+        );
     }
 
     #[test]
     fn the_class_of_roberta_says_whether_a_space_comes_first() {
         let json = r#"{"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true,
-            "use_regex": true}, "model": {"type": "BPE", "vocab": {"a": 7}}}"#;
+            "use_regex": true}, "model": {"type": "BPE", "vocab": {"<s>": 0, "</s>": 2}}}"#;
         for (settings, space) in [
             ("{}", false),
             (r#"{"tokenizer_class": "RobertaTokenizer", "add_prefix_space": false}"#, false),
             (r#"{"tokenizer_class": "RobertaTokenizerFast", "add_prefix_space": true}"#, true),
             (r#"{"tokenizer_class": "TokenizersBackend", "add_prefix_space": false}"#, true),
         ] {
-            assert_eq!(steps("roberta", settings, json)[1]["add_prefix_space"], space, "{settings}");
+            let json = rebuilt("roberta", settings, json);
+            assert_eq!(json["pre_tokenizer"]["add_prefix_space"], space, "{settings}");
         }
-        assert!(steps("xlm-roberta", "{}", json)[1]["add_prefix_space"] == true);
+    }
+
+    #[test]
+    fn the_class_of_xlm_roberta_splits_at_white_space_itself() {
+        let table = json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"});
+        let json = |normalizer: Value| {
+            json!({"normalizer": normalizer, "pre_tokenizer": {"type": "Metaspace", "replacement": "\u{2581}",
+                "prepend_scheme": "always", "split": true}, "added_tokens": [{"id": 4, "content": "</s>"}],
+                "model": {"type": "Unigram", "vocab": [["<pad>", 0.0], ["<s>", 0.0], ["a", -1.5]]}})
+            .to_string()
+        };
+        let spaces = json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "});
+        let newer = json(json!({"type": "Sequence", "normalizers": [table, spaces]}));
+        for (model_type, settings, prepended) in [
+            ("xlm-roberta", "{}", "always"),
+            ("camembert", "{}", "always"),
+            ("bert", r#"{"tokenizer_class": "XLMRobertaTokenizerFast"}"#, "always"),
+            (
+                "xlm-roberta",
+                r#"{"tokenizer_class": "CamembertTokenizer", "add_prefix_space": false}"#,
+                "never",
+            ),
+        ] {
+            let json = rebuilt(model_type, settings, &newer);
+            assert_eq!(json["normalizer"], table, "{settings}");
+            let steps = &json["pre_tokenizer"]["pretokenizers"];
+            assert_eq!(
+                (&steps[0]["type"], &steps[1]["type"]),
+                (&"WhitespaceSplit".into(), &"Metaspace".into())
+            );
+            assert_eq!(steps[1]["prepend_scheme"], prepended, "{settings}");
+            let frame = &json["post_processor"];
+            assert_eq!((&frame["cls"], &frame["sep"]), (&json!(["<s>", 1]), &json!(["</s>", 4])));
+        }
+        assert_eq!(rebuilt("xlm-roberta", "{}", &json(table.clone()))["normalizer"], table);
+        for other in
+            [json!({"type": "NFKC"}), json!({"type": "Sequence", "normalizers": [spaces]}), Value::Null]
+        {
+            assert_eq!(rebuilt("xlm-roberta", "{}", &json(other))["normalizer"], Value::Null);
+        }
+        let bare = rebuilt("xlm-roberta", r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#, &newer);
+        assert_eq!(bare["normalizer"]["type"], "Sequence");
+    }
+
+    #[test]
+    fn the_class_of_clip_knows_its_special_tokens_in_upper_case() {
+        let json = r#"{"model": {"type": "BPE", "vocab": {"<|startoftext|>": 0, "<|endoftext|>": 1}}}"#;
+        for (model_type, settings) in
+            [("clip", "{}"), ("clip_text_model", r#"{"tokenizer_class": "CLIPTokenizer"}"#)]
+        {
+            let word =
+                &rebuilt(model_type, settings, json)["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"];
+            assert!(word.as_str().unwrap().contains("endoftext"), "{word}");
+        }
     }
 
     #[test]
     fn what_the_files_do_not_agree_on_is_refused() {
         let left = r#"{"truncation_side": "left"}"#;
         let bpe = (JSON, r#"{"model": {"type": "BPE"}}"#);
+        let funnel = r#"{"tokenizer_class": "FunnelTokenizer"}"#;
         let added = r#"{"additional_special_tokens": ["[PAD]", "the"]}"#;
         let pad = (JSON, r#"{"added_tokens": [{"id": 0, "content": "[PAD]"}]}"#);
         for (settings, file, words) in [
             (left, pad, [tokenizer_config::FILE, "truncation_side"]),
             ("{}", (JSON, r#"{"truncation": {"direction": "Left"}}"#), [JSON, "truncation"]),
             ("{}", bpe, ["`BPE`", "BertTokenizer of config.json"]),
+            ("{}", pad, [JSON, "`[CLS]`"]),
+            (funnel, pad, [tokenizer_config::FILE, "FunnelTokenizer"]),
             (added, pad, [JSON, "`the`"]),
             (added, (WORD_PIECE, "[UNK]"), [WORD_PIECE, "`the`"]),
         ] {
@@ -394,6 +555,7 @@ mod tests {
             assert!(words.iter().all(|word| message.contains(word)), "{message}");
         }
         let right = r#"{"truncation_side": "right"}"#;
-        assert!(text("bert", right, (JSON, r#"{"truncation": {"direction": "Left"}}"#)).is_ok());
+        let left = r#"{"truncation": {"direction": "Left"}, "model": {"vocab": {"[CLS]": 0, "[SEP]": 1}}}"#;
+        assert!(text("bert", right, (JSON, left)).is_ok());
     }
 }

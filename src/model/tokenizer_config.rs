@@ -21,14 +21,42 @@ pub struct TokenizerConfig {
     pub tokenize_chinese_chars: Option<bool>,
     /// Whether a text begins with a space.
     pub add_prefix_space: Option<bool>,
+    /// Whether a special token that a text spells is no more than its letters.
+    pub split_special_tokens: Option<bool>,
+    /// The end of a text that is filled: `right` or `left`.
+    pub padding_side: Option<String>,
     /// The end that long texts lose: `right` or `left`.
     pub truncation_side: Option<String>,
     /// The most tokens of a text; 1e30 where the tokenizer knows no limit.
     pub model_max_length: Option<f64>,
-    pad_token: Option<Token>,
+    #[serde(flatten)]
+    named: NamedTokens,
     additional_special_tokens: Option<Tokens>,
     extra_special_tokens: Option<Tokens>,
     added_tokens_decoder: Option<Tokens>,
+}
+
+/// The tokens that have a role, which both files may say.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+struct NamedTokens {
+    pad_token: Option<Token>,
+    bos_token: Option<Token>,
+    eos_token: Option<Token>,
+    cls_token: Option<Token>,
+    sep_token: Option<Token>,
+}
+
+impl NamedTokens {
+    /// These, and `others` for those which are not here.
+    fn or(self, others: Self) -> Self {
+        Self {
+            pad_token: self.pad_token.or(others.pad_token),
+            bos_token: self.bos_token.or(others.bos_token),
+            eos_token: self.eos_token.or(others.eos_token),
+            cls_token: self.cls_token.or(others.cls_token),
+            sep_token: self.sep_token.or(others.sep_token),
+        }
+    }
 }
 
 /// A token in both of its styles.
@@ -61,16 +89,9 @@ impl TokenizerConfig {
     /// # Errors
     /// When one is not as expected.
     pub fn read(files: &ModelFiles) -> Result<Self, ModelError> {
-        #[derive(Deserialize)]
-        struct SpecialTokens {
-            pad_token: Option<Token>,
-        }
-        let mut config: Self = files.json_if_there(FILE)?.unwrap_or_default();
-        if config.pad_token.is_none() {
-            let map: Option<SpecialTokens> = files.json_if_there("special_tokens_map.json")?;
-            config.pad_token = map.and_then(|map| map.pad_token);
-        }
-        Ok(config)
+        let config: Self = files.json_if_there(FILE)?.unwrap_or_default();
+        let map: NamedTokens = files.json_if_there("special_tokens_map.json")?.unwrap_or_default();
+        Ok(Self { named: config.named.or(map), ..config })
     }
 
     /// The Python class, whether or not it is the fast one of two.
@@ -80,7 +101,32 @@ impl TokenizerConfig {
 
     /// The token that fills a text.
     pub fn pad_token(&self) -> Option<&str> {
-        self.pad_token.as_ref().map(Token::content)
+        self.named.pad_token.as_ref().map(Token::content)
+    }
+
+    /// The token that begins a text.
+    pub fn bos_token(&self) -> Option<&str> {
+        self.named.bos_token.as_ref().map(Token::content)
+    }
+
+    /// The token that ends a text.
+    pub fn eos_token(&self) -> Option<&str> {
+        self.named.eos_token.as_ref().map(Token::content)
+    }
+
+    /// The token that begins a text in the classes of BERT's kind.
+    pub fn cls_token(&self) -> Option<&str> {
+        self.named.cls_token.as_ref().map(Token::content)
+    }
+
+    /// The token that ends a text there.
+    pub fn sep_token(&self) -> Option<&str> {
+        self.named.sep_token.as_ref().map(Token::content)
+    }
+
+    /// The most tokens of a text for a tower that has this many positions.
+    pub fn max_length(&self, positions: usize) -> usize {
+        self.model_max_length.map_or(positions, |max| (max as usize).min(positions))
     }
 
     /// Tokens beside those of the class.

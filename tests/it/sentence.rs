@@ -7,8 +7,9 @@ use std::{
 };
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 use sidelens::{
-    config::{DeviceChoice, DtypeChoice, ModelConfig, ModelSource},
+    config::{DeviceChoice, DtypeChoice, ModelConfig, ModelParts, ModelSource},
     domain::{Embedding, Prepared, TextSpec, TokenizerFile},
     model, runtime,
     text::Tokenizer,
@@ -50,6 +51,34 @@ fn word_piece_ids_are_those_of_the_python_tokenizer() {
         let vocab = read("vocab.txt");
         let old = TokenizerFile::WordPiece { vocab, lowercase, strip_accents: None, split_chinese: true };
         assert_ids(&old, 512, &rows);
+    }
+}
+
+/// A `tokenizer.json` as transformers 4 writes it keeps the spaces at the ends of a text; the class of transformers 5 does
+/// not.
+#[test]
+fn unigram_ids_are_those_of_the_python_class() {
+    let models = fixtures().join("models");
+    let xlm_roberta = models.join("sentence-transformers/xlm-roberta");
+    let mut tokenizer: Value = json(&xlm_roberta.join("tokenizer.json"));
+    let siglip: Value = json(&models.join("tokenizers/siglip/tokenizer.json"));
+    let mut steps = siglip["normalizer"]["normalizers"].as_array().expect("a sequence").iter();
+    let table = steps.find(|step| step["type"] == "Precompiled").expect("a table");
+    let single = json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "});
+    tokenizer["normalizer"] = json!({"type": "Sequence", "normalizers": [table, single]});
+    tokenizer["pre_tokenizer"] = tokenizer["pre_tokenizer"]["pretokenizers"][1].take();
+
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::copy(xlm_roberta.join("config.json"), dir.path().join("config.json")).expect("copies");
+    fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).expect("writes");
+    let rows: Vec<Text> = json(&models.join("tokenizers/xlm-roberta.ids.json"));
+    assert!(rows.len() >= 252, "{} strings", rows.len());
+    for class in [r#"{"tokenizer_class": "XLMRobertaTokenizerFast"}"#, "{}"] {
+        fs::write(dir.path().join("tokenizer_config.json"), class).expect("writes");
+        let parts = ModelParts::One(source(dir.path().into()));
+        let checkpoint = model::Checkpoint::open(&parts).expect("opens");
+        let spec = checkpoint.spec(None).expect("a text model");
+        assert_ids(&checkpoint.tokenizer(&spec).expect("reads").expect("for texts"), 96, &rows);
     }
 }
 
