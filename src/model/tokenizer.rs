@@ -113,6 +113,14 @@ pub fn find(files: &ModelFiles, family: &dyn Family, spec: &TextSpec) -> Result<
     if let Some(side) = settings.truncation_side.as_deref().filter(|side| *side != "right") {
         return Err(cut_at_the_left(tokenizer_config::FILE, "truncation_side", side));
     }
+    if settings.split_special_tokens == Some(true) {
+        return Err(ModelError::Unsupported {
+            file: tokenizer_config::FILE.into(),
+            key: "split_special_tokens",
+            found: "true".into(),
+            expected: "Sidelens takes a special token in a text for itself; take the key out to have that",
+        });
+    }
     let has_json = files.has(JSON);
     // SigLIP's Python class reads its SentencePiece model whatever lies beside it.
     if matches!(spec.clean_up, CleanUp::Siglip { .. }) || !has_json {
@@ -544,6 +552,7 @@ mod tests {
         let pad = (JSON, r#"{"added_tokens": [{"id": 0, "content": "[PAD]"}]}"#);
         for (settings, file, words) in [
             (left, pad, [tokenizer_config::FILE, "truncation_side"]),
+            (r#"{"split_special_tokens": true}"#, pad, [tokenizer_config::FILE, "split_special_tokens"]),
             ("{}", (JSON, r#"{"truncation": {"direction": "Left"}}"#), [JSON, "truncation"]),
             ("{}", bpe, ["`BPE`", "BertTokenizer of config.json"]),
             ("{}", pad, [JSON, "`[CLS]`"]),
