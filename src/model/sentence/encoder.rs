@@ -67,7 +67,7 @@ impl Kind {
             "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": layers,
             "num_attention_heads": 12, "hidden_act": "gelu", "layer_norm_eps": 1e-12,
             "max_position_embeddings": 512, "type_vocab_size": 2, "vocab_size": vocab_size,
-            "pad_token_id": pad_token_id, "position_embedding_type": "absolute",
+            "pad_token_id": pad_token_id, "position_embedding_type": "absolute", "is_decoder": false,
         })
     }
 }
@@ -106,6 +106,7 @@ impl Encoder {
             vocab_size: i64,
             pad_token_id: u32,
             position_embedding_type: String,
+            is_decoder: bool,
         }
         let json = ConfigJson::read(files)?;
         let Some(kind) = Kind::of(json.model_type()) else {
@@ -131,6 +132,10 @@ impl Encoder {
         if sizes.position_embedding_type != "absolute" {
             let expected = "Sidelens has `absolute`";
             return Err(unsupported("position_embedding_type", sizes.position_embedding_type, expected));
+        }
+        if sizes.is_decoder {
+            let expected = "a decoder's tokens see only what stands before them; Sidelens has encoders";
+            return Err(unsupported("is_decoder", "true".into(), expected));
         }
         let first = match kind {
             Kind::Roberta => i64::from(sizes.pad_token_id) + 1,
@@ -192,6 +197,7 @@ mod tests {
         for (json, word) in [
             (r#"{"model_type": "bert", "position_embedding_type": "relative_key"}"#, "relative_key"),
             (r#"{"model_type": "bert", "num_attention_heads": 7}"#, "num_attention_heads"),
+            (r#"{"model_type": "bert", "is_decoder": true}"#, "is_decoder"),
             (
                 r#"{"model_type": "roberta", "max_position_embeddings": 4, "pad_token_id": 3}"#,
                 "max_position_embeddings",
