@@ -56,11 +56,21 @@ const NEAR_MISSES: &[(&str, &str)] = &[
         "it is a NaFlex SigLIP 2, whose pictures keep their shape; Sidelens has the SigLIP 2 of fixed resolution, \
          such as google/siglip2-base-patch16-224",
     ),
+    (
+        "siglip2_vision_model",
+        "it is the image tower of a NaFlex SigLIP 2, whose pictures keep their shape; Sidelens has the SigLIP 2 of fixed \
+         resolution, such as google/siglip2-base-patch16-224",
+    ),
+    (
+        "metaclip_2",
+        "it is a MetaCLIP 2, a CLIP with XLM-R's tokenizer, which Sidelens does not have; take a clip or siglip model",
+    ),
     ("chinese_clip", "its text tower is a BERT inside CLIP, which Sidelens does not have; take a clip model"),
     ("altclip", "its text tower is an XLM-R inside CLIP, which Sidelens does not have; take a clip model"),
     ("blip", "it is the first BLIP; Sidelens has BLIP-2, such as Salesforce/blip2-itm-vit-g"),
     ("instructblip", "it answers questions and has no vector of its own; take a blip-2 model"),
     ("dinov3_vit", "it is DINOv3, which turns positions differently; Sidelens has DINOv2"),
+    ("dinov3_convnext", "it is a DINOv3 made of convolutions; Sidelens has DINOv2"),
     (
         "mpnet",
         "it is an MPNet, whose attention is biased by distance; Sidelens has BERT, DistilBERT, RoBERTa and \
@@ -69,6 +79,10 @@ const NEAR_MISSES: &[(&str, &str)] = &[
     (
         "modernbert",
         "it is a ModernBERT, which turns positions; Sidelens has BERT, DistilBERT, RoBERTa and XLM-RoBERTa",
+    ),
+    (
+        "nomic_bert",
+        "it is a Nomic BERT, which turns positions; Sidelens has BERT, DistilBERT, RoBERTa and XLM-RoBERTa",
     ),
     ("t5", "it is a T5; among text encoders Sidelens has BERT, DistilBERT, RoBERTa and XLM-RoBERTa"),
     ("vit", "it is a classifier; export it with TorchScript and a sidelens.toml, or take a dinov2 model"),
