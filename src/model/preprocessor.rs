@@ -1,7 +1,7 @@
 //! `preprocessor_config.json`, or the part of `processor_config.json` that says the same: how pictures are
 //! prepared.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::{ModelError, ModelFiles};
 use crate::domain::{Filter, ImageSpec, Resize};
@@ -16,21 +16,21 @@ struct Preprocessor {
     /// The Python class; old files have the second.
     image_processor_type: Option<String>,
     feature_extractor_type: Option<String>,
-    #[serde(default = "yes")]
+    #[serde(default = "yes", deserialize_with = "null_is_no")]
     do_resize: bool,
     #[serde(default)]
     size: Option<Size>,
     #[serde(default)]
     resample: Option<u8>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some_null_is_no")]
     do_center_crop: Option<bool>,
     #[serde(default)]
     crop_size: Option<Size>,
-    #[serde(default = "yes")]
+    #[serde(default = "yes", deserialize_with = "null_is_no")]
     do_rescale: bool,
     #[serde(default = "one_by_255")]
     rescale_factor: f64,
-    #[serde(default = "yes")]
+    #[serde(default = "yes", deserialize_with = "null_is_no")]
     do_normalize: bool,
     #[serde(default)]
     image_mean: Option<[f32; 3]>,
@@ -52,6 +52,15 @@ enum Size {
 
 fn yes() -> bool {
     true
+}
+
+/// Python takes a null for no, though not a key that is absent.
+fn null_is_no<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or(false))
+}
+
+fn some_null_is_no<'de, D: Deserializer<'de>>(value: D) -> Result<Option<bool>, D::Error> {
+    null_is_no(value).map(Some)
 }
 
 /// `rescale_factor` of every image processor that does not say its own.
@@ -247,6 +256,8 @@ mod tests {
             (r#"{"size": 224, "do_center_crop": false}"#, "absent"),
             (r#"{"size": 224, "resample": 1}"#, "resample"),
             (r#"{"size": 224, "do_resize": false}"#, "do_resize"),
+            (r#"{"size": 224, "do_resize": null}"#, "do_resize"),
+            (r#"{"size": 224, "do_center_crop": null}"#, "absent"),
             (r#"{"size": {"shortest_edge": 224, "longest_edge": 300}}"#, "`shortest_edge` alone"),
             (r#"{"image_processor_type": "ConvNextImageProcessor"}"#, "image_processor_type"),
             (r#"{"feature_extractor_type": "DeiTFeatureExtractor"}"#, "`DeiTFeatureExtractor`"),
@@ -256,6 +267,14 @@ mod tests {
             let message = read(json, 224).unwrap_err().to_string();
             assert!(message.contains(word) && message.contains(FILE), "{message}");
         }
+    }
+
+    #[test]
+    fn null_is_no() {
+        let of =
+            |word: &str| read(&format!(r#"{{"do_rescale": {word}, "do_normalize": {word}}}"#), 224).unwrap();
+        assert_eq!(of("null"), of("false"));
+        assert_eq!((of("null").rescale_factor, of("null").mean), (1.0, [0.0; 3]));
     }
 
     #[test]
