@@ -83,6 +83,11 @@ impl Config {
             projection_dim: usize,
         }
         let json = ConfigJson::read(files)?.with_old_parts();
+        // EVA-CLIP has this `model_type` too, and code of its own.
+        if let Some(other) = json.architectures().find(|name| !name.starts_with("CLIP")) {
+            let expected = "Sidelens has CLIP's own; export others as TorchScript with a sidelens.toml";
+            return Err(unsupported("architectures", format!("`{other}`"), expected));
+        }
         let Top { projection_dim } = json.top(json!({"projection_dim": 512}))?;
         let text = json!({
             "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8,
@@ -321,6 +326,11 @@ mod tests {
         let vision = read(r#"{"model_type": "clip_vision_model", "hidden_size": 36, "projection_dim": 9}"#);
         let vision = vision.unwrap();
         assert!(vision.text.is_none() && vision.projection_dim == 9);
+        for class in
+            ["CLIPModel", "CLIPVisionModel", "CLIPVisionModelWithProjection", "CLIPTextModelWithProjection"]
+        {
+            assert!(read(&format!(r#"{{"architectures": ["{class}"]}}"#)).is_ok());
+        }
         assert_eq!(vision.vision.unwrap().blocks.hidden_size, 36);
         assert!(read(r#"{"model_type": "clip_text_model"}"#).unwrap().vision.is_none());
     }
@@ -354,6 +364,7 @@ mod tests {
     #[test]
     fn impossible_values_are_named() {
         for (json, word) in [
+            (r#"{"architectures": ["EvaCLIPModel"]}"#, "`EvaCLIPModel`"),
             (r#"{"vision_config": {"num_attention_heads": 7}}"#, "num_attention_heads"),
             (r#"{"vision_config": {"num_channels": 1}}"#, "num_channels"),
             (r#"{"vision_config": {"patch_size": 0}}"#, "patch_size"),

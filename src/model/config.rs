@@ -54,9 +54,14 @@ impl ConfigJson {
         &self.value[key]
     }
 
+    /// The classes that `architectures` names.
+    pub fn architectures(&self) -> impl Iterator<Item = &str> {
+        self.value["architectures"].as_array().into_iter().flatten().filter_map(Value::as_str)
+    }
+
     /// Whether `architectures` names this class.
     pub fn is_architecture(&self, class: &str) -> bool {
-        self.value["architectures"].as_array().is_some_and(|all| all.iter().any(|name| name == class))
+        self.architectures().any(|name| name == class)
     }
 
     /// The top level over `defaults`.
