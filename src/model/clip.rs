@@ -9,7 +9,8 @@ use serde_json::json;
 use super::{
     Family, ModelError, ModelFiles,
     config::{ConfigJson, TransformerConfig, VisionConfig, unsupported},
-    preprocessor, sentence,
+    preprocessor,
+    sentence::{self, Takes},
     weights::Index,
 };
 use crate::domain::{ModelSpec, Pooling, Poolings, TextSpec};
@@ -28,7 +29,7 @@ impl Family for Clip {
 
     fn spec(&self, files: &ModelFiles, _: Option<Pooling>) -> Result<ModelSpec, ModelError> {
         let Config { projection_dim, text, vision } = Config::read(files)?;
-        let prompts = sentence::around_vectors(files)?;
+        let around = sentence::around_vectors(files, Takes::Vectors)?;
         let anchors =
             ["text_model.embeddings.token_embedding.weight", "vision_model.embeddings.class_embedding"];
         let [has_text, has_vision] = Index::towers(files, anchors);
@@ -44,7 +45,13 @@ impl Family for Clip {
             image: vision
                 .map(|vision| preprocessor::image_spec(files, Some(vision.image_size), &preprocessor::CLIP))
                 .transpose()?,
-            text: text.map(|text| TextSpec { prompts, ..TextSpec::new(text.max_position_embeddings) }),
+            text: match text {
+                Some(text) => {
+                    let max_length = around.tokenizer(files)?.max_length(text.max_position_embeddings);
+                    Some(around.texts(TextSpec::new(max_length)))
+                }
+                None => None,
+            },
         })
     }
 
@@ -359,6 +366,19 @@ mod tests {
         assert_eq!(of(&["model.text_model.embeddings.token_embedding.weight"]), (true, false));
         assert_eq!(of(&[text, vision]), (true, true));
         assert_eq!(of(&["other"]), (true, true), "loading names what is missing");
+    }
+
+    #[test]
+    fn the_tokenizer_may_have_less_than_all_positions() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, json: &str| std::fs::write(dir.path().join(name), json).unwrap();
+        write("config.json", r#"{"model_type": "clip_text_model"}"#);
+        for (max, expected) in [("32", 32), ("77", 77), ("512", 77), ("1000000000000000019884624838656", 77)]
+        {
+            write("tokenizer_config.json", &format!(r#"{{"model_max_length": {max}}}"#));
+            let files = ModelFiles::open(&ModelSource::Directory(dir.path().into())).unwrap();
+            assert_eq!(Clip.spec(&files, None).unwrap().text.unwrap().max_length, expected);
+        }
     }
 
     #[test]

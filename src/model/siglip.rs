@@ -9,7 +9,8 @@ use serde_json::json;
 use super::{
     Family, ModelError, ModelFiles,
     config::{ConfigJson, TransformerConfig, VisionConfig, unsupported},
-    preprocessor, sentence,
+    preprocessor,
+    sentence::{self, Takes},
     tokenizer_config::TokenizerConfig,
 };
 use crate::domain::{CleanUp, ModelSpec, Pooling, Poolings, TextSpec};
@@ -28,7 +29,7 @@ impl Family for Siglip {
 
     fn spec(&self, files: &ModelFiles, _: Option<Pooling>) -> Result<ModelSpec, ModelError> {
         let Config { dimensions, text, vision } = Config::read(files)?;
-        let prompts = sentence::around_vectors(files)?;
+        let around = sentence::around_vectors(files, Takes::Vectors)?;
         Ok(ModelSpec {
             name: files.name(),
             family: self.name().into(),
@@ -43,10 +44,10 @@ impl Family for Siglip {
                 })
                 .transpose()?,
             text: match text {
-                Some(text) => Some(TextSpec {
-                    prompts,
-                    ..text_spec(&TokenizerConfig::read(files)?, text.max_position_embeddings)
-                }),
+                Some(text) => {
+                    let spec = text_spec(&around.tokenizer(files)?, text.max_position_embeddings);
+                    Some(around.texts(spec))
+                }
                 None => None,
             },
         })

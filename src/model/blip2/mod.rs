@@ -18,7 +18,8 @@ use serde_json::json;
 use super::{
     Family, ModelError, ModelFiles,
     config::{ConfigJson, TransformerConfig, VisionConfig, unsupported},
-    preprocessor, sentence,
+    preprocessor,
+    sentence::{self, Takes},
 };
 use crate::domain::{ModelSpec, Pooling, Poolings, TextSpec};
 
@@ -42,9 +43,9 @@ impl Family for Blip2 {
         let config = Config::read(files)?;
         let pooling = config.pooling(pooling)?;
         // Only the head's space is shared with texts.
-        let prompts = sentence::around_vectors(files)?;
-        let text = (pooling == Pooling::ItcMean)
-            .then(|| TextSpec { prompts, ..TextSpec::new(config.qformer.max_position_embeddings) });
+        let around = sentence::around_vectors(files, Takes::Answers)?;
+        let max_length = around.tokenizer(files)?.max_length(config.qformer.max_position_embeddings);
+        let text = (pooling == Pooling::ItcMean).then(|| around.texts(TextSpec::new(max_length)));
         Ok(ModelSpec {
             name: files.name(),
             family: self.name().into(),

@@ -9,14 +9,16 @@ mod encoder;
 mod steps;
 #[cfg(feature = "torch")]
 mod towers;
+mod transformer;
 mod whole;
 mod wrapper;
 
-use serde::Deserialize;
-
-pub use self::wrapper::{around_states, around_vectors};
-use self::{encoder::Encoder, steps::Steps, whole::Whole};
-use super::{ConfigJson, Family, ModelError, ModelFiles};
+use self::{encoder::Encoder, steps::Steps, transformer::Transformer, whole::Whole};
+pub use self::{
+    transformer::Takes,
+    wrapper::{around_states, around_vectors},
+};
+use super::{ConfigJson, Family, ModelError, ModelFiles, tokenizer_config::TokenizerConfig};
 use crate::domain::{CleanUp, ModelSpec, Pooling, Poolings, Prompts, TextSpec};
 
 /// The family.
@@ -55,7 +57,11 @@ impl Family for SentenceTransformers {
                 expected: "Sidelens pools over the prompt too; take a model whose pooling includes it",
             });
         }
-        let limits = Limits::read(files)?;
+        let transformer = Transformer::read(files, Takes::States)?;
+        let max_length = match transformer.max_length {
+            Some(max) => max.min(encoder.positions),
+            None => TokenizerConfig::read(files)?.max_length(encoder.positions),
+        };
         if !encoder.kind.is_word_piece() || !files.has("vocab.txt") {
             // The SentencePiece models of these checkpoints number their pieces in another way.
             files.map("tokenizer.json")?;
@@ -67,9 +73,9 @@ impl Family for SentenceTransformers {
             pooling: Poolings { image: None, text: Some(steps.pooling.way) },
             image: None,
             text: Some(TextSpec {
-                clean_up: if limits.lowercase { CleanUp::Lowercase } else { CleanUp::None },
+                clean_up: if transformer.lowercase { CleanUp::Lowercase } else { CleanUp::None },
                 prompts,
-                ..TextSpec::new(limits.max_length.map_or(encoder.positions, |max| max.min(encoder.positions)))
+                ..TextSpec::new(max_length)
             }),
         })
     }
@@ -84,44 +90,6 @@ impl Family for SentenceTransformers {
         let encoder = Encoder::read(files)?;
         let steps = Steps::read(files, spec.pooling.text, encoder.blocks.hidden_size)?;
         Ok(Box::new(towers::Text::load(files, &encoder, &steps, on)?))
-    }
-}
-
-/// What `sentence_bert_config.json` and the tokenizer's configuration say of a text.
-struct Limits {
-    /// Tokens, special ones included, where one of them says it.
-    max_length: Option<usize>,
-    /// Lower case before the tokenizer's own normalisation.
-    lowercase: bool,
-}
-
-impl Limits {
-    fn read(files: &ModelFiles) -> Result<Self, ModelError> {
-        #[derive(Default, Deserialize)]
-        struct Step {
-            max_seq_length: Option<usize>,
-            #[serde(default)]
-            do_lower_case: bool,
-        }
-        #[derive(Deserialize)]
-        struct Tokenizer {
-            // "No limit" is 1e30.
-            model_max_length: Option<f64>,
-        }
-        let names = ["bert", "roberta", "distilbert", "camembert", "xlm-roberta"];
-        let file = names.map(|name| format!("sentence_{name}_config.json"));
-        let step: Step = match file.iter().find(|file| files.has(file)) {
-            Some(file) => files.json(file)?,
-            None => Step::default(),
-        };
-        let max_length = match step.max_seq_length {
-            Some(max) => Some(max),
-            None => files
-                .json_if_there::<Tokenizer>("tokenizer_config.json")?
-                .and_then(|tokenizer| tokenizer.model_max_length)
-                .map(|max| max as usize),
-        };
-        Ok(Self { max_length, lowercase: step.do_lower_case })
     }
 }
 

@@ -4,25 +4,64 @@
 
 use super::{
     steps::PoolingStep,
+    transformer::{Takes, Transformer},
     whole::{self, Whole},
 };
 use crate::{
-    domain::{Pooling, Prompts},
+    domain::{CleanUp, Pooling, Prompts, TextSpec},
     model::{
         ModelError, ModelFiles,
         modules::{self, ENCODERS, Module},
+        tokenizer_config::TokenizerConfig,
     },
 };
 
-/// Around an encoder that gives vectors: the prompts of its texts. There are none without a wrapper.
+/// What the wrapper of an encoder of texts says of them; nothing without a wrapper.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Around {
+    prompts: Prompts,
+    transformer: Transformer,
+}
+
+impl Around {
+    /// The tokenizer's settings, in which the wrapper's length is the one that counts.
+    ///
+    /// # Errors
+    /// When a file is not as expected.
+    pub fn tokenizer(&self, files: &ModelFiles) -> Result<TokenizerConfig, ModelError> {
+        let mut config = TokenizerConfig::read(files)?;
+        if let Some(max) = self.transformer.max_length {
+            config.model_max_length = Some(max as f64);
+        }
+        Ok(config)
+    }
+
+    /// How texts are prepared that the encoder alone has prepared as `spec` says.
+    pub fn texts(self, spec: TextSpec) -> TextSpec {
+        let clean_up = match spec.clean_up {
+            CleanUp::None if self.transformer.lowercase => CleanUp::Lowercase,
+            CleanUp::Siglip { lowercase } => {
+                CleanUp::Siglip { lowercase: lowercase || self.transformer.lowercase }
+            }
+            clean_up => clean_up,
+        };
+        TextSpec { clean_up, prompts: self.prompts, ..spec }
+    }
+}
+
+/// Around an encoder that gives vectors, which the wrapper `takes`.
 ///
 /// # Errors
-/// When a file is not as expected, or a step behind the encoder changes the vectors.
-pub fn around_vectors(files: &ModelFiles) -> Result<Prompts, ModelError> {
-    if let Some(modules) = modules::read(&files.top())? {
-        check(&modules, modules.get(1..).unwrap_or_default())?;
-    }
-    prompts(files)
+/// When a file is not as expected, or a step changes the vectors.
+pub fn around_vectors(files: &ModelFiles, takes: Takes) -> Result<Around, ModelError> {
+    let transformer = match modules::read(&files.top())? {
+        Some(modules) => {
+            check(&modules, modules.get(1..).unwrap_or_default())?;
+            Transformer::read(files, takes)?
+        }
+        None => Transformer::default(),
+    };
+    Ok(Around { prompts: prompts(files)?, transformer })
 }
 
 /// Around an encoder that gives token states: how they become a vector. That is `pooling`, the setting, where
@@ -39,6 +78,7 @@ pub fn around_states(files: &ModelFiles, pooling: Option<Pooling>) -> Result<Opt
     };
     check(&modules, others)?;
     prompts(files)?;
+    Transformer::read(files, Takes::States)?;
     match step {
         Some(step) => Ok(Some(PoolingStep::read(&top, step, pooling)?.way)),
         None if pooling.is_some() => Ok(pooling),
@@ -101,8 +141,8 @@ mod tests {
         (dir, files)
     }
 
-    fn vectors(classes: &[&str], more: &[(&str, &str)]) -> Result<Prompts, String> {
-        around_vectors(&files(classes, more).1).map_err(|error| error.to_string())
+    fn vectors(classes: &[&str], more: &[(&str, &str)]) -> Result<Around, String> {
+        around_vectors(&files(classes, more).1, Takes::Vectors).map_err(|error| error.to_string())
     }
 
     fn states(
@@ -118,7 +158,7 @@ mod tests {
         for classes in
             [&["CLIPModel"][..], &["CLIPModel", "Normalize"], &["Transformer", "Dropout", "Normalize"]]
         {
-            assert_eq!(vectors(classes, &[]), Ok(Prompts::default()), "{classes:?}");
+            assert_eq!(vectors(classes, &[]), Ok(Around::default()), "{classes:?}");
         }
         for (classes, named) in [
             (&["Transformer", "Dense"][..], "`Dense`"),
@@ -135,10 +175,37 @@ mod tests {
     #[test]
     fn prompts_count_and_shorter_vectors_are_refused() {
         let whole = |json| vectors(&["Transformer"], &[(whole::FILE, json)]);
-        let prompts = whole(r#"{"prompts": {"p": "a photo of "}, "default_prompt_name": "p"}"#).unwrap();
-        assert_eq!(prompts.default, "a photo of ");
+        let around = whole(r#"{"prompts": {"p": "a photo of "}, "default_prompt_name": "p"}"#).unwrap();
+        assert_eq!(around.prompts.default, "a photo of ");
         let message = whole(r#"{"truncate_dim": 12}"#).unwrap_err();
         assert!(message.contains("truncate_dim") && message.contains(whole::FILE), "{message}");
+    }
+
+    #[test]
+    fn the_first_step_says_how_texts_are_prepared() {
+        let (step, tokenizer) = ("0/sentence_bert_config.json", "0/tokenizer_config.json");
+        let prepared = |json, clean_up| {
+            let (_dir, files) =
+                files(&["Transformer"], &[(step, json), (tokenizer, r#"{"model_max_length": 20}"#)]);
+            let files = files.below("0").unwrap();
+            let around = around_vectors(&files, Takes::Vectors).unwrap();
+            let max_length = around.tokenizer(&files).unwrap().max_length(77);
+            let texts = around.texts(TextSpec { clean_up, ..TextSpec::new(max_length) });
+            (texts.max_length, texts.clean_up)
+        };
+        assert_eq!(prepared("{}", CleanUp::None), (20, CleanUp::None));
+        let lower = r#"{"max_seq_length": 32, "do_lower_case": true}"#;
+        assert_eq!(prepared(lower, CleanUp::None), (32, CleanUp::Lowercase));
+        let siglip = |lowercase| CleanUp::Siglip { lowercase };
+        assert_eq!(prepared(lower, siglip(false)), (32, siglip(true)));
+        assert_eq!(prepared(r#"{"max_seq_length": 999}"#, siglip(false)), (77, siglip(false)));
+
+        let (_dir, files) = files(&["Transformer"], &[(step, r#"{"query_length": 4}"#)]);
+        let files = files.below("0").unwrap();
+        let message = around_vectors(&files, Takes::Vectors).unwrap_err().to_string();
+        assert!(message.contains("query_length"), "{message}");
+        let message = around_states(&files, Some(Pooling::Cls)).unwrap_err().to_string();
+        assert!(message.contains("query_length"), "{message}");
     }
 
     #[test]
