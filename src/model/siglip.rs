@@ -12,6 +12,7 @@ use super::{
     preprocessor,
     sentence::{self, Takes},
     tokenizer_config::TokenizerConfig,
+    weights::Index,
 };
 use crate::domain::{CleanUp, ModelSpec, Pooling, Poolings, TextSpec};
 
@@ -30,6 +31,12 @@ impl Family for Siglip {
     fn spec(&self, files: &ModelFiles, _: Option<Pooling>) -> Result<ModelSpec, ModelError> {
         let Config { dimensions, text, vision } = Config::read(files)?;
         let around = sentence::around_vectors(files, Takes::Vectors)?;
+        let anchors = [
+            "text_model.embeddings.token_embedding.weight",
+            "vision_model.embeddings.patch_embedding.weight",
+        ];
+        let [has_text, has_vision] = Index::towers(files, anchors);
+        let (text, vision) = (text.filter(|_| has_text), vision.filter(|_| has_vision));
         Ok(ModelSpec {
             name: files.name(),
             family: self.name().into(),
@@ -358,6 +365,25 @@ mod tests {
             let message = read(json).unwrap_err().to_string();
             assert!(message.contains(word) && message.contains("config.json"), "{message}");
         }
+    }
+
+    #[test]
+    fn weights_of_one_tower_are_one_tower() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
+        write("config.json", br#"{"model_type": "siglip"}"#);
+        write("preprocessor_config.json", br#"{"size": {"height": 224, "width": 224}}"#);
+        let of = |tensor: &str| {
+            let data = [0; 4];
+            let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1], &data).unwrap();
+            write("model.safetensors", &safetensors::serialize([(tensor, view)], None).unwrap());
+            let files = ModelFiles::open(&ModelSource::Directory(dir.path().into())).unwrap();
+            let spec = Siglip.spec(&files, None).unwrap();
+            (spec.text.is_some(), spec.image.is_some())
+        };
+        assert_eq!(of("vision_model.embeddings.patch_embedding.weight"), (false, true));
+        assert_eq!(of("text_model.embeddings.token_embedding.weight"), (true, false));
+        assert_eq!(of("other"), (true, true), "loading names what is missing");
     }
 
     #[test]
