@@ -11,7 +11,7 @@ use super::{
     config::{ConfigJson, TransformerConfig, VisionConfig, unsupported},
     preprocessor,
     sentence::{self, Takes},
-    tokenizer_config::TokenizerConfig,
+    tokenizer_config::{self, TokenizerConfig},
     weights::Index,
 };
 use crate::domain::{CleanUp, ModelSpec, Pooling, Poolings, TextSpec};
@@ -52,7 +52,7 @@ impl Family for Siglip {
                 .transpose()?,
             text: match text {
                 Some(text) => {
-                    let spec = text_spec(&around.tokenizer(files)?, text.max_position_embeddings);
+                    let spec = text_spec(&around.tokenizer(files)?, text.max_position_embeddings)?;
                     Some(around.texts(spec))
                 }
                 None => None,
@@ -72,8 +72,25 @@ impl Family for Siglip {
 }
 
 /// How texts are prepared, from the tokenizer's settings. Files that leave its class out mean SigLIP's own,
-/// whose defaults differ from those of others.
-fn text_spec(config: &TokenizerConfig, max_position_embeddings: usize) -> TextSpec {
+/// whose defaults differ from those of others. Texts are filled up behind, as the models were trained; sentence-transformers
+/// fills them only to the longest of a batch, unless it is told otherwise, so that a vector depends on its neighbours.
+///
+/// # Errors
+/// When the tokenizer fills them in front: Gemma's does where the file is silent, which no published one is.
+fn text_spec(config: &TokenizerConfig, max_position_embeddings: usize) -> Result<TextSpec, ModelError> {
+    let side = match (config.padding_side.as_deref(), config.class()) {
+        (Some(side), _) => side,
+        (None, Some("GemmaTokenizer" | "Siglip2Tokenizer")) => "absent, which means `left`",
+        (None, _) => "right",
+    };
+    if side != "right" {
+        return Err(ModelError::Unsupported {
+            file: tokenizer_config::FILE.into(),
+            key: "padding_side",
+            found: side.into(),
+            expected: "SigLIP was trained with its padding at the right; set it to right to have that",
+        });
+    }
     let (padding, clean_up, max_length) = match config.class() {
         None | Some("SiglipTokenizer") => {
             ("</s>", CleanUp::Siglip { lowercase: config.do_lower_case.unwrap_or(true) }, 64.0)
@@ -84,11 +101,11 @@ fn text_spec(config: &TokenizerConfig, max_position_embeddings: usize) -> TextSp
     };
     // Texts are padded to the tokenizer's length, but the tower has no more positions than it has.
     let max_length = config.model_max_length.unwrap_or(max_length).min(max_position_embeddings as f64);
-    TextSpec {
+    Ok(TextSpec {
         clean_up,
         padding: Some(config.pad_token().unwrap_or(padding).into()),
         ..TextSpec::new(max_length as usize)
-    }
+    })
 }
 
 /// `config.json`.
@@ -389,14 +406,14 @@ mod tests {
     #[test]
     fn texts_are_prepared_as_the_tokenizer_says() {
         let check = |json: &str, positions, clean_up, padding: &str, max_length| {
-            let spec = text_spec(&serde_json::from_str(json).unwrap(), positions);
+            let spec = text_spec(&serde_json::from_str(json).unwrap(), positions).unwrap();
             let expected = TextSpec { clean_up, padding: Some(padding.into()), ..TextSpec::new(max_length) };
             assert_eq!(spec, expected, "{json}");
         };
         let siglip = |lowercase| CleanUp::Siglip { lowercase };
         check("{}", 64, siglip(true), "</s>", 64);
         check(
-            r#"{"tokenizer_class": "GemmaTokenizer", "model_max_length": 1e30}"#,
+            r#"{"tokenizer_class": "GemmaTokenizer", "model_max_length": 1e30, "padding_side": "right"}"#,
             48,
             CleanUp::None,
             "<pad>",
@@ -410,9 +427,24 @@ mod tests {
             "<pad>",
             16,
         );
-        check(r#"{"tokenizer_class": "Siglip2Tokenizer"}"#, 64, CleanUp::Lowercase, "<pad>", 64);
+        check(
+            r#"{"tokenizer_class": "Siglip2Tokenizer", "padding_side": "right"}"#,
+            64,
+            CleanUp::Lowercase,
+            "<pad>",
+            64,
+        );
+        check(r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#, 64, CleanUp::None, "<pad>", 64);
         // The tower's positions are the limit, and SigLIP's class has one of its own.
         check(r#"{"model_max_length": 64}"#, 16, siglip(true), "</s>", 16);
         check("{}", 128, siglip(true), "</s>", 64);
+        for (json, word) in [
+            (r#"{"tokenizer_class": "GemmaTokenizerFast"}"#, "absent"),
+            (r#"{"tokenizer_class": "Siglip2Tokenizer"}"#, "absent"),
+            (r#"{"padding_side": "left"}"#, "left"),
+        ] {
+            let message = text_spec(&serde_json::from_str(json).unwrap(), 64).unwrap_err().to_string();
+            assert!(message.contains("padding_side") && message.contains(word), "{message}");
+        }
     }
 }
