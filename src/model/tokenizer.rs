@@ -214,6 +214,7 @@ fn json(files: &ModelFiles, settings: &TokenizerConfig) -> Result<TokenizerFile,
     }
     let mut parts: Parts = serde_json::from_slice(&bytes).map_err(malformed)?;
     rebuild(&mut parts, settings)?;
+    parts.flag(settings);
     Ok(TokenizerFile::Json(serde_json::to_vec(&parts).map_err(malformed)?))
 }
 
@@ -298,6 +299,18 @@ impl Parts {
             "type": "RobertaProcessing", "cls": first?, "sep": last?, "trim_offsets": true, "add_prefix_space": false,
         });
         Ok(())
+    }
+
+    /// Gives tokens the flags that `tokenizer_config.json` has for them.
+    fn flag(&mut self, settings: &TokenizerConfig) {
+        let added = self.others.get_mut("added_tokens").and_then(Value::as_array_mut);
+        for token in added.into_iter().flatten().filter_map(Value::as_object_mut) {
+            let flags =
+                token.get("content").and_then(Value::as_str).and_then(|token| settings.flags_of(token));
+            for (flag, value) in flags.into_iter().flatten().filter(|(_, value)| value.is_boolean()) {
+                token.insert(flag.clone(), value.clone());
+            }
+        }
     }
 
     fn id_of(&self, token: &str) -> Result<u64, ModelError> {
@@ -529,6 +542,23 @@ mod tests {
         }
         let bare = rebuilt("xlm-roberta", r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#, &newer);
         assert_eq!(bare["normalizer"]["type"], "Sequence");
+    }
+
+    #[test]
+    fn the_settings_flag_tokens_of_a_class() {
+        let json = r#"{"added_tokens": [{"id": 3, "content": "<mask>", "lstrip": false, "normalized": true}, {"id": 1,
+            "content": "<pad>", "lstrip": false}], "model": {"type": "BPE", "vocab": {"<s>": 0, "</s>": 2}}}"#;
+        let settings = |class| {
+            format!(
+                r#"{{"tokenizer_class": "{class}", "added_tokens_decoder": {{"3": {{"content": "<mask>",
+                "lstrip": true, "normalized": false, "__type": "AddedToken"}}}}}}"#
+            )
+        };
+        let json = |class| rebuilt("roberta", &settings(class), json)["added_tokens"].clone();
+        let flagged = json("RobertaTokenizer");
+        assert_eq!(flagged[0], json!({"id": 3, "content": "<mask>", "lstrip": true, "normalized": false}));
+        assert_eq!(flagged[1]["lstrip"], false);
+        assert_eq!(json("PreTrainedTokenizerFast")[0]["lstrip"], false);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::{ModelError, ModelFiles};
 
@@ -64,7 +65,11 @@ impl NamedTokens {
 #[serde(untagged)]
 enum Token {
     Plain(String),
-    WithFlags { content: String },
+    WithFlags {
+        content: String,
+        #[serde(flatten)]
+        flags: Map<String, Value>,
+    },
 }
 
 /// Tokens in all of their styles.
@@ -78,7 +83,7 @@ enum Tokens {
 impl Token {
     fn content(&self) -> &str {
         match self {
-            Self::Plain(content) | Self::WithFlags { content } => content,
+            Self::Plain(content) | Self::WithFlags { content, .. } => content,
         }
     }
 }
@@ -122,6 +127,15 @@ impl TokenizerConfig {
     /// The token that ends a text there.
     pub fn sep_token(&self) -> Option<&str> {
         self.named.sep_token.as_ref().map(Token::content)
+    }
+
+    /// How this token is found in a text: `lstrip`, `normalized` and so on, where it is said.
+    pub fn flags_of(&self, token: &str) -> Option<&Map<String, Value>> {
+        let Some(Tokens::Named(tokens)) = &self.added_tokens_decoder else { return None };
+        tokens.values().find_map(|found| match found {
+            Token::WithFlags { content, flags } if content == token => Some(flags),
+            _ => None,
+        })
     }
 
     /// The most tokens of a text for a tower that has this many positions.
