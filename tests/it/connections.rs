@@ -1,6 +1,11 @@
 //! Connections that misbehave: each is ended or made to wait, and nobody else notices.
 
-use std::{fs, io::ErrorKind, process::Command, time::Duration};
+use std::{
+    fs,
+    io::{ErrorKind, Read, Seek},
+    process::Command,
+    time::Duration,
+};
 
 use futures_util::future::{join, join_all};
 use serde_json::json;
@@ -92,6 +97,27 @@ async fn ready(settings: &[&str]) -> Running {
         sleep(Duration::from_millis(50)).await;
     }
     service
+}
+
+/// Such as a scan of ports, a probe, or TLS where none is spoken.
+#[cfg_attr(not(feature = "torch"), ignore = "needs the feature `torch`")]
+#[tokio::test]
+async fn what_is_no_http_is_no_error_of_the_service() {
+    let mut said = tempfile::tempfile().expect("a file");
+    let mut command = sidelens(&["serve", "--model", "demo"]);
+    command.stderr(said.try_clone().expect("a descriptor"));
+    let mut service = Running::start_command(command);
+    let address = service.url.strip_prefix("http://").expect("plain");
+    for stranger in ["\x16\x03\x01\x02\0\x01\0", "GET / HTTP/9.9\r\n\r\n", "SSH-2.0-scanner\r\n\r\n"] {
+        let mut connection = TcpStream::connect(address).await.expect("accepted");
+        connection.write_all(stranger.as_bytes()).await.expect("sent");
+        assert!(rest(&mut connection).await.starts_with("HTTP/1.1 400"), "{stranger:?}");
+    }
+    service.signal("TERM");
+    service.ended();
+    let mut log = String::new();
+    said.rewind().and_then(|()| said.read_to_string(&mut log)).expect("text");
+    assert!(log.contains("INFO") && !log.contains("ERROR"), "{log}");
 }
 
 /// As on a machine that sleeps, or in a container that is frozen.
