@@ -78,13 +78,18 @@ impl BodyLimits {
                 return Err(fault(Fault::Slow));
             }
         }
+        // A 202 or a 204 has the picture later, maybe; a 200 is all there is.
+        let empty = || match response.status() {
+            StatusCode::OK => FetchError::NoBytes { host: host.to_owned() },
+            _ => fault(Fault::Host(HostFailure::EmptyBody)),
+        };
+        // Whatever was done to no bytes.
+        if n_received == 0 {
+            return Err(empty());
+        }
         let sink = decoder.finish().map_err(fault)?;
         if sink.body.is_empty() {
-            // A 202 or a 204 has the picture later, maybe; a 200 is all there is.
-            return Err(match response.status() {
-                StatusCode::OK => FetchError::NoBytes { host: host.to_owned() },
-                _ => fault(Fault::Host(HostFailure::EmptyBody)),
-            });
+            return Err(empty());
         }
         Ok((sink.body.freeze(), ContentDigest::of_hasher(&sink.hasher)))
     }

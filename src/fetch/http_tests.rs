@@ -230,10 +230,12 @@ async fn a_file_without_bytes_is_an_empty_picture() {
     let server = TestServer::start(|path| match path {
         "/chunked" => Reply::raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"),
         "/closed" => Reply::raw("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n"),
+        // As an object store has it that was told so of each upload.
+        "/gzip" => Reply::raw("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 0\r\n\r\n"),
         _ => Reply::ok(""),
     })
     .await;
-    for path in ["/empty", "/chunked", "/closed"] {
+    for path in ["/empty", "/chunked", "/closed", "/gzip"] {
         let error = get(&server.url(path)).await.unwrap_err();
         assert_eq!(error, FetchError::NoBytes { host: server.address.to_string() }, "{path}");
     }
