@@ -261,6 +261,9 @@ fn options_that_our_client_would_not_heed_are_refused() {
         assert!(error.contains(&format!("`{option}`")) && error.contains("`fetch.proxy`"), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
     }
+    // Of what is written, and heeded.
+    let typed = bucket("s3://photos", "", &[("aws_default_content_type", "image/jpeg")]);
+    assert!(Fetcher::new(&FetchConfig { buckets: vec![typed], ..config() }, Metrics::new()).is_ok());
 }
 
 #[test]

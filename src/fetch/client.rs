@@ -66,10 +66,12 @@ pub(super) fn for_bucket(
     }
 }
 
-/// Whether an option of a bucket is meant for the client that `object_store` would make.
+/// Whether an option of a bucket is meant for the client that `object_store` would make. It keeps the type of what is
+/// written among these, but heeds it itself.
 fn is_of_client(option: &str) -> bool {
     let name = ["aws_", "google_", "azure_"].iter().find_map(|prefix| option.strip_prefix(prefix));
-    name.unwrap_or(option).parse::<ClientConfigKey>().is_ok()
+    let key = name.unwrap_or(option).parse::<ClientConfigKey>();
+    key.is_ok_and(|key| key != ClientConfigKey::DefaultContentType)
 }
 
 /// Has the proxy dial, if there is one, but for those who are to be dialled directly.
