@@ -34,15 +34,11 @@ pub(super) const FORMAT: &str = "AVIF";
 /// Any [`ImagingError`] but `ResizedTooLarge`; size and memory are checked in the bitstream's header, before anything
 /// of the picture's size is allocated.
 pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded, ImagingError> {
-    // Copies of the file, at the most.
-    limits.check_memory(FORMAT, 2 * encoded.len() as u64)?;
+    // Copies of the file, at the most, and of its profile.
+    limits.check_memory(FORMAT, 3 * encoded.len() as u64)?;
     let Mended { file: mended, is_alpha_depth } = boxes::mended(encoded);
     let file = parse(&mended, &limits)?;
-    let nclx = match file.color_info() {
-        // Of two descriptions the crate tells the first.
-        Some(ColorInformation::IccProfile(_)) => nclx(&parse(&boxes::without_profiles(&mended), &limits)?),
-        _ => nclx(&file),
-    };
+    let (nclx, profile) = described(&file, &mended, &limits, icc)?;
     let (bitstreams, alpha, grid) = contents(&file, is_alpha_depth)?;
     let Colours { planes, matrix, is_full_range } = match grid {
         None => colours(&bitstreams[0], nclx, &limits)?,
@@ -67,8 +63,8 @@ pub(super) fn decode(encoded: &[u8], limits: Limits, icc: Icc) -> Result<Decoded
             RgbaImage::from_raw(width, height, pixels).expect("four samples per pixel").into()
         }
     };
-    if let (Icc::Srgb, Some(ColorInformation::IccProfile(profile))) = (icc, file.color_info()) {
-        image = icc::to_srgb(image, profile);
+    if let Some(profile) = profile {
+        image = icc::to_srgb(image, &profile);
     }
     let full = Size { width: width as usize, height: height as usize };
     Ok(Decoded { picture: image.into(), orientation: orientation(&file), full })
@@ -137,14 +133,34 @@ struct Colours {
 /// The matrix, by its number in H.273, and whether all values are used.
 type Nclx = (u16, bool);
 
-/// What the container says of it.
-fn nclx(file: &AvifParser<'_>) -> Option<Nclx> {
-    match file.color_info()? {
-        &ColorInformation::Nclx { matrix_coefficients, full_range, .. } => {
-            Some((matrix_coefficients, full_range))
+/// What the container says of colours: how they are coded, and where it is asked for the profile. Of two descriptions the
+/// crate tells the first.
+fn described(
+    file: &AvifParser<'_>,
+    mended: &[u8],
+    limits: &Limits,
+    icc: Icc,
+) -> Result<(Option<Nclx>, Option<Vec<u8>>), ImagingError> {
+    let behind = |kinds: &[&[u8; 4]]| {
+        let copy = boxes::without_colours(mended, kinds);
+        parse(&copy, limits).map(|file| file.color_info().cloned())
+    };
+    let first = file.color_info().cloned();
+    let second = match first {
+        Some(ColorInformation::IccProfile(_)) => behind(&[b"prof", b"rICC"])?,
+        Some(ColorInformation::Nclx { .. }) if icc == Icc::Srgb => behind(&[b"nclx"])?,
+        _ => None,
+    };
+    let (mut nclx, mut profile) = (None, None);
+    for description in [first, second].into_iter().flatten() {
+        match description {
+            ColorInformation::Nclx { matrix_coefficients, full_range, .. } => {
+                nclx = Some((matrix_coefficients, full_range));
+            }
+            ColorInformation::IccProfile(bytes) => profile = Some(bytes).filter(|_| icc == Icc::Srgb),
         }
-        ColorInformation::IccProfile(_) => None,
     }
+    Ok((nclx, profile))
 }
 
 fn colours(bitstream: &[u8], nclx: Option<Nclx>, limits: &Limits) -> Result<Colours, ImagingError> {

@@ -52,15 +52,15 @@ pub(super) fn mended(file: &[u8]) -> Mended<'_> {
     Mended { file, is_alpha_depth }
 }
 
-/// A copy without colour profiles, so that the crate finds a description of colours behind them.
-pub(super) fn without_profiles(file: &[u8]) -> Vec<u8> {
-    let is_profile = |part: &Part| {
+/// A copy without descriptions of colours of these kinds, so that the crate finds what is behind them.
+pub(super) fn without_colours(file: &[u8], kinds: &[&[u8; 4]]) -> Vec<u8> {
+    let is_meant = |part: &Part| {
         let kind = file.get(part.content.clone()).and_then(|content| content.first_chunk());
-        part.name == *b"colr" && matches!(kind, Some(b"prof" | b"rICC"))
+        part.name == *b"colr" && kind.is_some_and(|kind| kinds.contains(&kind))
     };
     let mut copy = file.to_vec();
-    for Part { content, .. } in properties(file).filter(is_profile) {
-        copy[content.start - 4..content.start].copy_from_slice(b"free");
+    for Part { start, .. } in properties(file).filter(is_meant) {
+        copy[start + 4..start + 8].copy_from_slice(b"free");
     }
     copy
 }
@@ -83,11 +83,10 @@ struct Extent<'a> {
 fn extent(file: &[u8]) -> Extent<'_> {
     let (mut has_meta, mut has_tracks, mut has_data) = (false, false, false);
     let (mut end, mut open) = (0, None);
-    for Part { name, content, is_open } in parts(file, 0..file.len()) {
+    for Part { start, name, content, is_open } in parts(file, 0..file.len()) {
         has_meta |= name == *b"meta";
         has_tracks |= name == *b"moov";
         has_data |= name == *b"mdat";
-        let start = end;
         end = content.end;
         open = u32::try_from(end - start).ok().filter(|_| is_open).map(|length| (start, length));
     }
@@ -115,6 +114,7 @@ fn inside(file: &[u8], within: Range<usize>, name: &[u8; 4]) -> Option<Range<usi
 
 /// A box.
 struct Part {
+    start: usize,
     name: [u8; 4],
     content: Range<usize>,
     /// Whether it has no length, and reaches to the end.
@@ -135,9 +135,10 @@ fn parts(file: &[u8], within: Range<usize>) -> impl Iterator<Item = Part> {
         if !(header..=bytes.len()).contains(&length) {
             return None;
         }
-        let content = rest.start + header..rest.start + length;
+        let start = rest.start;
+        let content = start + header..start + length;
         rest.start = content.end;
-        Some(Part { name, content, is_open: short == 0 })
+        Some(Part { start, name, content, is_open: short == 0 })
     })
 }
 
@@ -195,6 +196,28 @@ mod tests {
         for brand in [b"avif", b"avis"] {
             assert_eq!(mended(&of(brand, b"meta")).file, of(brand, b"meta"));
         }
+    }
+
+    #[test]
+    fn descriptions_of_colours_are_taken_out_by_their_kind() {
+        let long = |name: &[u8; 4], content: &[u8]| {
+            [&[0, 0, 0, 1], &name[..], &(16 + content.len() as u64).to_be_bytes(), content].concat()
+        };
+        let with = |[profile, coding, other]: [&[u8; 4]; 3]| {
+            // Lengths are written in either form.
+            let colours = [
+                part(profile, b"prof1"),
+                part(coding, b"nclx2"),
+                long(other, b"rICC3"),
+                part(b"ispe", b"prof"),
+            ];
+            let properties = part(b"iprp", &part(b"ipco", &colours.concat()));
+            let meta = [&[0; 4][..], &part(b"hdlr", b"pict"), &properties].concat();
+            [part(b"ftyp", b"avif"), part(b"meta", &meta), part(b"mdat", b"data")].concat()
+        };
+        let file = with([b"colr"; 3]);
+        assert_eq!(without_colours(&file, &[b"prof", b"rICC"]), with([b"free", b"colr", b"free"]));
+        assert_eq!(without_colours(&file, &[b"nclx"]), with([b"colr", b"free", b"colr"]));
     }
 
     #[test]
