@@ -158,12 +158,12 @@ pub(super) fn picture_part(url: &str) -> Value {
 pub(super) fn picture_template(field: &str) -> Result<String, String> {
     let template = if field.contains("{{") {
         field.to_owned()
-    } else if is_path(field) && !field.starts_with("doc.") {
+    } else if !field.starts_with("doc.") && are_steps(&format!(".{field}")) {
         format!("{{{{doc.{field}}}}}")
     } else {
         return Err(format!(
             "`{field}` is no field name; write a name such as poster, images.front or gallery[0], or a \
-             template such as https://cdn.example/{{{{doc.file}}}}"
+             template such as https://cdn.example/{{{{doc.file}}}}, or {{{{doc[\"my file\"]}}}} for a name of other letters"
         ));
     };
     if !names_field(&template) {
@@ -174,21 +174,41 @@ pub(super) fn picture_template(field: &str) -> Result<String, String> {
 
 /// Whether a template has anything of the document in it.
 pub(super) fn names_field(template: &str) -> bool {
-    template.contains("doc.") || template.contains("fields")
+    ["doc.", "doc[", "fields"].iter().any(|start| template.contains(start))
 }
 
-/// Whether `path` is names with dots between them, each with numbers behind it where it is a list: `a.b[0].c`.
-fn is_path(path: &str) -> bool {
-    let is_index = |index: &str| {
-        let number = index.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-        number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
-    };
-    path.split('.').all(|step| {
-        let (name, indices) = step.split_at(step.find('[').unwrap_or(step.len()));
-        name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
-            && indices.split_inclusive(']').all(is_index)
-    })
+/// Whether these lead from a document to a field: names behind dots, and numbers or quoted names in brackets, which other
+/// names need: `.a.b[0]["c d"]`.
+fn are_steps(mut steps: &str) -> bool {
+    while let Some(first) = steps.chars().next() {
+        let rest = &steps[first.len_utf8()..];
+        let behind = match first {
+            '.' => behind_name(rest),
+            '[' => {
+                behind_number(rest).or_else(|| behind_quotes(rest)).and_then(|rest| rest.strip_prefix(']'))
+            }
+            _ => None,
+        };
+        let Some(behind) = behind else { return false };
+        steps = behind;
+    }
+    true
+}
+
+fn behind_name(text: &str) -> Option<&str> {
+    let is_in_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let starts = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    starts.then(|| text.trim_start_matches(is_in_name))
+}
+
+fn behind_number(text: &str) -> Option<&str> {
+    let behind = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    (behind.len() < text.len()).then_some(behind)
+}
+
+fn behind_quotes(text: &str) -> Option<&str> {
+    let quote = text.chars().next().filter(|&c| c == '"' || c == '\'')?;
+    Some(text[1..].split_once(quote)?.1)
 }
 
 /// What fails on purpose where a field that stands plainly in the template is null or empty. Whoever writes filters or
@@ -197,13 +217,15 @@ fn guards(template: &str) -> String {
     if template.contains("{%") {
         return String::new();
     }
-    let mut paths = Vec::new();
-    for expression in template.split("{{").filter_map(|rest| Some(rest.split_once("}}")?.0)) {
-        let path = expression.trim().strip_prefix("doc.").filter(|path| is_path(path));
-        paths.extend(path.filter(|path| !paths.contains(path)));
+    let mut fields = Vec::new();
+    for expression in template.split("{{").filter_map(|rest| Some(rest.split_once("}}")?.0.trim())) {
+        let steps = expression.strip_prefix("doc").filter(|steps| !steps.is_empty() && are_steps(steps));
+        if steps.is_some() && !fields.contains(&expression) {
+            fields.push(expression);
+        }
     }
-    let guard = |path| format!("{{% if doc.{path} == blank %}}{{{{ doc.no_such_field }}}}{{% endif %}}");
-    paths.into_iter().map(guard).collect()
+    let guard = |field| format!("{{% if {field} == blank %}}{{{{ doc.no_such_field }}}}{{% endif %}}");
+    fields.into_iter().map(guard).collect()
 }
 
 #[cfg(test)]
@@ -329,12 +351,13 @@ mod tests {
     #[test]
     fn takes_fields_and_templates() {
         let guard =
-            |path: &str| format!("{{% if doc.{path} == blank %}}{{{{ doc.no_such_field }}}}{{% endif %}}");
-        let [field, f, v] = ["a.b[0]", "f", "v"].map(guard);
+            |steps: &str| format!("{{% if doc{steps} == blank %}}{{{{ doc.no_such_field }}}}{{% endif %}}");
+        let [field, f, v] = [".a.b[0]", ".f", ".v"].map(guard);
         assert_eq!(picture_template("a.b[0]").unwrap(), format!("{field}{{{{doc.a.b[0]}}}}"));
         for (template, guards) in [
             ("http://x/{{doc.f}}", f.clone()),
             ("http://x/{{ doc.f }}?v={{doc.v}}&again={{doc.f}}", f + &v),
+            ("{{doc[\"my picture\"]['1'].url}}", guard("[\"my picture\"]['1'].url")),
             // Whoever writes filters or tags decides about what is null, too.
             ("http://x/{{doc.f | default: 'none.png'}}", String::new()),
             ("{% if doc.f %}{{doc.f}}{% else %}http://x/{{doc.v}}{% endif %}", String::new()),
@@ -356,6 +379,8 @@ mod tests {
             "a[0",
             "a[]",
             "a[0]b",
+            "a[\"b",
+            "[\"a\"]",
             "{{image}}",
             "http://x/{{image}}",
         ] {
