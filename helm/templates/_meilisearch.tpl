@@ -5,6 +5,25 @@
 {{- if or .Values.extraEnvFrom (regexMatch "(?i)model|--config" $given) }}true{{ end -}}
 {{- end -}}
 
+{{/* The way from a document to a field, as a regular expression: names behind dots, and numbers or quoted names in brackets. */}}
+{{- define "sidelens.steps" -}}
+(\.[A-Za-z_][A-Za-z0-9_-]*|\[([0-9]+|"[^"]*"|'[^']*')\])+
+{{- end -}}
+
+{{/* The template of a picture's address, of a field or a template. It fails on purpose where a field that stands plainly in it
+is null or empty. */}}
+{{- define "sidelens.pictureTemplate" -}}
+{{- $template := ternary . (printf "{{doc.%s}}" .) (contains "{{" .) -}}
+{{- if not (contains "{%" $template) -}}
+{{- $fields := list -}}
+{{- range regexFindAll (printf "\\{\\{\\s*doc%s\\s*\\}\\}" (include "sidelens.steps" .)) $template -1 -}}
+{{- $fields = append $fields (regexReplaceAll "^\\{\\{\\s*|\\s*\\}\\}$" . "") -}}
+{{- end -}}
+{{- range uniq $fields }}{{ printf "{%% if %s == blank %%}{{ doc.no_such_field }}{%% endif %%}" . }}{{ end -}}
+{{- end -}}
+{{- $template -}}
+{{- end -}}
+
 {{/* The settings of a Meilisearch index as `sidelens settings` prints them, as JSON; nothing where the model's name or
 dimensions are unknown here. */}}
 {{- define "sidelens.indexSettings" -}}
@@ -25,18 +44,18 @@ dimensions are unknown here. */}}
 {{- if $m.textTemplate -}}
 {{- $parts = append $parts (dict "type" "text" "text" $m.textTemplate) -}}
 {{- end -}}
-{{- $field := $m.imageField -}}
-{{- if not (contains "{{" $field) -}}
-{{- $field = printf "{%% if doc.%s == blank %%}{{ doc.no_such_field }}{%% endif %%}{{doc.%s}}" $field $field -}}
+{{- $parts = append $parts (dict "type" "image_url" "image_url" (include "sidelens.pictureTemplate" $m.imageField)) -}}
+{{- $document := dict "content" $parts -}}
+{{- if $m.textTemplate -}}
+{{- $_ := set $document "input_type" "document" -}}
 {{- end -}}
-{{- $parts = append $parts (dict "type" "image_url" "image_url" $field) -}}
-{{- $fragment := dict "document" (dict "value" (dict "content" $parts)) -}}
+{{- $fragment := dict "document" (dict "value" $document) -}}
 {{- $text := dict "type" "text" "text" "{% if media %}{{ media.no_such_field }}{% endif %}{{q}}" -}}
 {{- $image := dict "type" "image_base64" "image_base64" "data:{{media.image.mime}};base64,{{media.image.data}}" -}}
 {{- $url := dict "type" "image_url" "image_url" "{% if media.image %}{{ media.no_such_field }}{% endif %}{{media.url}}" -}}
 {{- $search := dict -}}
 {{- range $key, $part := dict "text" $text "image" $image "url" $url -}}
-{{- $_ := set $search $key (dict "value" (dict "content" (list $part))) -}}
+{{- $_ := set $search $key (dict "value" (dict "input_type" "query" "content" (list $part))) -}}
 {{- end -}}
 {{- $_ := set $settings "indexingFragments" $fragment -}}
 {{- $_ := set $settings "searchFragments" $search -}}

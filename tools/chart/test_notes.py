@@ -35,7 +35,21 @@ def test_the_notes_have_settings_that_meilisearch_takes(name_, render):
 
 
 @pytest.mark.skipif(not BINARY, reason="CHART_SIDELENS names no sidelens")
-@pytest.mark.parametrize("fields", [{}, {"textTemplate": "{{doc.title}}"}, {"imageField": "", "textTemplate": "{{doc.title}}"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"textTemplate": "{{doc.title}}"},
+        {"imageField": "", "textTemplate": "{{doc.title}}"},
+        {"imageField": "images.front[0]"},
+        {"imageField": "https://cdn.example/{{doc.a-b.c[0]}}?v={{ doc.v }}&again={{doc.v}}"},
+        # Whoever writes filters or tags decides about what is null, too.
+        {"imageField": "https://cdn.example/{{doc.f | default: 'none.png'}}"},
+        {"imageField": "{% if doc.f %}{{doc.f}}{% else %}https://cdn.example/{{doc.v}}{% endif %}"},
+        {"imageField": """{{doc["my picture"]['1'].url}}"""},
+    ],
+    ids=json.dumps,
+)
 def test_the_notes_say_what_sidelens_says(fields, render):
     _, notes = render({"meilisearch": fields})
     settings = json.loads(re.search(r"<<'SETTINGS'\n(.*?)\nSETTINGS", notes, re.S)[1])

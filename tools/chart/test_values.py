@@ -264,6 +264,9 @@ REFUSED = {
     "a single address as 10.0.0.5/32": {"config": {"fetch": {"allow_networks": ["10.0.0.5"]}}},
     "a single address as fd00::5/128": {"config": {"fetch": {"allow_networks": ["fd00::5"]}}},
     "imageField is product image, which is no field's name": {"meilisearch": {"imageField": "product image"}},
+    "imageField is doc.image, which is no field's name": {"meilisearch": {"imageField": "doc.image"}},
+    "imageField is images[front], which is no field's name": {"meilisearch": {"imageField": "images[front]"}},
+    "imageField is {{image}}, which names no field": {"meilisearch": {"imageField": "{{image}}"}},
     "textTemplate is a picture, which names no field": {"meilisearch": {"textTemplate": "a picture"}},
 }
 
