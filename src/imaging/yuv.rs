@@ -61,7 +61,10 @@ pub(super) fn to_rgb(mut planes: Planes, matrix: Matrix, is_full_range: bool) ->
         }
         for ((&luma, &blue), &red) in luma.iter().zip(&blues).zip(&reds) {
             rgb.extend(match matrix {
-                Matrix::Identity => [red, luma, blue].map(|sample| to_8_bits(sample, planes.depth)),
+                Matrix::Identity if is_full_range => {
+                    [red, luma, blue].map(|sample| to_8_bits(sample, planes.depth))
+                }
+                Matrix::Identity => [red, luma, blue].map(|sample| stretched(sample, planes.depth)),
                 Matrix::Luma { .. } => weights.rgb(luma, blue, red),
             });
         }
@@ -73,6 +76,13 @@ pub(super) fn to_rgb(mut planes: Planes, matrix: Matrix, is_full_range: bool) ->
 pub(super) fn to_8_bits(sample: u16, depth: u32) -> u8 {
     let most = (1u32 << depth) - 1;
     ((u32::from(sample).min(most) * 255 + most / 2) / most) as u8
+}
+
+/// Rounds to 8 bits what has the limited range, 219 steps above 16.
+fn stretched(sample: u16, depth: u32) -> u8 {
+    let step = 1 << (depth - 8);
+    let above = u32::from(sample).saturating_sub(16 * step);
+    ((above * 255 + 219 * step / 2) / (219 * step)).min(255) as u8
 }
 
 /// One row of chroma at the columns of luma. A sample lies between two of luma, so each of those is three parts of the
