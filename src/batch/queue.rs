@@ -1,5 +1,6 @@
 //! What waits, and what goes next: plain state and plain functions, time given as an argument.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
@@ -23,6 +24,10 @@ const SLACK: f64 = 1.25;
 
 /// How much the newest batch counts in what is known of a kind's pace.
 const NEWEST: f64 = 0.3;
+
+/// Kinds that are late have their turn once those that are in time have been computed for so many times as long since the last
+/// one. Those of a caller that always sends the next request once it has its answer are never late, however much there is.
+const IN_TIME: u32 = 3;
 
 /// What jobs have in common that may share a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,16 +75,26 @@ pub(super) struct Queue {
     searches_in_a_row: usize,
     /// By lane.
     pace: [HashMap<Kind, Pace>; Lane::ALL.len()],
-    /// Batches taken.
-    n_taken: u64,
+    /// By lane.
+    turns: [Turns; Lane::ALL.len()],
 }
 
 /// What is known of a kind in a lane.
 struct Pace {
     /// Seconds that an input took, lately.
     seconds: f64,
-    /// The last batch of it that was taken, by its number.
-    last_taken: u64,
+    /// For how long it has been computed while it was late, on the clock of [`Turns`].
+    had: Duration,
+}
+
+/// Whose turn it is, of kinds that are late.
+#[derive(Default)]
+struct Turns {
+    /// For how long the one that came last had been computed before: a kind that was not late meanwhile begins with that, or
+    /// it would have all turns until it has caught up.
+    clock: Duration,
+    /// For how long kinds that are in time have been computed since.
+    in_time: Duration,
 }
 
 /// Jobs of one lane and kind for the next batch.
@@ -89,8 +104,10 @@ struct Portion {
     first: usize,
     /// How many, if as many wait behind it; at least 1.
     most: usize,
-    /// If the oldest job of all would be late, the number of the kind's last batch.
-    late_since: Option<u64>,
+    /// How long that takes; zero where nothing is known of it.
+    takes: Duration,
+    /// If the oldest job of all would be late, for how long the kind has been computed, see [`Turns`].
+    late: Option<Duration>,
 }
 
 /// What to do now.
@@ -105,7 +122,8 @@ pub(super) enum Next {
 
 impl Queue {
     pub fn new(policy: BatchPolicy) -> Self {
-        Self { policy, lanes: Default::default(), searches_in_a_row: 0, pace: Default::default(), n_taken: 0 }
+        let (lanes, pace, turns) = Default::default();
+        Self { policy, lanes, searches_in_a_row: 0, pace, turns }
     }
 
     pub fn push(&mut self, job: Job) {
@@ -126,9 +144,8 @@ impl Queue {
     /// A batch of `n_jobs` took `elapsed`: the next of its lane and kind is sized by that.
     pub fn learn(&mut self, lane: Lane, kind: Kind, n_jobs: usize, elapsed: Duration) {
         let newest = elapsed.as_secs_f64() / n_jobs as f64;
-        let pace = self.pace[lane as usize]
-            .entry(kind)
-            .or_insert(Pace { seconds: newest, last_taken: self.n_taken });
+        let pace =
+            self.pace[lane as usize].entry(kind).or_insert(Pace { seconds: newest, had: Duration::ZERO });
         pace.seconds += NEWEST * (newest - pace.seconds);
     }
 
@@ -198,25 +215,28 @@ impl Queue {
         let queue = &self.lanes[lane as usize][&kind];
         let until_late = |job: &Job| job.deadline.saturating_duration_since(now);
         let Some(pace) = self.pace[lane as usize].get(&kind) else {
-            return Portion { kind, first: 0, most: fitting.max(1), late_since: None };
+            return Portion { kind, first: 0, most: fitting.max(1), takes: Duration::ZERO, late: None };
         };
         let within = |time: Duration| fitting.min((time.as_secs_f64() / pace.seconds) as usize).max(1);
         // Where more comes than can be computed every head is nearly late. Batches that shrink for those compute less still,
         // so that from then on all are late, even once less comes. So what would be late in a full batch goes last; where
         // inputs are slow, what would be late alone.
-        let enough = Duration::from_secs_f64(SLACK * pace.seconds * within(MAX_SEARCH_BATCH) as f64);
+        let enough = pace.of(within(MAX_SEARCH_BATCH)).mul_f64(SLACK);
         let in_time = queue.iter().position(|job| until_late(job) >= enough);
-        let late_since = (in_time != Some(0)).then_some(pace.last_taken);
+        let late = (in_time != Some(0)).then(|| pace.had.max(self.turns[lane as usize].clock));
         let first = in_time.unwrap_or(0);
         // Nobody waits for an answer beyond the deadline, and a batch is answered as a whole.
         let time = until_late(&queue[first]).div_f64(SLACK).min(budget.unwrap_or(Duration::MAX));
-        Portion { kind, first, most: within(time), late_since }
+        let most = within(time);
+        Portion { kind, first, most, takes: pace.of(most), late }
     }
 
     /// Of the portions that may go the one that begins with the oldest job.
     ///
     /// But a kind that is late already goes behind those that are not: it has jobs that are only just in time at every moment,
-    /// and slow ones, which have to begin earlier, would never be older than those. Kinds that are late together take turns.
+    /// and slow ones, which have to begin earlier, would never be older than those. Now and then it goes before them all the
+    /// same, see [`IN_TIME`]. Kinds that are late together are computed for as long each: one that is in time again, as it was
+    /// served more, would keep the others out for good.
     fn first(
         &self,
         lane: Lane,
@@ -228,15 +248,19 @@ impl Queue {
             .iter()
             .map(|(kind, queue)| (queue, self.portion(lane, *kind, demand, now)))
             .filter(|(queue, portion)| may_go(queue, portion))
-            .min_by_key(|(queue, portion)| (portion.late_since, queue[portion.first].wait.since))
+            .min_by_key(|(queue, portion)| {
+                let is_turn = || self.turns[lane as usize].in_time >= portion.takes * IN_TIME;
+                let rank = match portion.late {
+                    Some(_) if is_turn() => Ordering::Less,
+                    None => Ordering::Equal,
+                    Some(_) => Ordering::Greater,
+                };
+                (rank, portion.late, queue[portion.first].wait.since)
+            })
             .map(|(_, portion)| portion)
     }
 
-    fn take(&mut self, lane: Lane, Portion { kind, first, most, .. }: Portion) -> Vec<Job> {
-        self.n_taken += 1;
-        if let Some(pace) = self.pace[lane as usize].get_mut(&kind) {
-            pace.last_taken = self.n_taken;
-        }
+    fn take(&mut self, lane: Lane, Portion { kind, first, most, late, .. }: Portion) -> Vec<Job> {
         let kinds = &mut self.lanes[lane as usize];
         let queue = kinds.get_mut(&kind).expect("the kind was found there");
         let jobs = match kind {
@@ -245,6 +269,16 @@ impl Queue {
         };
         if queue.is_empty() {
             kinds.remove(&kind);
+        }
+        if let Some(pace) = self.pace[lane as usize].get_mut(&kind) {
+            let (turns, takes) = (&mut self.turns[lane as usize], pace.of(jobs.len()));
+            match late {
+                None => turns.in_time += takes,
+                Some(had) => {
+                    *turns = Turns { clock: had, in_time: Duration::ZERO };
+                    pace.had = had + takes;
+                }
+            }
         }
         jobs
     }
@@ -263,6 +297,13 @@ impl Queue {
                 !queue.is_empty()
             });
         }
+    }
+}
+
+impl Pace {
+    /// How long so many inputs take.
+    fn of(&self, n: usize) -> Duration {
+        Duration::from_secs_f64(self.seconds * n as f64)
     }
 }
 
