@@ -201,6 +201,8 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let Self { tcp, intake } = self.get_mut();
         if !intake.may_read() {
+            // Others have their turn meanwhile.
+            tcp.set_limit(intake.at_once());
             intake.reader.set(Some(context.waker().clone()));
             return Poll::Pending;
         }
@@ -368,6 +370,21 @@ mod tests {
             socket.read_exact(&mut vec![0; 1_000_000 - 2 * READ_AHEAD - 1]).await.unwrap();
         };
         timeout(Duration::from_secs(20), join(send, take)).await.expect("it is woken");
+    }
+
+    #[tokio::test]
+    async fn what_is_wanted_is_read_in_the_next_turn() {
+        let (mut socket, mut peer) = pair().await;
+        peer.write_all(b"hello").await.unwrap();
+        socket.tcp.get_ref().readable().await.unwrap();
+        let intake = socket.intake.clone();
+        intake.begin();
+        // The last part was all of a turn's, and all that is read ahead.
+        socket.tcp.set_limit(0);
+        intake.count(READ_AHEAD);
+        assert!(socket.read_u8().now_or_never().is_none());
+        intake.want_more();
+        assert!(socket.read_u8().now_or_never().is_some());
     }
 
     #[tokio::test]
