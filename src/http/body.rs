@@ -182,6 +182,8 @@ impl Bodies {
                 client_timeout_ms: self.pace.pause.as_millis() as u64,
                 min_bytes_per_s: self.pace.bytes_per_s,
             })?;
+            // What is read after it was due came while the process stood still. That time is not the caller's.
+            started += Instant::now().saturating_duration_since(due);
             let Some(chunk) = chunk else { break };
             let chunk = chunk.map_err(|_| {
                 EmbedError::InvalidRequest(format!("the body broke off after {} bytes", bytes.len()))

@@ -124,14 +124,16 @@ async fn what_is_no_http_is_no_error_of_the_service() {
 #[cfg_attr(not(feature = "torch"), ignore = "needs the feature `torch`")]
 #[tokio::test]
 async fn a_request_that_came_during_a_pause_is_answered() {
-    let service = ready(&["--set", "server.client_timeout_ms=2000"]).await;
+    let limits = ["server.client_timeout_ms=2000", "server.min_body_bytes_per_s=10000000"];
+    let service = ready(&["--set", limits[0], "--set", limits[1]]).await;
     let address = service.url.strip_prefix("http://").expect("plain");
-    // It is answered later than it is read.
-    let body = r#"{"input": "red"}"#;
-    let request = format!("POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-    // All of it, or the end of its body.
-    for during in [&request[..], "d\"}"] {
-        let before = request.strip_suffix(during).expect("its end");
+    // All of it, the end of its body, or several parts of a large one.
+    for (padding, n_during) in [(0, usize::MAX), (0, 3), (200_000, 150_000)] {
+        // It is answered later than it is read.
+        let body = format!("{{\"input\": \"red\"{}}}", " ".repeat(padding));
+        let head = format!("POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+        let request = head + &body;
+        let (before, during) = request.split_at(request.len().saturating_sub(n_during));
         let mut connections = Vec::new();
         for _ in 0..20 {
             let mut connection = TcpStream::connect(address).await.expect("accepted");
