@@ -78,6 +78,10 @@ impl NormalizeTable {
         }
         let size = [pictures.len() as i64, CHANNELS as i64, i64::from(height), i64::from(width)];
         let batch = Tensor::f_empty(size, (self.values.kind(), self.values.device()))?;
+        if batch.numel() == 0 {
+            // It lies nowhere, not even at a place for nothing.
+            return Ok(batch);
+        }
         // As bits: what a value is does not matter here.
         match self.values.kind().elt_size_in_bytes() {
             2 => self.look_up::<u16>(pictures, &batch),
@@ -86,7 +90,7 @@ impl NormalizeTable {
         Ok(batch)
     }
 
-    /// Fills `batch`, whose elements are as large as `T`.
+    /// Fills `batch`, which has elements, as large as `T`.
     fn look_up<T: Copy>(&self, pictures: &[&Pixels], batch: &Tensor) {
         assert_eq!(size_of::<T>(), self.values.kind().elt_size_in_bytes());
         // SAFETY: Both are contiguous, on the CPU and of elements of this size; nobody else has the batch, and the values are
@@ -96,8 +100,7 @@ impl NormalizeTable {
             (values, slice::from_raw_parts_mut(batch.data_ptr().cast::<MaybeUninit<T>>(), batch.numel()))
         };
         let (tables, _) = values.as_chunks::<256>();
-        let plane = batch.len() / (pictures.len() * CHANNELS).max(1);
-        let mut planes = batch.chunks_exact_mut(plane.max(1));
+        let mut planes = batch.chunks_exact_mut(batch.len() / (pictures.len() * CHANNELS));
         for picture in pictures {
             let (pixels, _) = picture.rgb8.as_chunks::<CHANNELS>();
             let [red, green, blue] = array::from_fn(|_| planes.next().expect("each picture has its planes"));
