@@ -45,7 +45,7 @@ enum Kind {
     Clip,
     /// It does what no `tokenizer.json` of a model that is served says.
     Python,
-    /// It leaves `tokenizer.json` as it is, or nothing is known of it.
+    /// It leaves `tokenizer.json` as it is but for the flags of its tokens, or nothing is known of it.
     Other,
 }
 
@@ -171,6 +171,8 @@ fn json(files: &ModelFiles, settings: &TokenizerConfig) -> Result<TokenizerFile,
     #[derive(Deserialize)]
     struct Added {
         content: String,
+        #[serde(flatten)]
+        flags: Map<String, Value>,
     }
     #[derive(Deserialize)]
     struct Truncation {
@@ -191,19 +193,28 @@ fn json(files: &ModelFiles, settings: &TokenizerConfig) -> Result<TokenizerFile,
     let added: Vec<&str> = file.added_tokens.iter().map(|token| token.content.as_str()).collect();
     check_added(settings, JSON, &added)?;
     let class = Class::read(files, settings)?;
-    let (kind, rebuild): (_, Rebuild) = match class.kind() {
-        Kind::Bert => ("WordPiece", Parts::as_bert),
-        Kind::Roberta => ("BPE", Parts::as_roberta),
-        Kind::XlmRoberta => ("Unigram", Parts::as_xlm_roberta),
-        Kind::Clip => ("BPE", Parts::as_clip),
+    let rebuilt: Option<(_, Rebuild)> = match class.kind() {
+        Kind::Bert => Some(("WordPiece", Parts::as_bert)),
+        Kind::Roberta => Some(("BPE", Parts::as_roberta)),
+        Kind::XlmRoberta => Some(("Unigram", Parts::as_xlm_roberta)),
+        Kind::Clip => Some(("BPE", Parts::as_clip)),
         Kind::Python => {
             return Err(class.unsupported(
                 "that class does what no tokenizer.json of this model says; take a model with another tokenizer",
             ));
         }
-        Kind::Other => return Ok(TokenizerFile::Json(bytes)),
+        Kind::Other => None,
     };
-    if let Some(found) = file.model.kind.filter(|found| found != kind) {
+    let flagged_otherwise = |token: &Added| {
+        let mut flags = settings.flags_of(&token.content);
+        flags.any(|(flag, value)| token.flags.get(flag).and_then(Value::as_bool) != Some(value))
+    };
+    if rebuilt.is_none() && !file.added_tokens.iter().any(flagged_otherwise) {
+        return Ok(TokenizerFile::Json(bytes));
+    }
+    if let (Some((kind, _)), Some(found)) = (rebuilt, file.model.kind)
+        && found != kind
+    {
         return Err(ModelError::Unsupported {
             file: JSON.into(),
             key: "model",
@@ -213,7 +224,9 @@ fn json(files: &ModelFiles, settings: &TokenizerConfig) -> Result<TokenizerFile,
         });
     }
     let mut parts: Parts = serde_json::from_slice(&bytes).map_err(malformed)?;
-    rebuild(&mut parts, settings)?;
+    if let Some((_, rebuild)) = rebuilt {
+        rebuild(&mut parts, settings)?;
+    }
     parts.flag(settings);
     Ok(TokenizerFile::Json(serde_json::to_vec(&parts).map_err(malformed)?))
 }
@@ -305,10 +318,9 @@ impl Parts {
     fn flag(&mut self, settings: &TokenizerConfig) {
         let added = self.others.get_mut("added_tokens").and_then(Value::as_array_mut);
         for token in added.into_iter().flatten().filter_map(Value::as_object_mut) {
-            let flags =
-                token.get("content").and_then(Value::as_str).and_then(|token| settings.flags_of(token));
-            for (flag, value) in flags.into_iter().flatten().filter(|(_, value)| value.is_boolean()) {
-                token.insert(flag.clone(), value.clone());
+            let content = token.get("content").and_then(Value::as_str).unwrap_or_default();
+            for (flag, value) in settings.flags_of(content) {
+                token.insert(flag.into(), value.into());
             }
         }
     }
@@ -545,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn the_settings_flag_tokens_of_a_class() {
+    fn the_settings_flag_tokens_whatever_the_class() {
         let json = r#"{"added_tokens": [{"id": 3, "content": "<mask>", "lstrip": false, "normalized": true}, {"id": 1,
             "content": "<pad>", "lstrip": false}], "model": {"type": "BPE", "vocab": {"<s>": 0, "</s>": 2}}}"#;
         let settings = |class| {
@@ -554,11 +566,17 @@ mod tests {
                 "lstrip": true, "normalized": false, "__type": "AddedToken"}}}}}}"#
             )
         };
-        let json = |class| rebuilt("roberta", &settings(class), json)["added_tokens"].clone();
-        let flagged = json("RobertaTokenizer");
-        assert_eq!(flagged[0], json!({"id": 3, "content": "<mask>", "lstrip": true, "normalized": false}));
-        assert_eq!(flagged[1]["lstrip"], false);
-        assert_eq!(json("PreTrainedTokenizerFast")[0]["lstrip"], false);
+        for class in ["RobertaTokenizer", "PreTrainedTokenizerFast"] {
+            let flagged = &rebuilt("roberta", &settings(class), json)["added_tokens"];
+            assert_eq!(
+                flagged[0],
+                json!({"id": 3, "content": "<mask>", "lstrip": true, "normalized": false})
+            );
+            assert_eq!(flagged[1]["lstrip"], false);
+        }
+        let same = json.replace("false", "true").replace(r#""normalized": true"#, r#""normalized": false"#);
+        let found = text("roberta", &settings("PreTrainedTokenizerFast"), (JSON, &same)).unwrap();
+        assert_eq!(found, TokenizerFile::Json(same.into()), "as it is");
     }
 
     #[test]

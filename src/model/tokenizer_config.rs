@@ -130,12 +130,16 @@ impl TokenizerConfig {
     }
 
     /// How this token is found in a text: `lstrip`, `normalized` and so on, where it is said.
-    pub fn flags_of(&self, token: &str) -> Option<&Map<String, Value>> {
-        let Some(Tokens::Named(tokens)) = &self.added_tokens_decoder else { return None };
-        tokens.values().find_map(|found| match found {
+    pub fn flags_of<'a>(&'a self, token: &str) -> impl Iterator<Item = (&'a str, bool)> + use<'a> {
+        let tokens = match &self.added_tokens_decoder {
+            Some(Tokens::Named(tokens)) => Some(tokens),
+            _ => None,
+        };
+        let found = tokens.into_iter().flat_map(BTreeMap::values).find_map(|found| match found {
             Token::WithFlags { content, flags } if content == token => Some(flags),
             _ => None,
-        })
+        });
+        found.into_iter().flatten().filter_map(|(flag, value)| Some((flag.as_str(), value.as_bool()?)))
     }
 
     /// The most tokens of a text for a tower that has this many positions.
