@@ -89,14 +89,18 @@ impl Token {
 }
 
 impl TokenizerConfig {
-    /// Reads the files; empty for a checkpoint without them.
+    /// Reads the files; empty for a checkpoint without them. As in transformers, the second comes first, but only where the
+    /// first is of a version before 4.34 and so without `added_tokens_decoder`.
     ///
     /// # Errors
     /// When one is not as expected.
     pub fn read(files: &ModelFiles) -> Result<Self, ModelError> {
         let config: Self = files.json_if_there(FILE)?.unwrap_or_default();
+        if config.added_tokens_decoder.is_some() {
+            return Ok(config);
+        }
         let map: NamedTokens = files.json_if_there("special_tokens_map.json")?.unwrap_or_default();
-        Ok(Self { named: config.named.or(map), ..config })
+        Ok(Self { named: map.or(config.named), ..config })
     }
 
     /// The Python class, whether or not it is the fast one of two.
@@ -177,7 +181,10 @@ mod tests {
         assert_eq!(read(&[]), TokenizerConfig::default());
         assert_eq!(read(&[map]).pad_token(), Some("<map>"));
         assert_eq!(read(&[map, config(r#"{"pad_token": null}"#)]).pad_token(), Some("<map>"));
-        assert_eq!(read(&[map, config(r#"{"pad_token": "<own>"}"#)]).pad_token(), Some("<own>"));
+        assert_eq!(read(&[map, config(r#"{"pad_token": "<own>"}"#)]).pad_token(), Some("<map>"));
+        let newer = r#"{"pad_token": "<own>", "added_tokens_decoder": {}}"#;
+        assert_eq!(read(&[map, config(newer)]).pad_token(), Some("<own>"));
+        assert_eq!(read(&[map, config(r#"{"added_tokens_decoder": {}}"#)]).pad_token(), None);
         let tokens = r#"{"additional_special_tokens": ["<a>", {"content": "<b>"}], "extra_special_tokens": {},
             "added_tokens_decoder": {"7": {"content": "<c>", "special": true}}}"#;
         assert_eq!(read(&[config(tokens)]).added_tokens().collect::<Vec<_>>(), ["<a>", "<b>", "<c>"]);
