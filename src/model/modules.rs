@@ -39,6 +39,12 @@ pub fn read(files: &ModelFiles) -> Result<Option<Vec<Module>>, ModelError> {
     files.json_if_there(FILE)
 }
 
+/// Whether the checkpoint that `files` are part of has steps. In one without, sentence-transformers takes no notice of its
+/// other files.
+pub fn are_there(files: &ModelFiles) -> bool {
+    files.top().has(FILE)
+}
+
 /// `found`, of these steps, is not served; `expected` says which are.
 pub fn unserved(found: &str, modules: &[Module], expected: &'static str) -> ModelError {
     let all = modules.iter().map(Module::class).collect::<Vec<_>>().join(", ");

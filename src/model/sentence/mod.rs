@@ -117,17 +117,32 @@ mod tests {
         SentenceTransformers.spec(&files(more).1, None)
     }
 
+    /// The files that make a model of sentence-transformers of it.
+    const STEPS: [(&str, &str); 2] = [
+        (
+            "modules.json",
+            r#"[{"path": "", "type": "sentence_transformers.models.Transformer"},
+                {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]"#,
+        ),
+        ("1_Pooling/config.json", r#"{"pooling_mode_mean_tokens": true}"#),
+    ];
+
     fn text(more: &[(&str, &str)]) -> TextSpec {
-        spec(more).unwrap().text.unwrap()
+        spec(&[&STEPS, more].concat()).unwrap().text.unwrap()
     }
 
     #[test]
     fn an_encoder_alone_is_pooled_by_the_mean() {
-        let spec = spec(&[]).unwrap();
-        assert_eq!((spec.dimensions, spec.pooling.text), (768, Some(Pooling::Mean)));
-        let text = spec.text.unwrap();
+        let alone = spec(&[]).unwrap();
+        assert_eq!((alone.dimensions, alone.pooling.text), (768, Some(Pooling::Mean)));
+        let text = alone.text.unwrap();
         assert_eq!((text.max_length, text.clean_up), (512, CleanUp::None));
         assert_eq!(text.prompts, Prompts::default());
+        // As sentence-transformers, which looks at neither without modules.json.
+        let step = ("sentence_bert_config.json", r#"{"max_seq_length": 8, "query_length": 4}"#);
+        let prompts = (whole::FILE, r#"{"prompts": {"query": "q: "}, "truncate_dim": 7}"#);
+        let same = spec(&[step, prompts]).unwrap();
+        assert_eq!((same.dimensions, same.text.unwrap()), (768, text));
     }
 
     #[test]
@@ -150,11 +165,7 @@ mod tests {
 
     #[test]
     fn a_pooling_that_leaves_prompts_out_is_refused_where_there_are_any() {
-        let modules = (
-            "modules.json",
-            r#"[{"path": "", "type": "sentence_transformers.models.Transformer"},
-                {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]"#,
-        );
+        let [modules, _] = STEPS;
         let pooling = ("1_Pooling/config.json", r#"{"include_prompt": false}"#);
         assert!(spec(&[modules, pooling]).is_ok());
         let prompts = (whole::FILE, r#"{"prompts": {"query": "q: "}}"#);

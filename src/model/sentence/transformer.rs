@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use crate::model::{ModelError, ModelFiles};
+use crate::model::{ModelError, ModelFiles, modules};
 
 /// The names of the file, of which the first that is there counts.
 const NAMES: [&str; 5] = ["bert", "roberta", "distilbert", "camembert", "xlm-roberta"];
@@ -46,11 +46,14 @@ pub struct Transformer {
 }
 
 impl Transformer {
-    /// Reads the file; empty for a checkpoint without it.
+    /// Reads the file; empty for a checkpoint without it, or without steps.
     ///
     /// # Errors
     /// When it calls the encoder in a way that gives other vectors than those which are served.
     pub fn read(files: &ModelFiles, takes: Takes) -> Result<Self, ModelError> {
+        if !modules::are_there(files) {
+            return Ok(Self::default());
+        }
         let names = NAMES.map(|name| format!("sentence_{name}_config.json"));
         let Some(file) = names.into_iter().find(|file| files.has(file)) else { return Ok(Self::default()) };
         let json: Value = files.json(&file)?;
@@ -122,7 +125,9 @@ mod tests {
 
     fn read(json: &str, takes: Takes) -> Result<Transformer, String> {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("sentence_bert_config.json"), json).unwrap();
+        for (name, text) in [("sentence_bert_config.json", json), ("modules.json", "[]")] {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
         let files = ModelFiles::open(&ModelSource::Directory(dir.path().into())).unwrap();
         Transformer::read(&files, takes).map_err(|error| error.to_string())
     }

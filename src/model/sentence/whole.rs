@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::{
     domain::Prompts,
-    model::{ModelError, ModelFiles},
+    model::{ModelError, ModelFiles, modules},
 };
 
 /// The file.
@@ -26,9 +26,9 @@ pub struct Whole {
 }
 
 impl Whole {
-    /// Reads the file of the checkpoint that `files` are part of. Where it has a default prompt but none for
-    /// queries, queries go without, as in sentence-transformers; a document takes a `passage` prompt too,
-    /// which must be asked for by name there.
+    /// Reads the file of the checkpoint that `files` are part of; empty without it, or without steps. Where it
+    /// has a default prompt but none for queries, queries go without, as in sentence-transformers; a document
+    /// takes a `passage` prompt too, which must be asked for by name there.
     ///
     /// # Errors
     /// When it is not as expected.
@@ -39,6 +39,9 @@ impl Whole {
             prompts: BTreeMap<String, Option<String>>,
             default_prompt_name: Option<String>,
             truncate_dim: Option<i64>,
+        }
+        if !modules::are_there(files) {
+            return Ok(Self::default());
         }
         let File { prompts, default_prompt_name, truncate_dim } =
             files.top().json_if_there(FILE)?.unwrap_or_default();
@@ -75,7 +78,9 @@ mod tests {
 
     fn read(json: &str) -> Result<Whole, ModelError> {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join(FILE), json).unwrap();
+        for (name, text) in [(FILE, json), ("modules.json", "[]")] {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
         Whole::read(&ModelFiles::open(&ModelSource::Directory(dir.path().into())).unwrap())
     }
 

@@ -54,14 +54,10 @@ impl Around {
 /// # Errors
 /// When a file is not as expected, or a step changes the vectors.
 pub fn around_vectors(files: &ModelFiles, takes: Takes) -> Result<Around, ModelError> {
-    let transformer = match modules::read(&files.top())? {
-        Some(modules) => {
-            check(&modules, modules.get(1..).unwrap_or_default())?;
-            Transformer::read(files, takes)?
-        }
-        None => Transformer::default(),
-    };
-    Ok(Around { prompts: prompts(files)?, transformer })
+    if let Some(modules) = modules::read(&files.top())? {
+        check(&modules, modules.get(1..).unwrap_or_default())?;
+    }
+    Ok(Around { prompts: prompts(files)?, transformer: Transformer::read(files, takes)? })
 }
 
 /// Around an encoder that gives token states: how they become a vector. That is `pooling`, the setting, where
