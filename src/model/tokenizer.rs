@@ -129,6 +129,13 @@ pub fn find(files: &ModelFiles, family: &dyn Family, spec: &TextSpec) -> Result<
         }
         // RoBERTa has files of these names too, to be read by other rules.
         if !has_json && files.has(BYTE_PAIR) && family.name() == Clip.name() {
+            check_frame(
+                BYTE_PAIR,
+                [
+                    ("bos_token", settings.bos_token(), "<|startoftext|>"),
+                    ("eos_token", settings.eos_token(), "<|endoftext|>"),
+                ],
+            )?;
             let [vocab, merges] = [BYTE_PAIR, "merges.txt"].map(|file| files.read(file));
             let (vocab, merges) = (vocab?.into_owned(), merges?.into_owned());
             return Ok(TokenizerFile::BytePair { vocab, merges });
@@ -150,6 +157,10 @@ fn word_piece(files: &ModelFiles, settings: &TokenizerConfig) -> Result<Tokenize
         ));
     }
     check_added(settings, WORD_PIECE, &BERT_SPECIAL)?;
+    check_frame(
+        WORD_PIECE,
+        [("cls_token", settings.cls_token(), "[CLS]"), ("sep_token", settings.sep_token(), "[SEP]")],
+    )?;
     Ok(TokenizerFile::WordPiece {
         vocab: files.read(WORD_PIECE)?.into_owned(),
         lowercase: settings.do_lower_case.unwrap_or(true),
@@ -362,6 +373,19 @@ fn check_added(settings: &TokenizerConfig, file: &str, known: &[&str]) -> Result
     }
 }
 
+/// Refuses tokens at the ends of a text, by their keys, that are not those which a tokenizer out of `file` has.
+fn check_frame(file: &str, frame: [(&'static str, Option<&str>, &str); 2]) -> Result<(), ModelError> {
+    match frame.into_iter().find(|(_, found, own)| found.is_some_and(|found| found != *own)) {
+        None => Ok(()),
+        Some((key, found, own)) => Err(ModelError::Unsupported {
+            file: tokenizer_config::FILE.into(),
+            key,
+            found: format!("`{}`, where a tokenizer out of {file} has `{own}`", found.unwrap_or_default()),
+            expected: "save the tokenizer again with transformers, so that a tokenizer.json has it",
+        }),
+    }
+}
+
 fn cut_at_the_left(file: &str, key: &'static str, found: &str) -> ModelError {
     ModelError::Unsupported {
         file: file.into(),
@@ -416,9 +440,12 @@ mod tests {
         assert_eq!(tokenizer("clip_text_model", &[vocab, merges]), Ok(pairs));
         let json = TokenizerFile::Json(b"{}".into());
         assert_eq!(tokenizer("clip_text_model", &[vocab, merges, (JSON, "{}")]), Ok(json));
-        for (model_type, contents, missing) in
-            [("clip_text_model", &[vocab][..], "merges.txt"), ("roberta", &[vocab, merges], JSON)]
-        {
+        let start = (tokenizer_config::FILE, r#"{"bos_token": "<s>"}"#);
+        for (model_type, contents, missing) in [
+            ("clip_text_model", &[vocab][..], "merges.txt"),
+            ("clip_text_model", &[vocab, merges, start], "bos_token"),
+            ("roberta", &[vocab, merges], JSON),
+        ] {
             let message = tokenizer(model_type, contents).unwrap_err();
             assert!(message.contains(missing), "{message}");
         }
@@ -607,6 +634,7 @@ mod tests {
             (funnel, pad, [tokenizer_config::FILE, "FunnelTokenizer"]),
             (added, pad, [JSON, "`the`"]),
             (added, (WORD_PIECE, "[UNK]"), [WORD_PIECE, "`the`"]),
+            (r#"{"cls_token": "<s>"}"#, (WORD_PIECE, "[UNK]"), ["cls_token", "`<s>`"]),
         ] {
             let message = text("bert", settings, file).unwrap_err();
             assert!(words.iter().all(|word| message.contains(word)), "{message}");
