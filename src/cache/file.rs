@@ -146,14 +146,9 @@ impl VectorCache {
     pub fn warm(&self, path: &Path, served: &[Served]) -> Result<Taken, TableError> {
         let (mut taken, runtime) = (Taken::default(), Handle::current());
         let Some(file) = open(path)? else { return Ok(taken) };
-        let (mut rows, mut fitting) = (Rows::open(file)?, Vec::new());
-        let mut room = self.memory.max_bytes();
-        let read = loop {
-            let (key, value) = match rows.next().transpose() {
-                Ok(Some(row)) => row,
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
-            };
+        let (mut room, mut fitting, mut unreadable) = (self.memory.max_bytes(), Vec::new(), None);
+        let rows = Rows::open(file)?;
+        for (key, value) in rows.map_while(|row| row.map_err(|error| unreadable = Some(error)).ok()) {
             let of = Served { fingerprint: key.fingerprint(), dimensions: value.embedding.dimensions() };
             if !served.contains(&of) {
                 taken.of_others += 1;
@@ -161,16 +156,16 @@ impl VectorCache {
             }
             match room.checked_sub(weight(&value).into()) {
                 Some(left) => room = left,
-                None => break Ok(()),
+                None => break,
             }
             fitting.push((key, value));
             taken.rows += 1;
-        };
+        }
         // The newest, which come first there, are put last: what is put first leaves memory first.
         for (key, value) in fitting.into_iter().rev() {
             runtime.block_on(self.memory.put(key, value));
         }
-        read.map(|()| taken)
+        unreadable.map_or(Ok(taken), Err)
     }
 
     /// Writes what memory holds to the file at `path`, and what that file held before, of whatever model: the newest
