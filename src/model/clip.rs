@@ -13,7 +13,7 @@ use super::{
     sentence::{self, Takes},
     weights::Index,
 };
-use crate::domain::{ModelSpec, Pooling, Poolings, TextSpec};
+use crate::domain::{ModelSpec, Pooling, Poolings};
 
 /// The family.
 pub struct Clip;
@@ -45,13 +45,7 @@ impl Family for Clip {
             image: vision
                 .map(|vision| preprocessor::image_spec(files, Some(vision.image_size), &preprocessor::CLIP))
                 .transpose()?,
-            text: match text {
-                Some(text) => {
-                    let max_length = around.tokenizer(files)?.max_length(text.max_position_embeddings);
-                    Some(around.texts(TextSpec::new(max_length)))
-                }
-                None => None,
-            },
+            text: text.map(|text| around.texts_of(files, text.max_position_embeddings)).transpose()?,
         })
     }
 

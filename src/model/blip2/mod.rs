@@ -21,7 +21,7 @@ use super::{
     preprocessor,
     sentence::{self, Takes},
 };
-use crate::domain::{ModelSpec, Pooling, Poolings, TextSpec};
+use crate::domain::{ModelSpec, Pooling, Poolings};
 
 /// The family.
 pub struct Blip2;
@@ -44,8 +44,9 @@ impl Family for Blip2 {
         let pooling = config.pooling(pooling)?;
         // Only the head's space is shared with texts.
         let around = sentence::around_vectors(files, Takes::Answers)?;
-        let max_length = around.tokenizer(files)?.max_length(config.qformer.max_position_embeddings);
-        let text = (pooling == Pooling::ItcMean).then(|| around.texts(TextSpec::new(max_length)));
+        let text = (pooling == Pooling::ItcMean)
+            .then(|| around.texts_of(files, config.qformer.max_position_embeddings))
+            .transpose()?;
         Ok(ModelSpec {
             name: files.name(),
             family: self.name().into(),
@@ -181,7 +182,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::ModelSource, model::config::Activation};
+    use crate::{config::ModelSource, domain::TextSpec, model::config::Activation};
 
     const PREPROCESSOR: &str = r#"{"size": {"height": 224, "width": 224}, "resample": 3}"#;
 

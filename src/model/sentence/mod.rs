@@ -13,13 +13,13 @@ mod transformer;
 mod whole;
 mod wrapper;
 
-use self::{encoder::Encoder, steps::Steps, transformer::Transformer, whole::Whole};
+use self::{encoder::Encoder, steps::Steps, transformer::Transformer, whole::Whole, wrapper::Around};
 pub use self::{
     transformer::Takes,
     wrapper::{around_states, around_vectors},
 };
-use super::{ConfigJson, Family, ModelError, ModelFiles, tokenizer_config::TokenizerConfig};
-use crate::domain::{CleanUp, ModelSpec, Pooling, Poolings, Prompts, TextSpec};
+use super::{ConfigJson, Family, ModelError, ModelFiles};
+use crate::domain::{ModelSpec, Pooling, Poolings, Prompts};
 
 /// The family.
 pub struct SentenceTransformers;
@@ -57,11 +57,8 @@ impl Family for SentenceTransformers {
                 expected: "Sidelens pools over the prompt too; take a model whose pooling includes it",
             });
         }
-        let transformer = Transformer::read(files, Takes::States)?;
-        let max_length = match transformer.max_length {
-            Some(max) => max.min(encoder.positions),
-            None => TokenizerConfig::read(files)?.max_length(encoder.positions),
-        };
+        let around = Around { prompts, transformer: Transformer::read(files, Takes::States)? };
+        let text = around.texts_of(files, encoder.positions)?;
         if !encoder.kind.is_word_piece() || !files.has("vocab.txt") {
             // The SentencePiece models of these checkpoints number their pieces in another way.
             files.map("tokenizer.json")?;
@@ -72,11 +69,7 @@ impl Family for SentenceTransformers {
             dimensions: steps.dimensions,
             pooling: Poolings { image: None, text: Some(steps.pooling.way) },
             image: None,
-            text: Some(TextSpec {
-                clean_up: if transformer.lowercase { CleanUp::Lowercase } else { CleanUp::None },
-                prompts,
-                ..TextSpec::new(max_length)
-            }),
+            text: Some(text),
         })
     }
 
@@ -99,6 +92,7 @@ mod tests {
 
     use super::*;
     use crate::config::ModelSource;
+    use crate::domain::{CleanUp, TextSpec};
 
     /// A checkpoint of BERT with these files in addition.
     fn files(more: &[(&str, &str)]) -> (tempfile::TempDir, ModelFiles) {

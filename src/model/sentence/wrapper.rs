@@ -19,8 +19,8 @@ use crate::{
 /// What the wrapper of an encoder of texts says of them; nothing without a wrapper.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Around {
-    prompts: Prompts,
-    transformer: Transformer,
+    pub(super) prompts: Prompts,
+    pub(super) transformer: Transformer,
 }
 
 impl Around {
@@ -34,6 +34,15 @@ impl Around {
             config.model_max_length = Some(max as f64);
         }
         Ok(config)
+    }
+
+    /// How texts are prepared for an encoder with this many positions that asks for nothing else.
+    ///
+    /// # Errors
+    /// When a file is not as expected.
+    pub fn texts_of(self, files: &ModelFiles, positions: usize) -> Result<TextSpec, ModelError> {
+        let max_length = self.tokenizer(files)?.max_length(positions);
+        Ok(self.texts(TextSpec::new(max_length)))
     }
 
     /// How texts are prepared that the encoder alone has prepared as `spec` says.
